@@ -1,0 +1,5 @@
+"""`python -m mgm_prep` is `mgm-prep`."""
+
+from mgm_prep.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""mgm-prep: from a folder of videos to a store of frames and motion."""
+
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mgm_prep.config import ExtractSettings
+from mgm_shared.cli import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Program,
+    config_options,
+    dry_run_option,
+    emit,
+    force_option,
+    is_terminal,
+    json_option,
+    move_aside,
+    say,
+)
+
+if TYPE_CHECKING:
+    from mgm_prep.extract import Summary
+
+path_argument = click.Path(path_type=Path)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mgm")
+def main() -> None:
+    """Decode each video once; write its frames and the codec's motion vectors into a Zarr store."""
+
+
+@main.command(epilog="Example: mgm-prep extract ~/ssv2/videos ssv2.store --workers 16")
+@click.argument("videos", type=path_argument)
+@click.argument("store", type=path_argument)
+@config_options(ExtractSettings)
+@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
+@dry_run_option
+@force_option
+@json_option
+def extract(
+    videos: Path,
+    store: Path,
+    config: ExtractSettings,
+    workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    force: bool,
+    is_json: bool,
+) -> None:
+    """Extract every video of VIDEOS (class folders, or a list file) that STORE lacks.
+
+    The same command again goes on where it was stopped. A folder train/, val/ or test/ sets the split, the folder below
+    it the label. Rejected videos are in STORE/failures.jsonl, and the exit code is 3.
+    """
+    from mgm_prep.extract import outlook
+
+    if force and not dry_run and (aside := move_aside(store)):
+        say(f"moved the old {store} to {aside}")
+    if dry_run:
+        emit(asdict(outlook(videos, store)), is_json)
+        return
+    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        summary = _with_bar(videos, store, config, num_workers, scheduler)
+    except KeyboardInterrupt:
+        say("stopped; the same command again goes on from here")
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    emit(asdict(summary), is_json)
+    if summary.failed:
+        say(f"{summary.failed} videos were rejected; the reasons are in {store / 'failures.jsonl'}")
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+def _with_bar(videos: Path, store: Path, config: ExtractSettings, workers: int, scheduler: str | None) -> "Summary":
+    """Run the stage under a progress bar that counts videos and shows frames a second and failures."""
+    from tqdm import tqdm
+
+    from mgm_prep.extract import Progress
+    from mgm_prep.extract import extract as run
+
+    with tqdm(unit="video", disable=not is_terminal(), smoothing=0.1) as bar:
+
+        def report(progress: Progress) -> None:
+            bar.total = progress.num_to_do
+            bar.update(progress.num_done + progress.num_failed - bar.n)
+            rate = progress.num_frames / max(1e-9, bar.format_dict["elapsed"])
+            bar.set_postfix_str(f"{rate:.0f} frames/s, {progress.num_failed} failed")
+
+        def say_above_bar(line: str) -> None:
+            tqdm.write(line, file=sys.stderr)
+
+        return run(videos, store, config, workers=workers, scheduler=scheduler, report=report, say=say_above_bar)
+
+
+@main.command()
+@click.argument("store", type=path_argument)
+@json_option
+def index(store: Path, is_json: bool) -> None:
+    """Rebuild STORE's index.parquet from its parts."""
+    from mgm_shared.store import check_schema, write_index
+
+    check_schema(store)
+    table = write_index(store)
+    emit({"store": str(store), "videos": len(table), "frames": int(table["num_frames"].sum())}, is_json)
+
+
+@main.command()
+@click.argument("store", type=path_argument)
+@click.argument("video", required=False)
+@click.option("--figure", type=path_argument, metavar="PNG", help="Draw frames with motion arrows into this file.")
+@click.option("--num-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames in the figure.")
+@json_option
+def inspect(store: Path, video: str | None, figure: Path | None, num_frames: int, is_json: bool) -> None:
+    """Show what STORE holds, or one VIDEO of it (an id, or the only one that contains the text)."""
+    from mgm_prep.inspect import describe_store, describe_video, find_video
+    from mgm_shared.store import open_store
+
+    opened = open_store(store)
+    if video is None and figure is None:
+        emit(describe_store(opened), is_json)
+        return
+    chosen = find_video(opened, video)
+    emit(describe_video(chosen), is_json)
+    if figure is not None:
+        from mgm_shared.figures import motion_strip, save
+
+        save(motion_strip(chosen, num_frames), figure)
+        say(f"wrote {figure}")
+
+
+if __name__ == "__main__":
+    main()

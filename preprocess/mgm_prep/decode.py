@@ -1,0 +1,232 @@
+"""Decode a video once: pictures in display order, with the codec's motion vectors and what dates them.
+
+The only file that opens video files. PyAV, one thread: the same pictures and vectors in every run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.context import Flags2
+from av.video.frame import PictureType
+from numpy.typing import NDArray
+
+from mgm_shared.geometry import Orientation
+
+# FFmpeg opens this one file whatever it says inside: no playlist, concat script or image sequence is among these.
+OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": (
+        "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,m4v,h263,h264,hevc,ivf,obu,av1,vc1,"
+        "dv,gif,mxf,nut,ogg,wtv"
+    ),
+}
+
+DEFAULT_FRAME_RATE = 25
+
+
+class Unreadable(Exception):
+    """A file that holds no decodable video; the message says why in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One decoded picture and its place in the stream."""
+
+    frame: av.VideoFrame
+    vectors_K: NDArray[np.void] | None
+    """FFmpeg's AVMotionVector records in coded pixels, None on a picture that has none."""
+    time_s: float
+    picture_type: int
+    """FFmpeg's: 1 = I, 2 = P, 3 = B."""
+    decode_index: int
+    """Its place in decoding order."""
+    is_reference: bool
+    """Whether later pictures may refer to it."""
+    is_corrupt: bool
+
+    @property
+    def orientation(self) -> Orientation:
+        return _orientation(self.frame)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What opening a file and decoding its first picture tell."""
+
+    codec: str
+    height: int
+    width: int
+    """Coded size of the first picture."""
+    display_height: float
+    display_width: float
+    """Its size with the sample aspect ratio and the rotation applied."""
+    rotation: int
+    frame_rate: float
+    """Frames a second as the container states them, 25 where it does not."""
+    num_frames_estimate: int
+    """From the container, so only good for dividing work."""
+
+
+class Video:
+    """An open video file: `header`, then `pictures()` once. Use it as a context manager.
+
+    Raises Unreadable, on opening or on the first picture, when there is nothing to decode.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._container = av.open(str(path.absolute()), options=OPEN_OPTIONS, metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise Unreadable(_reason(error)) from error
+        try:
+            self._stream = _main_stream(self._container)
+            context = self._stream.codec_context
+            context.thread_type, context.thread_count = "NONE", 1
+            context.flags2 |= Flags2.export_mvs
+            context.copy_opaque = True
+            self.num_errors = 0
+            self._last_error = "no frame could be decoded"
+            self._pictures = self._decode()
+            first = next(self._pictures, None)
+            if first is None:
+                raise Unreadable(self._last_error)
+            self._first = first
+            # Now, and not when it is asked for: a transport stream may rebuild its streams while it is read.
+            self.header = self._read_header(first)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._container.close()
+
+    def pictures(self) -> Iterator[Picture]:
+        """All pictures in display order. Errors in the stream are counted in `num_errors`, not raised."""
+        yield self._first
+        yield from self._pictures
+
+    def _decode(self) -> Iterator[Picture]:
+        is_h264 = self._stream.codec_context.name == "h264"
+        length_bytes = _nal_length_bytes(self._stream.codec_context.extradata) if is_h264 else 0
+        decode_index = 0
+        for packet in self._packets():
+            if packet is not None and packet.size:
+                is_reference = _is_reference(bytes(packet), length_bytes) if is_h264 else None
+                packet.opaque = (decode_index, is_reference)
+                decode_index += 1
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except av.FFmpegError as error:
+                # As the ffmpeg program does: what the rest of the stream holds is still wanted.
+                self._note(error)
+                continue
+            for frame in frames:
+                yield self._picture(frame)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """The stream's packets; after a read error None, which flushes the decoder as the end of the file does."""
+        try:
+            yield from self._container.demux(self._stream)
+        except av.FFmpegError as error:
+            self._note(error)
+            yield None
+
+    def _note(self, error: Exception) -> None:
+        self.num_errors += 1
+        self._last_error = _reason(error)
+
+    def _picture(self, frame: av.VideoFrame) -> Picture:
+        side_data = frame.side_data.get("MOTION_VECTORS")
+        tag: Any = frame.opaque
+        decode_index, is_reference = tag or (0, None)
+        if is_reference is None:
+            # Outside H.264, I and P pictures are references and B pictures are not.
+            is_reference = frame.pict_type != PictureType.B
+        timestamp = frame.pts if frame.pts is not None else frame.dts
+        return Picture(
+            frame=frame,
+            vectors_K=None if side_data is None else side_data.to_ndarray(),
+            time_s=float("nan") if timestamp is None else float(timestamp * self._stream.time_base),
+            picture_type=int(frame.pict_type),
+            decode_index=decode_index,
+            is_reference=is_reference,
+            is_corrupt=frame.is_corrupt,
+        )
+
+    def _read_header(self, first: Picture) -> Header:
+        stream, frame = self._stream, first.frame
+        height, width = float(frame.height), frame.width * float(stream.sample_aspect_ratio or 1)
+        if first.orientation.is_transposed:
+            height, width = width, height
+        frame_rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE)
+        if stream.duration and stream.time_base:
+            duration_s = float(stream.duration * stream.time_base)
+        else:
+            duration_s = (self._container.duration or 0) / av.time_base
+        return Header(
+            codec=stream.codec_context.codec.canonical_name,
+            height=frame.height,
+            width=frame.width,
+            display_height=height,
+            display_width=width,
+            rotation=round(frame.rotation) % 360,
+            frame_rate=frame_rate,
+            num_frames_estimate=stream.frames or max(1, round(duration_s * frame_rate)),
+        )
+
+
+def _main_stream(container: Any) -> Any:
+    streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
+    if not streams:
+        raise Unreadable("no video stream")
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise Unreadable("no decoder for its video codec")
+    return stream
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def _nal_length_bytes(extradata: bytes | None) -> int:
+    """Bytes of the length in front of each NAL unit (avcC), or 0 for start codes (Annex B)."""
+    is_avcc = bool(extradata) and len(extradata or b"") > 6 and (extradata or b"")[0] == 1
+    return ((extradata or b"")[4] & 3) + 1 if is_avcc else 0
+
+
+def _is_reference(packet: bytes, length_bytes: int) -> bool:
+    """nal_ref_idc of the packet's first slice (H.264, 7.3.1): 0 says that no picture refers to this one."""
+    position = 0
+    while True:
+        if length_bytes:
+            start = position + length_bytes
+            position = start + int.from_bytes(packet[position:start], "big")
+        else:
+            start = packet.find(b"\x00\x00\x01", position) + 3
+            position = start
+            if start < 3:
+                return True
+        if start >= len(packet):
+            return True
+        if packet[start] & 31 in (1, 2, 5):
+            return bool(packet[start] >> 5 & 3)
+
+
+def _orientation(frame: av.VideoFrame) -> Orientation:
+    """From the display matrix (a, b, u, c, d, v, x, y, w): a pixel (x, y) is shown at (a·x + c·y, b·x + d·y)."""
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return Orientation()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(side_data), "<i4").tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(is_flipped_x=a < 0, is_flipped_y=d < 0)
+    return Orientation(is_transposed=True, is_flipped_x=c < 0, is_flipped_y=b < 0)

@@ -1,0 +1,240 @@
+"""Write one part of a store: the videos of one stored size, decoded once, whole or not at all.
+
+A part is written beside the store's parts and renamed into place when all its bytes are on disk, so a reader never sees
+half of one, and a run that was killed leaves only a directory to delete.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from mgm_prep.colour import to_rgb
+from mgm_prep.config import ExtractSettings
+from mgm_prep.decode import Header, Picture, Unreadable, Video
+from mgm_prep.motion import motion_grid, stored_motion, with_distances
+from mgm_prep.reencode import VECTOR_CODECS, Reencoder
+from mgm_prep.sources import Source
+from mgm_shared.schema import (
+    PARTS_DIR,
+    UNFINISHED_DIR,
+    VideoRecord,
+    create_tracks,
+    frames_spec,
+    motion_spec,
+    pack_motion,
+)
+from mgm_shared.shards import ShardWriter
+
+# What a file's content can bring about (FFmpeg's and OpenCV's errors are among these). Anything else is our mistake.
+REJECTED = (Unreadable, OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A planned part: its name, its stored size in px, and the videos that go into it, in order."""
+
+    name: str
+    height: int
+    width: int
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A video that was rejected: a row of failures.jsonl."""
+
+    video_id: str
+    path: str
+    reason: str
+    exception: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartResult:
+    """What a worker sends back: counts and reasons, never arrays."""
+
+    part: str
+    num_videos: int
+    num_frames: int
+    failures: tuple[Failure, ...]
+
+
+def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResult:
+    """Decode the part's videos and commit it; nothing is committed when every video of it is rejected."""
+    # A name of its own: Dask may start a task again while the first try is still running somewhere.
+    directory = store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}"
+    directory.mkdir(parents=True)
+    try:
+        writer = PartWriter(directory, part.height, part.width, settings)
+        failures = []
+        for source in part.sources:
+            mark = writer.mark()
+            try:
+                writer.add_video(source)
+            except REJECTED as error:
+                writer.rewind(mark)
+                failures.append(failure_of(source, error))
+        if writer.records:
+            writer.finish(failures)
+            _commit(directory, store / PARTS_DIR / part.name)
+        return PartResult(
+            part=part.name,
+            num_videos=len(writer.records),
+            num_frames=sum(record.num_frames for record in writer.records),
+            failures=tuple(failures),
+        )
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def failure_of(source: Source, error: Exception) -> Failure:
+    """The row that says why a video is not in the store."""
+    return Failure(
+        video_id=source.video_id,
+        path=str(source.path),
+        reason=str(error) or type(error).__name__,
+        exception=type(error.__cause__ or error).__name__,
+    )
+
+
+class PartWriter:
+    """Appends videos to the four arrays of a part, in `directory`."""
+
+    def __init__(self, directory: Path, height: int, width: int, settings: ExtractSettings) -> None:
+        self.records: list[VideoRecord] = []
+        self._directory = directory
+        self._size = (height, width)
+        self._settings = settings
+        self._frames = ShardWriter(directory, frames_spec(height, width, settings.frame_codec, settings.jpeg_quality))
+        self._motion = ShardWriter(directory, motion_spec(height, width))
+        self._time_s: list[float] = []
+        self._picture_type: list[int] = []
+
+    def add_video(self, source: Source) -> None:
+        """Decode `source` and append it. Unreadable or OSError when it cannot be read; then `rewind`."""
+        status = source.path.stat()
+        start = self._frames.num_frames
+        num_corrupt = 0
+        with Video(source.path) as video:
+            header = video.header
+            motion_source = self._motion_source(header)
+            for picture, frame_HWC, motion_YX2 in self._converted(video.pictures(), motion_source):
+                self._frames.append(frame_HWC)
+                self._motion.append(pack_motion(motion_YX2))
+                self._time_s.append(picture.time_s)
+                self._picture_type.append(picture.picture_type)
+                num_corrupt += picture.is_corrupt
+            num_corrupt += video.num_errors
+        self._time_s[start:] = time_s = _whole_times(self._time_s[start:], header.frame_rate)
+        if _version(source.path.stat()) != _version(status):
+            raise Unreadable("the file changed while it was read")
+        self.records.append(
+            VideoRecord(
+                video_id=source.video_id,
+                start=start,
+                num_frames=len(time_s),
+                fps=_mean_rate(time_s, header.frame_rate),
+                label=source.label,
+                split=source.split,
+                size=status.st_size,
+                mtime=status.st_mtime,
+                codec=header.codec,
+                source_height=header.height,
+                source_width=header.width,
+                rotation=header.rotation,
+                motion_source=motion_source,
+                num_corrupt=num_corrupt,
+            )
+        )
+
+    def mark(self) -> tuple[Any, Any]:
+        """A point to `rewind` to."""
+        return self._frames.mark(), self._motion.mark()
+
+    def rewind(self, mark: tuple[Any, Any]) -> None:
+        """Forget what was appended since `mark`."""
+        self._frames.rewind(mark[0])
+        self._motion.rewind(mark[1])
+        del self._time_s[self._motion.num_frames :], self._picture_type[self._motion.num_frames :]
+
+    def finish(self, failures: list[Failure]) -> None:
+        """Write indexes and metadata, and wait until all is on disk."""
+        self._frames.close()
+        self._motion.close()
+        create_tracks(self._directory, np.array(self._time_s), np.array(self._picture_type, np.uint8))
+        attributes = {
+            "Conventions": "CF-1.11",
+            "height": self._size[0],
+            "width": self._size[1],
+            "videos": [asdict(record) for record in self.records],
+            "failures": [asdict(failure) for failure in failures],
+        }
+        zarr.create_group(str(self._directory), attributes=attributes)
+        for path in [*self._directory.rglob("*"), self._directory]:
+            _fsync(path)
+
+    def _motion_source(self, header: Header) -> str:
+        if header.codec in VECTOR_CODECS:
+            return "codec"
+        return "transcode" if self._settings.no_vectors == "transcode" else "none"
+
+    def _converted(
+        self, pictures: Iterator[Picture], motion_source: str
+    ) -> Iterator[tuple[Picture, NDArray[np.uint8], NDArray[np.float32]]]:
+        """Each picture with its frame and motion, both as shown and at the stored size."""
+        height, width = self._size
+        reencoder = Reencoder(height, width) if motion_source == "transcode" else None
+        for picture, distances in with_distances(pictures):
+            frame, orientation = picture.frame, picture.orientation
+            coded_size = (width, height) if orientation.is_transposed else (height, width)
+            frame_HWC = np.ascontiguousarray(orientation.frame(to_rgb(frame, *coded_size)))
+            if reencoder is not None:
+                yield picture, frame_HWC, reencoder.motion(frame_HWC)
+            else:
+                grid_YX2 = motion_grid(picture.vectors_K, distances, frame.height, frame.width)
+                yield picture, frame_HWC, stored_motion(picture, grid_YX2, height, width)
+
+
+def _whole_times(time_s: list[float], frame_rate: float) -> list[float]:
+    """Presentation times; where a container gives none, counted from the frame before."""
+    whole: list[float] = []
+    for time in time_s:
+        after = whole[-1] + 1 / frame_rate if whole else 0.0
+        whole.append(time if time == time else after)
+    return whole
+
+
+def _mean_rate(time_s: list[float], frame_rate: float) -> float:
+    span = time_s[-1] - time_s[0]
+    return (len(time_s) - 1) / span if span > 0 else frame_rate
+
+
+def _version(status: os.stat_result) -> tuple[int, float]:
+    return status.st_size, status.st_mtime
+
+
+def _commit(directory: Path, part: Path) -> None:
+    try:
+        directory.rename(part)
+    except OSError:
+        # A retried task may find that the first try was committed after all; the two are equal.
+        if not part.is_dir():
+            raise
+    _fsync(part.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

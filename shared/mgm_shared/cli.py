@@ -1,0 +1,139 @@
+"""The manners that both programs share: options made from a configuration, --config files, one-line errors, --json.
+
+Exit codes: 0 done · 1 unexpected error (with its traceback) · 2 usage or bad input · 3 finished, some videos failed ·
+130 interrupted.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from mgm_shared.errors import UserError
+
+EXIT_BAD_INPUT = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Program(click.Group):
+    """A command group that lists its commands in the order of work and turns a UserError into one line and exit 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"{ctx.info_name}: {error}", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
+
+
+json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on stdout.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+force_option = click.option("--force", is_flag=True, help="Start over; what is there is moved aside, not deleted.")
+
+
+def config_options(configuration: type) -> Callable[[Decorated], Decorated]:
+    """An option for each field of a configuration dataclass, and --config. The command receives `config`.
+
+    A flag beats the file, the file beats the default. The file has a section for each command; a key that is no option
+    of the command is an error.
+    """
+
+    def decorate(function: Decorated) -> Decorated:
+        names = [item.name for item in fields(configuration)]
+
+        @functools.wraps(function)
+        def command(**arguments: Any) -> Any:
+            values = {name: arguments.pop(name) for name in names}
+            return function(config=configuration(**values), **arguments)
+
+        wrapped: Any = command
+        for item in reversed(fields(configuration)):
+            wrapped = _option_of(item)(wrapped)
+        file_option = click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=_read_config,
+            help="YAML file with a section for each command, such as pipelines/ssv2.yaml.",
+        )
+        result: Decorated = file_option(wrapped)
+        return result
+
+    return decorate
+
+
+def _option_of(item: Field[Any]) -> Callable[[Any], Any]:
+    """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; the default and the help are the field's."""
+    flag = f"--{item.name.replace('_', '-')}"
+    shared: dict[str, Any] = {"default": item.default, "show_default": True, "help": item.metadata.get("help")}
+    if isinstance(item.default, bool):
+        return click.option(f"{flag}/--no-{flag[2:]}", item.name, **shared)
+    if isinstance(item.default, tuple):
+        return click.option(flag, item.name, type=float, nargs=len(item.default), **shared)
+    choices = item.metadata.get("choices")
+    return click.option(flag, item.name, type=click.Choice(choices) if choices else type(item.default), **shared)
+
+
+def _read_config(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        sections = yaml.safe_load(file.read_text()) or {}
+    except OSError:
+        raise UserError(f"{file} cannot be read; give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    command = ctx.info_name or ""
+    section = sections.get(command, {}) if isinstance(sections, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: the section `{command}` must hold `key: value` lines")
+    known = {option.name for option in ctx.command.params if isinstance(option, click.Option)}
+    unknown = sorted(str(key) for key in section.keys() - known)
+    if unknown:
+        raise UserError(f"{file}: `{command}` has no setting {', '.join(unknown)}; see `{ctx.command_path} --help`")
+    ctx.default_map = {**(ctx.default_map or {}), **section}
+
+
+def emit(result: dict[str, Any], is_json: bool) -> None:
+    """A command's result on stdout: one JSON object, or a line a value."""
+    if is_json:
+        click.echo(json.dumps(result, default=str))
+        return
+    width = max(map(len, result), default=0)
+    for name, value in result.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+
+
+def say(line: str) -> None:
+    """A line for the person who waits: on stderr, so that stdout stays the result's."""
+    click.echo(line, err=True)
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename `path` to the first free `path.old-N`; None when there is nothing to move."""
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def is_terminal() -> bool:
+    """Whether progress bars make sense."""
+    return sys.stderr.isatty()

@@ -1,0 +1,130 @@
+"""Geometry of pixels, 8×8-pixel motion cells and 16×16-pixel patches, and what a crop, flip or turn does to motion.
+
+Axes: T frames · Y,X cells of 8×8 px (Y = H/8, X = W/8) · 2 = (dx, dy) in pixels per frame, right and down positive.
+A cell without a vector is NaN: missing, which is not the same as static.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELL_PX = 8
+PATCH_PX = 16
+TUBELET_FRAMES = 2
+
+# A resampled cell has a vector when at least this share of its area had one.
+MIN_COVERAGE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle in pixels; fractions are allowed. (x, y) is its top left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenGrid:
+    """A clip's tubelets of 2 frames × 16 × 16 px: t slices of h rows of w patches, flattened in that order."""
+
+    t: int
+    h: int
+    w: int
+
+    @classmethod
+    def of_clip(cls, num_frames: int, height_px: int, width_px: int) -> "TokenGrid":
+        """The grid of a clip; ValueError unless its sides are whole tubelets."""
+        if num_frames % TUBELET_FRAMES or height_px % PATCH_PX or width_px % PATCH_PX:
+            raise ValueError(
+                f"a clip of {num_frames} frames of {height_px}×{width_px} px does not divide into tubelets of "
+                f"{TUBELET_FRAMES}×{PATCH_PX}×{PATCH_PX}"
+            )
+        return cls(t=num_frames // TUBELET_FRAMES, h=height_px // PATCH_PX, w=width_px // PATCH_PX)
+
+    @property
+    def patches_per_slice(self) -> int:
+        return self.h * self.w
+
+    @property
+    def num_tokens(self) -> int:
+        return self.t * self.patches_per_slice
+
+
+def stored_size(display_height: float, display_width: float, short_side: int) -> tuple[int, int]:
+    """(height, width) in the store: the short side scaled to `short_side`, never enlarged, both multiples of 8."""
+    scale = min(1.0, short_side / min(display_height, display_width))
+    height, width = (max(CELL_PX, round(side * scale / CELL_PX) * CELL_PX) for side in (display_height, display_width))
+    return height, width
+
+
+@lru_cache(maxsize=256)
+def _overlap(start: float, length: float, num_in: int, num_out: int) -> NDArray[np.float32]:
+    """Share of output cell o under input cell i, (num_out, num_in); the outputs divide [start, start + length) px."""
+    out_edges = start + np.linspace(0, length, num_out + 1)
+    in_edges = np.arange(num_in + 1) * CELL_PX
+    low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
+    high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
+    share = np.maximum(high - low, 0) / (length / num_out)
+    return share.astype(np.float32)
+
+
+def resample_motion(motion_TYX2: NDArray[np.float32], box: Box, height_px: int, width_px: int) -> NDArray[np.float32]:
+    """Motion of the picture that is cut out at `box` and resized to height_px × width_px (multiples of 8).
+
+    Each new cell is the area-weighted mean of the vectors under it, rescaled to the new pixels; NaN where less than
+    half of it had a vector. `box` is in pixels of the grid's picture, whose top left pixel is the grid's.
+    """
+    num_rows, num_columns = motion_TYX2.shape[-3:-1]
+    rows = _overlap(box.y, box.height, num_rows, height_px // CELL_PX)
+    columns = _overlap(box.x, box.width, num_columns, width_px // CELL_PX)
+    is_known_TYX = ~np.isnan(motion_TYX2[..., 0])
+    coverage_TYX = rows @ is_known_TYX.astype(np.float32) @ columns.T
+    known_TYX2 = np.where(is_known_TYX[..., None], motion_TYX2, np.float32(0))
+    scale = (width_px / box.width, height_px / box.height)
+    out_TYX2 = np.empty((*coverage_TYX.shape, 2), np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for component in range(2):
+            total_TYX = rows @ known_TYX2[..., component] @ columns.T
+            out_TYX2[..., component] = total_TYX / coverage_TYX * np.float32(scale[component])
+    out_TYX2[coverage_TYX < MIN_COVERAGE - 1e-6] = np.nan
+    return out_TYX2
+
+
+def flip_motion(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Motion of the horizontally mirrored picture: cells change places and dx its sign."""
+    return motion_TYX2[..., ::-1, :] * np.array([-1, 1], motion_TYX2.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orientation:
+    """One of the eight ways to lay a coded picture on the screen: transpose first, then flip.
+
+    It stands for the display matrix of a container, with the turn rounded to a right angle.
+    """
+
+    is_transposed: bool = False
+    is_flipped_x: bool = False
+    is_flipped_y: bool = False
+
+    def frame(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture as shown; a view."""
+        return self._lay(frame_HWC)
+
+    def motion(self, motion_YX2: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Motion of the picture as shown: the cells move with the pixels and the vectors turn with them."""
+        laid_YX2 = self._lay(motion_YX2)
+        if self.is_transposed:
+            laid_YX2 = laid_YX2[..., ::-1]
+        signs = np.array([-1 if self.is_flipped_x else 1, -1 if self.is_flipped_y else 1], motion_YX2.dtype)
+        return laid_YX2 * signs
+
+    def _lay(self, grid_YXC: NDArray[Any]) -> NDArray[Any]:
+        if self.is_transposed:
+            grid_YXC = grid_YXC.swapaxes(0, 1)
+        return grid_YXC[:: -1 if self.is_flipped_y else 1, :: -1 if self.is_flipped_x else 1]

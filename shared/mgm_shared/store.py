@@ -1,0 +1,249 @@
+"""Open a store and look at its videos: `open_store(path)["clip.mp4"].frames[0:64:4]`. No torch, no decoder, no Dask.
+
+Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) pixels per frame, NaN where missing.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mgm_shared.errors import UserError
+from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
+from mgm_shared.shards import ShardedArray
+
+if TYPE_CHECKING:
+    import xarray
+
+Key = int | slice | Sequence[int] | NDArray[np.int64]
+
+
+def open_store(path: str | os.PathLike[str]) -> "Store":
+    """Open the store at `path` for reading. UserError when there is none or its schema is another one."""
+    store = Store(Path(path))
+    check_schema(store.path)
+    return store
+
+
+def check_schema(path: Path) -> dict[str, Any]:
+    """The root's attributes; UserError unless this is a store of this schema version."""
+    try:
+        attributes: dict[str, Any] = json.loads((path / "zarr.json").read_text())["attributes"]
+        version = attributes["mgm_schema_version"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is not an mgm store; make one with `mgm-prep extract VIDEOS {path}`") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has store schema {version}, this mgm reads schema {SCHEMA_VERSION}; "
+            f"extract it again, or install the mgm version that wrote it"
+        )
+    return attributes
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of parts, seen as a table of videos. Cheap to pickle; holds no open file."""
+
+    path: Path
+
+    @cached_property
+    def videos(self) -> pd.DataFrame:
+        """One row a video, indexed by video_id; the fields of `VideoRecord` and part, height, width."""
+        parts = set(committed_parts(self.path))
+        try:
+            table = pd.read_parquet(self.path / INDEX_FILE)
+        except FileNotFoundError:
+            return read_index(self.path)
+        # An extraction that was killed leaves parts that the index has not heard of.
+        return table if set(table["part"].unique()) == parts else read_index(self.path)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The root's attributes: schema version, extraction settings, library versions."""
+        return check_schema(self.path)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self.videos.index
+
+    def __getitem__(self, video_id: str) -> "Video":
+        try:
+            row = self.videos.loc[video_id]
+        except KeyError:
+            raise KeyError(f"no video {video_id!r} in {self.path}; see store.videos") from None
+        record = {str(name): value for name, value in row.items()}
+        return Video(self.path / PARTS_DIR / record["part"], video_id, record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}: {len(self)} videos, {int(self.videos['num_frames'].sum())} frames)"
+
+
+@dataclass(frozen=True, repr=False)
+class Video:
+    """One video of a store; its arrays are read when they are indexed."""
+
+    part: Path
+    video_id: str
+    record: dict[str, Any]
+    """The video's row of `Store.videos`."""
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.record["num_frames"])
+
+    @property
+    def fps(self) -> float:
+        return float(self.record["fps"])
+
+    @property
+    def label(self) -> str | None:
+        return self.record["label"] or None
+
+    @property
+    def split(self) -> str | None:
+        return self.record["split"] or None
+
+    @property
+    def height(self) -> int:
+        return int(self.record["height"])
+
+    @property
+    def width(self) -> int:
+        return int(self.record["width"])
+
+    @property
+    def frames(self) -> "TimeView":
+        """uint8 RGB, (T, H, W, 3)."""
+        return self._view("frames", "uint8", _as_stored)
+
+    @property
+    def motion(self) -> "TimeView":
+        """float32 (T, Y, X, 2): the cell's displacement since the frame before, px a frame; NaN = no vector."""
+        return self._view("motion", "float32", unpack_motion)
+
+    @property
+    def time_s(self) -> NDArray[np.float64]:
+        """(T,) presentation times in seconds; the first is the container's own, often 0."""
+        return np.asarray(self._track("time"))
+
+    @property
+    def picture_type(self) -> NDArray[np.uint8]:
+        """(T,) indices into `schema.PICTURE_TYPES`: 1 = I, 2 = P, 3 = B."""
+        return np.asarray(self._track("picture_type"))
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The video as an xarray Dataset, lazily read, with time in seconds as its coordinate."""
+        import xarray
+
+        part = xarray.open_zarr(self.part, consolidated=False)
+        dataset = part.isel(time=self._span)
+        return dataset.assign_attrs({key: value for key, value in self.record.items() if value is not None})
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __repr__(self) -> str:
+        return (
+            f"Video({self.video_id!r}: {self.num_frames} frames of {self.height}×{self.width} px at "
+            f"{self.fps:.4g} fps, label {self.label!r}, split {self.split!r})"
+        )
+
+    @property
+    def _span(self) -> slice:
+        start = int(self.record["start"])
+        return slice(start, start + self.num_frames)
+
+    def _view(self, name: str, dtype: str, convert: "Convert") -> "TimeView":
+        return TimeView(ShardedArray.open(self.part / name), self._span.start, self.num_frames, dtype, convert)
+
+    def _track(self, name: str) -> Any:
+        import zarr
+
+        array = zarr.open_array(self.part / name, mode="r")
+        return array[self._span]
+
+
+Convert = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
+@dataclass(frozen=True, repr=False)
+class TimeView:
+    """A video's stretch of a part's array. `view[k]` is one frame, `view[a:b:s]` and `view[[i, j]]` are several."""
+
+    array: ShardedArray
+    start: int
+    num_frames: int
+    dtype: str
+    convert: Convert
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.num_frames, *self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, key: Key) -> NDArray[Any]:
+        if isinstance(key, tuple):
+            raise IndexError("a video is indexed by time alone; slice the array that comes back")
+        indices_T = np.arange(self.num_frames)[key]
+        frames = self.convert(self.array.read(np.atleast_1d(indices_T) + self.start))
+        return frames if np.ndim(indices_T) else frames[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"TimeView(shape={self.shape}, dtype={self.dtype})"
+
+
+def committed_parts(store_path: Path) -> list[str]:
+    """Names of the finished parts, sorted."""
+    parts = store_path / PARTS_DIR
+    return sorted(entry.name for entry in os.scandir(parts) if entry.is_dir()) if parts.is_dir() else []
+
+
+def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
+    """A part's own attributes: height, width, videos, failures."""
+    metadata = json.loads((store_path / PARTS_DIR / part / "zarr.json").read_text())
+    attributes: dict[str, Any] = metadata["attributes"]
+    return attributes
+
+
+def read_index(store_path: Path) -> pd.DataFrame:
+    """The table of videos, read from the parts themselves; sorted by video_id."""
+    rows: list[dict[str, Any]] = []
+    for part in committed_parts(store_path):
+        attributes = part_attributes(store_path, part)
+        place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
+        rows.extend(video | place for video in attributes["videos"])
+    columns = [record_field.name for record_field in fields(VideoRecord)] + ["part", "height", "width"]
+    table = pd.DataFrame(rows, columns=columns)
+    # Without a type, a column of Nones comes back from parquet as another one.
+    table = table.astype({name: "object" for name in ("video_id", "label", "split", "codec", "part")})
+    return table.set_index("video_id").sort_index()
+
+
+def write_index(store_path: Path) -> pd.DataFrame:
+    """Rebuild index.parquet from the parts: written beside, then renamed."""
+    table = read_index(store_path)
+    beside = store_path / f".{INDEX_FILE}.new"
+    table.to_parquet(beside)
+    beside.replace(store_path / INDEX_FILE)
+    return table
