@@ -47,6 +47,20 @@ class Picture:
     is_reference: bool
     """Whether later pictures may refer to it."""
     is_corrupt: bool
+    codec: str
+    """FFmpeg's name, such as h264 or mpeg4: motion.py knows their habits."""
+
+    @property
+    def luma_HW(self) -> NDArray[Any]:
+        """The first plane, a view: 8-bit, or up to 16-bit where the stream has more."""
+        plane = self.frame.planes[0]
+        dtype = np.uint8 if self.grey_level == 1 else np.uint16
+        return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)[:, : plane.width]
+
+    @property
+    def grey_level(self) -> int:
+        """What one of 256 grey levels is in the units of `luma_HW`."""
+        return 1 << max(0, self.frame.format.components[0].bits - 8)
 
     @property
     def orientation(self) -> Orientation:
@@ -88,6 +102,7 @@ class Video:
             context.thread_type, context.thread_count = "NONE", 1
             context.flags2 |= Flags2.export_mvs
             context.copy_opaque = True
+            self._codec = context.codec.canonical_name
             self.num_errors = 0
             self._last_error = "no frame could be decoded"
             self._pictures = self._decode()
@@ -113,7 +128,7 @@ class Video:
         yield from self._pictures
 
     def _decode(self) -> Iterator[Picture]:
-        is_h264 = self._stream.codec_context.name == "h264"
+        is_h264 = self._codec == "h264"
         length_bytes = _nal_length_bytes(self._stream.codec_context.extradata) if is_h264 else 0
         decode_index = 0
         for packet in self._packets():
@@ -158,6 +173,7 @@ class Video:
             decode_index=decode_index,
             is_reference=is_reference,
             is_corrupt=frame.is_corrupt,
+            codec=self._codec,
         )
 
     def _read_header(self, first: Picture) -> Header:
@@ -171,7 +187,7 @@ class Video:
         else:
             duration_s = (self._container.duration or 0) / av.time_base
         return Header(
-            codec=stream.codec_context.codec.canonical_name,
+            codec=self._codec,
             height=frame.height,
             width=frame.width,
             display_height=height,

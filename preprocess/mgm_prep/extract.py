@@ -110,10 +110,10 @@ def extract(
     """
     found = find_sources(videos)
     sources = {source.video_id: source for source in found.sources}
+    _open_or_create(store, settings)
     if found.ignored:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(found.ignored.items()))
-        say(f"{found.ignored.total()} files are not named like videos and are left alone ({kinds})")
-    _open_or_create(store, settings)
+        say(f"{found.ignored.total()} files without a video's suffix are left alone ({kinds})")
     with _locked(store):
         shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
         try:

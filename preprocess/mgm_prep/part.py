@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mgm_prep.colour import to_rgb
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Header, Picture, Unreadable, Video
-from mgm_prep.motion import motion_grid, stored_motion, with_distances
+from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
 from mgm_shared.schema import (
@@ -193,14 +193,14 @@ class PartWriter:
         """Each picture with its frame and motion, both as shown and at the stored size."""
         height, width = self._size
         reencoder = Reencoder(height, width) if motion_source == "transcode" else None
-        for picture, distances in with_distances(pictures):
+        for picture, references in with_references(pictures):
             frame, orientation = picture.frame, picture.orientation
             coded_size = (width, height) if orientation.is_transposed else (height, width)
             frame_HWC = np.ascontiguousarray(orientation.frame(to_rgb(frame, *coded_size)))
             if reencoder is not None:
                 yield picture, frame_HWC, reencoder.motion(frame_HWC)
             else:
-                grid_YX2 = motion_grid(picture.vectors_K, distances, frame.height, frame.width)
+                grid_YX2 = motion_grid(picture, references)
                 yield picture, frame_HWC, stored_motion(picture, grid_YX2, height, width)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from av.codec.context import Flags2
 from numpy.typing import NDArray
 
-from mgm_prep.motion import Distances, motion_grid
+from mgm_prep.motion import paint
+from mgm_shared.geometry import CELL_PX
 
 # Codecs for which FFmpeg exports vectors (its h264 and mpegvideo decoders); the others decode without an error and
 # without a vector.
@@ -32,7 +33,7 @@ class Reencoder:
     """Encodes frames one by one and hands back each one's motion."""
 
     def __init__(self, height: int, width: int) -> None:
-        self._size = (height, width)
+        self._shape = (height // CELL_PX, width // CELL_PX)
         self._num_frames = 0
         self._encoder = av.CodecContext.create("libx264", "w")
         self._encoder.width, self._encoder.height = width, height
@@ -51,4 +52,5 @@ class Reencoder:
         (decoded,) = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
         side_data = decoded.side_data.get("MOTION_VECTORS")
         vectors_K = None if side_data is None else side_data.to_ndarray()
-        return motion_grid(vectors_K, Distances(), *self._size)
+        # The vectors point to the frame before; what moved, moved the other way.
+        return -paint(vectors_K, self._shape)

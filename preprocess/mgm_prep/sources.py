@@ -59,9 +59,11 @@ def _walk(root: Path) -> Found:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder) / name
+            if name.startswith("."):
+                continue
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 sources.append(_source_below(root, path))
-            elif not name.startswith("."):
+            else:
                 ignored[path.suffix.lower() or "no suffix"] += 1
     return Found(sources=sorted(sources, key=lambda source: source.video_id), ignored=ignored)
 

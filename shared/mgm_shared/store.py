@@ -62,7 +62,7 @@ class Store:
         except FileNotFoundError:
             return read_index(self.path)
         # An extraction that was killed leaves parts that the index has not heard of.
-        return table if set(table["part"].unique()) == parts else read_index(self.path)
+        return _as_objects(table) if set(table["part"].unique()) == parts else read_index(self.path)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -109,11 +109,11 @@ class Video:
 
     @property
     def label(self) -> str | None:
-        return self.record["label"] or None
+        return self.record["label"]
 
     @property
     def split(self) -> str | None:
-        return self.record["split"] or None
+        return self.record["split"]
 
     @property
     def height(self) -> int:
@@ -234,10 +234,13 @@ def read_index(store_path: Path) -> pd.DataFrame:
         place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
         rows.extend(video | place for video in attributes["videos"])
     columns = [record_field.name for record_field in fields(VideoRecord)] + ["part", "height", "width"]
-    table = pd.DataFrame(rows, columns=columns)
-    # Without a type, a column of Nones comes back from parquet as another one.
-    table = table.astype({name: "object" for name in ("video_id", "label", "split", "codec", "part")})
-    return table.set_index("video_id").sort_index()
+    return _as_objects(pd.DataFrame(rows, columns=columns).set_index("video_id").sort_index())
+
+
+def _as_objects(table: pd.DataFrame) -> pd.DataFrame:
+    """Text columns as str and None, whatever pandas' version makes of them: a NaN for a label would be true."""
+    text = table[["label", "split", "codec", "motion_source", "part"]].astype(object)
+    return table.assign(**text.where(text.notna(), None)).set_index(table.index.astype(object))
 
 
 def write_index(store_path: Path) -> pd.DataFrame:

@@ -1,0 +1,142 @@
+"""What comes out of a file: every frame, in order, with its time and orientation, and nothing out of another file."""
+
+import subprocess
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
+
+from mgm_prep.decode import Unreadable, Video, _is_reference
+
+
+def _count(path: Path) -> tuple[int, int]:
+    with Video(path) as video:
+        return sum(1 for _ in video.pictures()), video.num_errors
+
+
+def test_every_frame_of_real_clips(real_videos):
+    for path in sorted(real_videos.glob("*.mp4")):
+        with av.open(str(path)) as container:
+            expected = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+        with Video(path) as video:
+            got = [picture.time_s for picture in video.pictures()]
+        np.testing.assert_allclose(got, expected)
+
+
+@pytest.mark.parametrize("first", ["audio", "video"])
+def test_audio_in_front_costs_no_frame(tmp_path, first):
+    path = tmp_path / "clip.mp4"
+    maps = ["-map", "1:a", "-map", "0:v"] if first == "audio" else ["-map", "0:v", "-map", "1:a"]
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=1.6", "-f", "lavfi", "-i", "sine=d=1.6", *maps, "-bf", "3",
+           "-c:v", "libx264", "-c:a", "aac", str(path))  # fmt: skip
+    assert _count(path) == (40, 0)
+
+
+def test_an_edit_list_and_a_damaged_stream(tmp_path):
+    long = moving_pattern(tmp_path / "long.mp4", "-c:v", "libx264", "-g", "25", "-bf", "3", seconds=3)
+    ffmpeg("-ss", "1.4", "-i", str(long), "-c", "copy", str(tmp_path / "cut.mp4"))
+    assert _count(tmp_path / "cut.mp4") == (40, 0)
+    damaged = bytearray(long.read_bytes())
+    middle = damaged.find(b"mdat") + 3000
+    for offset in range(0, 420, 7):
+        damaged[middle + offset] ^= 0xFF
+    (tmp_path / "damaged.mp4").write_bytes(damaged)
+    with Video(tmp_path / "damaged.mp4") as video:
+        pictures = list(video.pictures())
+        assert len(pictures) >= 70
+        assert video.num_errors + sum(picture.is_corrupt for picture in pictures) > 0
+
+
+def test_a_cut_file_gives_what_it_holds(tmp_path):
+    moving_pattern(tmp_path / "whole.mp4", "-c:v", "libx264", "-movflags", "+faststart")
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    num_frames, num_errors = _count(tmp_path / "cut.mp4")
+    assert 10 < num_frames < 40
+    assert num_errors > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video\n" * 40, b"\x00" * 5000])
+def test_what_is_no_video_says_so(tmp_path, content):
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with pytest.raises(Unreadable, match=r"\w"):
+        Video(tmp_path / "clip.mp4")
+
+
+def test_audio_alone_and_cover_art_are_no_video(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", str(tmp_path / "audio.mp4"))
+    with pytest.raises(Unreadable, match="no video stream"):
+        Video(tmp_path / "audio.mp4")
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "testsrc2=s=64x64:d=0.04",
+           "-map", "0:a", "-map", "1:v", "-c:a", "aac", "-c:v", "png", "-disposition:v", "attached_pic",
+           str(tmp_path / "cover.mp4"))  # fmt: skip
+    with pytest.raises(Unreadable, match="no video stream"):
+        Video(tmp_path / "cover.mp4")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{other}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {other}\n",
+        '<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation><BaseURL>{other}</BaseURL></Representation>'
+        "</AdaptationSet></Period></MPD>",
+    ],
+)
+def test_a_playlist_opens_no_other_file(tmp_path, text):
+    """The same text makes the ffmpeg program (told to be careless) or plain PyAV open the other file."""
+    other = moving_pattern(tmp_path / "other.mp4", "-c:v", "libx264", seconds=0.4)
+    (tmp_path / "clip.mp4").write_text(text.format(other=other))
+    with pytest.raises(Unreadable):
+        Video(tmp_path / "clip.mp4")
+
+
+def test_a_rotated_clip_is_shown_upright(tmp_path):
+    """The ffmpeg program, which rotates by itself, is the oracle."""
+    straight = write_video(tmp_path / "straight.mp4", pan((3, 0), num_frames=2))
+    for degrees in (90, 180, 270):
+        turned = tmp_path / f"turned{degrees}.mp4"
+        ffmpeg("-display_rotation", str(degrees), "-i", str(straight), "-c", "copy", str(turned))
+        with Video(turned) as video:
+            picture = next(video.pictures())
+            shown = picture.orientation.frame(picture.frame.to_ndarray(format="rgb24"))
+            size = (round(video.header.display_height), round(video.header.display_width))
+        expected = np.frombuffer(
+            ffmpeg("-i", str(turned), "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"), np.uint8
+        ).reshape(shown.shape)
+        assert shown.shape[:2] == size
+        assert np.abs(shown.astype(int) - expected).mean() < 2
+
+
+def test_the_sample_aspect_ratio_widens(tmp_path):
+    path = moving_pattern(tmp_path / "wide.mp4", "-vf", "setsar=16/11", "-c:v", "libx264", size="176x144", seconds=0.2)
+    with Video(path) as video:
+        assert (video.header.display_height, video.header.display_width) == (144, 256)
+
+
+@pytest.mark.parametrize("container", ["clip.mp4", "clip.h264"])
+def test_reference_pictures_are_recognised(tmp_path, container):
+    """x264 marks the middle one of three B pictures as a reference; so says ffmpeg's own trace of the headers."""
+    path = moving_pattern(tmp_path / container, "-c:v", "libx264", "-bf", "3", "-x264-params", "b-adapt=0:scenecut=0")
+    trace = subprocess.run(
+        [FFMPEG, "-hide_banner", "-i", str(path), "-c", "copy", "-bsf:v", "trace_headers", "-f", "null", "-"],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    expected, idc = [], 0
+    for line in trace.splitlines():
+        if " nal_ref_idc " in line:
+            idc = int(line.split("=")[-1])
+        if " first_mb_in_slice " in line:
+            expected.append(idc > 0)
+    with Video(path) as video:
+        pictures = sorted(video.pictures(), key=lambda picture: picture.decode_index)
+    assert [picture.is_reference for picture in pictures] == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_a_packet_without_a_slice_counts_as_reference():
+    assert _is_reference(b"", 4)
+    assert _is_reference(b"\x00\x00\x00\x02\x06\x05", 4)
+    assert _is_reference(b"\x00\x00\x01\x06\x05", 0)

@@ -1,0 +1,99 @@
+"""Resampling against a loop over pixels, flips and turns against moving points."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgm_shared.geometry import Box, Orientation, TokenGrid, flip_motion, resample_motion, stored_size
+
+
+@pytest.mark.parametrize(
+    ("display", "short_side", "expected"),
+    [
+        ((720, 1280), 256, (256, 456)),
+        ((1280, 720), 256, (456, 256)),
+        ((240, 426), 256, (240, 424)),
+        ((480, 640), 480, (480, 640)),
+        ((144, 176), 256, (144, 176)),
+        ((3, 5), 256, (8, 8)),
+    ],
+)
+def test_stored_size(display, short_side, expected):
+    assert stored_size(*display, short_side) == expected
+
+
+def _by_pixels(motion_YX2, box, height, width):
+    """Each new cell: the mean over a fine sampling of the points that it covers in the old picture."""
+    per_cell = 24
+    out = np.full((height // 8, width // 8, 2), np.nan)
+    for y, x in np.ndindex(out.shape[:2]):
+        rows = box.y + (y + (np.arange(per_cell) + 0.5) / per_cell) * box.height / (height // 8)
+        columns = box.x + (x + (np.arange(per_cell) + 0.5) / per_cell) * box.width / (width // 8)
+        cell = motion_YX2[np.ix_((rows // 8).astype(int), (columns // 8).astype(int))].reshape(-1, 2)
+        known = cell[~np.isnan(cell[:, 0])]
+        if len(known) >= 0.5 * len(cell):
+            out[y, x] = known.mean(0) * (width / box.width, height / box.height)
+    return out
+
+
+def test_resampling_equals_the_mean_over_the_covered_pixels():
+    rng = np.random.default_rng(0)
+    motion_YX2 = rng.normal(size=(12, 16, 2)).astype(np.float32)
+    motion_YX2[rng.random((12, 16)) < 0.2] = np.nan
+    box = Box(x=12, y=8, width=96, height=72)
+    got = resample_motion(motion_YX2, box, 48, 64)
+    np.testing.assert_allclose(got, _by_pixels(motion_YX2, box, 48, 64), atol=2e-5)
+
+
+def test_resampling_to_the_same_picture_changes_nothing():
+    motion_TYX2 = np.random.default_rng(1).normal(size=(3, 6, 8, 2)).astype(np.float32)
+    motion_TYX2[1, 2, 3] = np.nan
+    same = resample_motion(motion_TYX2, Box(x=0, y=0, width=64, height=48), 48, 64)
+    np.testing.assert_allclose(same, motion_TYX2, atol=1e-6)
+
+
+def test_a_missing_cell_is_not_a_static_one():
+    motion_YX2 = np.full((4, 4, 2), np.nan, np.float32)
+    motion_YX2[:, :3] = 5
+    half = resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)
+    np.testing.assert_allclose(half, 2.5)
+    motion_YX2[:, 2] = np.nan
+    assert np.isnan(resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)[:, 1]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 10**6))
+def test_a_turned_picture_has_turned_motion(is_transposed, is_flipped_x, is_flipped_y, seed):
+    """A point that moves in the coded picture moves in the shown one as its motion says."""
+    rng = np.random.default_rng(seed)
+    height, width = 5, 7
+    before, after = rng.integers(0, 5, (2, 2))
+    orientation = Orientation(is_transposed=is_transposed, is_flipped_x=is_flipped_x, is_flipped_y=is_flipped_y)
+
+    def shown_at(x, y):
+        frame = np.zeros((height, width, 3), np.uint8)
+        frame[y, x] = 1
+        (shown_y,), (shown_x,) = np.nonzero(orientation.frame(frame)[..., 0])
+        return np.array([shown_x, shown_y])
+
+    motion_YX2 = np.zeros((height, width, 2), np.float32)
+    motion_YX2[after[1], after[0]] = after - before
+    x, y = shown_at(*after)
+    moved = orientation.motion(motion_YX2)
+    np.testing.assert_array_equal(moved[y, x], shown_at(*after) - shown_at(*before))
+
+
+def test_a_mirrored_picture_has_mirrored_motion():
+    motion_YX2 = np.zeros((2, 3, 2), np.float32)
+    motion_YX2[1, 0] = (4, -2)
+    expected = np.zeros_like(motion_YX2)
+    expected[1, 2] = (-4, -2)
+    np.testing.assert_array_equal(flip_motion(motion_YX2), expected)
+
+
+def test_the_token_grid_of_the_paper():
+    grid = TokenGrid.of_clip(16, 224, 224)
+    assert (grid.t, grid.h, grid.w, grid.patches_per_slice, grid.num_tokens) == (8, 14, 14, 196, 1568)
+    with pytest.raises(ValueError, match="does not divide into tubelets"):
+        TokenGrid.of_clip(16, 230, 224)

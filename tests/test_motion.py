@@ -1,0 +1,149 @@
+"""Vectors against textures of known speed, and the rasteriser against a loop over blocks."""
+
+import numpy as np
+import pytest
+from synthetic import moving_pattern, pan, texture, write_video
+
+from mgm_prep.config import ExtractSettings
+from mgm_prep.decode import Video
+from mgm_prep.extract import extract
+from mgm_prep.motion import motion_grid, paint, with_references
+from mgm_shared.store import open_store
+
+VELOCITY = (3, -2)
+X264 = {
+    "defaults": {},
+    "no B pictures": {"bf": "0"},
+    "7 B pictures": {"bf": "7", "x264-params": "b-adapt=0"},
+    "no pyramid": {"b-pyramid": "none"},
+    "6 references": {"refs": "6"},
+    "open GOP": {"x264-params": "open-gop=1:keyint=20"},
+    "baseline": {"profile": "baseline"},
+}
+
+
+def _grids(path):
+    with Video(path) as video:
+        return [
+            (picture.picture_type, motion_grid(picture, refs)) for picture, refs in with_references(video.pictures())
+        ]
+
+
+@pytest.mark.parametrize("is_grey", [True, False], ids=["grey", "colour"])
+@pytest.mark.parametrize("setting", X264)
+def test_a_pan_has_its_speed_on_every_picture(tmp_path, setting, is_grey):
+    """In colour the encoder often prefers the picture before the last: 4:2:0 chroma repeats every other pixel."""
+    path = write_video(tmp_path / "pan.mp4", pan(VELOCITY, is_grey=is_grey), options=X264[setting])
+    grids = _grids(path)
+    assert len(grids) == 48
+    for number, (picture_type, motion_YX2) in enumerate(grids):
+        is_known_YX = ~np.isnan(motion_YX2[..., 0])
+        if picture_type == 1:
+            assert not is_known_YX.any()
+            continue
+        known_N2 = motion_YX2[is_known_YX]
+        assert np.abs(np.median(known_N2, axis=0) - VELOCITY).max() <= 0.25, f"{setting}, picture {number}"
+        assert (np.abs(known_N2 - VELOCITY).max(-1) < 0.5).mean() >= 0.85, f"{setting}, picture {number}"
+    assert any(picture_type == 2 for picture_type, _ in grids)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [("mpeg4", "mp4", {}), ("mpeg4", "mp4", {"bf": "2"}), ("mpeg2video", "ts", {"bf": "2"}), ("flv", "flv", {})],
+)
+def test_older_codecs(tmp_path, codec, suffix, options):
+    """MPEG-4 part 2 exports zeros on B pictures: missing, not static."""
+    path = write_video(tmp_path / f"pan.{suffix}", pan(VELOCITY, num_frames=24), codec, options)
+    types = set()
+    for picture_type, motion_YX2 in _grids(path):
+        types.add(picture_type)
+        if picture_type == 1 or (codec, picture_type) == ("mpeg4", 3):
+            assert np.isnan(motion_YX2).all()
+        else:
+            assert np.abs(np.nanmedian(motion_YX2, axis=(0, 1)) - VELOCITY).max() <= 0.25
+    assert types == ({1, 2, 3} if "bf" in options else {1, 2})
+
+
+def test_a_static_clip_is_static_and_not_missing(tmp_path):
+    frame = np.ascontiguousarray(texture()[:240, :320])
+    path = write_video(tmp_path / "still.mp4", [frame] * 12)
+    for picture_type, motion_YX2 in _grids(path)[1:]:
+        assert picture_type != 1
+        np.testing.assert_array_equal(motion_YX2, 0)
+
+
+def test_painting_equals_a_loop_over_blocks(tmp_path):
+    path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-x264-params", "partitions=all", size="248x186")
+    with Video(path) as video:
+        pictures = [picture for picture in video.pictures() if picture.vectors_K is not None]
+    sizes = set()
+    for picture in pictures[:12]:
+        for sign in (-1, 1):
+            vectors_K = picture.vectors_K[picture.vectors_K["source"] == sign]
+            expected = np.full((24, 31, 2), np.nan, np.float32)
+            for vector in vectors_K:
+                sizes.add((int(vector["w"]), int(vector["h"])))
+                left, top = int(vector["dst_x"]) - int(vector["w"]) // 2, int(vector["dst_y"]) - int(vector["h"]) // 2
+                for y in range(top, top + int(vector["h"]), 8):
+                    for x in range(left, left + int(vector["w"]), 8):
+                        if 0 <= y // 8 < 24 and 0 <= x // 8 < 31:
+                            shift = np.array([vector["motion_x"], vector["motion_y"]]) / int(vector["motion_scale"])
+                            expected[y // 8, x // 8] = shift
+            np.testing.assert_array_equal(paint(vectors_K, (24, 31)), expected)
+    assert sizes == {(16, 16), (16, 8), (8, 16), (8, 8)}
+
+
+def _stored(tmp_path, **settings):
+    extract(tmp_path / "in", tmp_path / "out.store", ExtractSettings(**settings))
+    store = open_store(tmp_path / "out.store")
+    return store[store.videos.index[0]]
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotation_turns_the_vectors(tmp_path, rotation):
+    """`set_display_rotation` turns the shown picture clockwise by that many degrees."""
+    (tmp_path / "in").mkdir()
+    frames = list(pan(VELOCITY, num_frames=8))
+    write_video(tmp_path / "in/a.mp4", frames, rotation=rotation)
+    video = _stored(tmp_path)
+    shown = video.frames[0].astype(int)
+    turns = min(range(4), key=lambda k: _distance(np.rot90(frames[0], k), shown))
+    assert turns in {90: (1, 3), 180: (2,), 270: (1, 3)}[rotation]
+    dx, dy = VELOCITY
+    for _ in range(turns):
+        dx, dy = dy, -dx  # np.rot90 turns counter-clockwise: right becomes up
+    np.testing.assert_allclose(np.nanmedian(video.motion[1:], axis=(0, 1, 2)), (dx, dy), atol=0.1)
+
+
+def _distance(frame, shown):
+    return np.abs(frame - shown).mean() if frame.shape == shown.shape else np.inf
+
+
+def test_resizing_scales_the_vectors(tmp_path):
+    """720p → 256 lines, and 1.6 % more width than height to reach a multiple of 8."""
+    (tmp_path / "in").mkdir()
+    texture_HWC = np.ascontiguousarray(np.tile(texture(), (2, 2, 1)))
+    frames = [np.roll(texture_HWC, (-5 * t, 8 * t), (0, 1))[:720, :1200] for t in range(6)]
+    write_video(tmp_path / "in/a.mp4", map(np.ascontiguousarray, frames))
+    video = _stored(tmp_path)
+    assert (video.height, video.width) == (256, 424)
+    expected = (8 * 424 / 1200, -5 * 256 / 720)
+    for motion_YX2 in video.motion[1:]:
+        np.testing.assert_allclose(np.nanmedian(motion_YX2, axis=(0, 1)), expected, atol=0.25)
+
+
+@pytest.mark.parametrize("no_vectors", ["transcode", "skip"])
+@pytest.mark.parametrize(("codec", "suffix"), [("libvpx-vp9", "webm"), ("libx265", "mp4")])
+def test_codecs_without_vectors(tmp_path, codec, suffix, no_vectors):
+    (tmp_path / "in").mkdir()
+    speed = {"preset": "ultrafast", "x265-params": "log-level=none"} if codec == "libx265" else {"cpu-used": "8"}
+    write_video(tmp_path / f"in/a.{suffix}", pan(VELOCITY, num_frames=8), codec, speed)
+    video = _stored(tmp_path, no_vectors=no_vectors)
+    assert video.record["motion_source"] == {"transcode": "transcode", "skip": "none"}[no_vectors]
+    motion_TYX2 = video.motion[:]
+    if no_vectors == "skip":
+        assert np.isnan(motion_TYX2).all()
+    else:
+        assert np.isnan(motion_TYX2[0]).all()
+        medians_T2 = np.nanmedian(motion_TYX2[1:], axis=(1, 2))
+        np.testing.assert_allclose(medians_T2, np.tile(VELOCITY, (7, 1)), atol=0.25)
