@@ -24,6 +24,8 @@ OPEN_OPTIONS = {
         "dv,gif,mxf,nut,ogg,wtv"
     ),
 }
+# Titles that are not UTF-8 are no reason to reject a video; from PyAV 19 on that goes without saying.
+LENIENT: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 DEFAULT_FRAME_RATE = 25
 
@@ -93,7 +95,7 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._container = av.open(str(path.absolute()), options=OPEN_OPTIONS, metadata_errors="replace")
+            self._container = av.open(str(path.absolute()), options=OPEN_OPTIONS, **LENIENT)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise Unreadable(_reason(error)) from error
         try:
