@@ -1,0 +1,188 @@
+"""Shapes, positions, what the encoder may see, initial weights, and timm's protocols.
+
+Parity with transformers is in test_export.py. Axes as in model.py.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from timm.optim import create_optimizer_v2
+
+from mgm_shared.errors import UserError
+from mgm_train.config import ModelConfig
+from mgm_train.model import VideoClassifier, VideoMAE, build, model_config, normalise, sinusoid_table, split_mask
+
+TOY = ModelConfig(
+    name="toy",
+    width=24,
+    depth=3,
+    num_heads=2,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_num_heads=2,
+    num_frames=4,
+    image_px=48,
+)
+
+
+def _clips(num_clips: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    frames_BCTHW = torch.randn(num_clips, 3, 4, 48, 48, generator=generator)
+    mask_BN = torch.stack([torch.randperm(18, generator=generator) < 12 for _ in range(num_clips)])
+    return frames_BCTHW, mask_BN
+
+
+@pytest.mark.parametrize("column", [0, 1, 6, 7])
+def test_sinusoid_table_against_its_formula(column: int) -> None:
+    table_1ND = sinusoid_table(50, 8)
+    for token in (0, 1, 49):
+        angle = token / 10000 ** (2 * (column // 2) / 8)
+        expected = math.sin(angle) if column % 2 == 0 else math.cos(angle)
+        assert float(table_1ND[0, token, column]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_more_frames_extend_the_table() -> None:
+    assert torch.equal(sinusoid_table(1568, 32), sinusoid_table(3136, 32)[:, :1568])
+
+
+def test_split_mask_is_sorted_and_complete() -> None:
+    _, mask_BN = _clips(5)
+    visible_BV, hidden_BM = split_mask(mask_BN, 12)
+    for mask_N, visible_V, hidden_M in zip(mask_BN, visible_BV, hidden_BM, strict=True):
+        assert torch.equal(visible_V, torch.nonzero(~mask_N).flatten())
+        assert torch.equal(hidden_M, torch.nonzero(mask_N).flatten())
+
+
+def test_embedding_equals_its_convolution() -> None:
+    model = VideoMAE(TOY)
+    frames_BCTHW, mask_BN = _clips()
+    expected_BND = model.encoder.patch_embed.proj(frames_BCTHW).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.encoder.patch_embed(frames_BCTHW), expected_BND, atol=1e-5, rtol=0)
+    visible_BV, _ = split_mask(mask_BN, 12)
+    visible_BVD = model.encoder.patch_embed(frames_BCTHW, visible_BV)
+    torch.testing.assert_close(visible_BVD, expected_BND[~mask_BN].view(2, 6, -1), atol=1e-5, rtol=0)
+
+
+def test_uint8_frames_are_normalised_inside() -> None:
+    model = VideoClassifier(TOY, 7).eval()
+    generator = torch.Generator().manual_seed(1)
+    frames_BCTHW = torch.randint(0, 256, (2, 3, 4, 48, 48), generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        expected_BK = model(normalise(frames_BCTHW))
+        torch.testing.assert_close(model(frames_BCTHW), expected_BK, atol=1e-5, rtol=0)
+        assert not torch.allclose(model(frames_BCTHW.float()), expected_BK, atol=1e-2)
+
+
+def test_prediction_does_not_depend_on_hidden_pixels_but_on_visible_ones() -> None:
+    model = VideoMAE(TOY).eval()
+    frames_BCTHW, mask_BN = _clips()
+    is_hidden = mask_BN.view(2, 1, 2, 3, 3).repeat_interleave(2, 2)
+    is_hidden = is_hidden.repeat_interleave(16, 3).repeat_interleave(16, 4).expand_as(frames_BCTHW)
+    with torch.no_grad():
+        pixels_BMP = model(frames_BCTHW, mask_BN)
+        other_hidden_BMP = model(torch.where(is_hidden, 0.0, frames_BCTHW), mask_BN)
+        other_visible_BMP = model(torch.where(is_hidden, frames_BCTHW, 0.0), mask_BN)
+    assert pixels_BMP.shape == (2, 12, 1536)
+    assert torch.equal(pixels_BMP, other_hidden_BMP)
+    assert not torch.allclose(pixels_BMP, other_visible_BMP, atol=1e-3)
+
+
+def test_positions_are_in_no_checkpoint() -> None:
+    assert not [name for name in VideoMAE(TOY).state_dict() if "position" in name]
+
+
+def test_initial_weights() -> None:
+    model = build(lambda: VideoMAE(TOY), seed=3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            bound = math.sqrt(6 / (module.in_features + module.out_features))
+            assert 0.8 * bound < float(module.weight.detach().abs().max()) <= bound
+            assert module.bias is None or not module.bias.any()
+    assert 0.005 < float(model.mask_token.detach().std()) < 0.04
+    assert model.encoder_to_decoder.bias is None
+
+
+def test_build_is_a_function_of_its_seed_and_leaves_the_global_one() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build(lambda: VideoMAE(TOY), seed).decoder.head.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_recomputing_gives_the_same_gradients() -> None:
+    frames_BCTHW, mask_BN = _clips()
+    gradients = []
+    for is_recomputing in (False, True):
+        model = build(lambda: VideoMAE(TOY), seed=0)
+        model.set_grad_checkpointing(is_recomputing)
+        model(frames_BCTHW, mask_BN).square().mean().backward()
+        gradients.append(model.encoder.blocks[0].attn.qkv.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_classifier_head_scale_and_shapes() -> None:
+    model = VideoClassifier(TOY, 7, head_init_scale=0.001)
+    assert float(model.head.weight.detach().abs().max()) <= 0.001 * 2
+    frames_BCTHW, _ = _clips()
+    assert model.forward_features(frames_BCTHW).shape == (2, 18, 24)
+    assert model(frames_BCTHW).shape == (2, 7)
+    assert model.get_classifier() is model.head
+
+
+def test_drop_path_grows_linearly() -> None:
+    model = VideoClassifier(TOY, 7, drop_path=0.2)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.encoder.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2])
+
+
+def test_layer_decay_goes_from_head_to_embedding() -> None:
+    model = VideoClassifier(TOY, 7)
+    optimizer = create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    scales = {name_of[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {name_of[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert scales["head.weight"] == scales["fc_norm.weight"] == 1
+    block_scales = [scales[f"encoder.blocks.{index}.mlp.fc1.weight"] for index in range(3)]
+    assert block_scales == [0.125, 0.25, 0.5]
+    assert scales["encoder.patch_embed.proj.weight"] == 0.0625
+    assert decays["encoder.patch_embed.proj.weight"] == 0.05
+    assert decays["encoder.blocks.0.norm1.weight"] == decays["head.bias"] == 0
+
+
+def test_mask_token_has_no_weight_decay() -> None:
+    model = VideoMAE(TOY)
+    optimizer = create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05)
+    decay = [
+        group["weight_decay"] for group in optimizer.param_groups if any(p is model.mask_token for p in group["params"])
+    ]
+    assert decay == [0]
+
+
+def test_model_config_names_the_sizes() -> None:
+    config = model_config("vit_tiny", num_frames=8, image_px=96)
+    assert (config.grid.num_tokens, config.width) == (4 * 36, 192)
+    assert dataclasses.replace(config, num_frames=16, image_px=224) == model_config("vit_tiny")
+    with pytest.raises(UserError, match="vit_tiny"):
+        model_config("vit_colossal")
+
+
+def test_vit_base_has_videomaes_number_of_weights() -> None:
+    with torch.device("meta"):
+        model = VideoMAE(model_config("vit_base"))
+        classifier = VideoClassifier(model_config("vit_base"), 400)
+    # transformers' counts; timm's fused qkv has the biases of the keys in addition.
+    assert sum(p.numel() for p in model.parameters()) == 94_210_944 + 12 * 768 + 4 * 384
+    assert sum(p.numel() for p in classifier.parameters()) == 86_534_800 + 12 * 768
+
+
+def test_one_graph_under_torch_compile() -> None:
+    """A graph break or a wait for the GPU inside the model would be an error with fullgraph."""
+    model = VideoMAE(TOY).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    frames_BCTHW, mask_BN = _clips()
+    frames_BCTHW = (frames_BCTHW * 50 + 128).clamp(0, 255).to(torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(frames_BCTHW, mask_BN, 12), model(frames_BCTHW, mask_BN, 12))

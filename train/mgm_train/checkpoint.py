@@ -1,0 +1,265 @@
+"""A run's folder: what was asked for, what was measured, the weights, and where to go on.
+
+    RUN/config.yaml                           the resolved settings, under the name of the task
+    RUN/environment.json                      versions and machine
+    RUN/metrics.jsonl                         one line a log interval
+    RUN/checkpoints/last.pt                   everything needed to go on
+    RUN/checkpoints/epoch-0050.safetensors    weights, with the model's configuration in the file's metadata
+
+Every file but metrics.jsonl is written beside its place, flushed to the disk and renamed: a killed run leaves
+whole files only. No file is loaded as a pickle of anything but tensors and plain values.
+"""
+
+import json
+import os
+import pickle
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mgm_shared.config import Config, to_dict
+from mgm_shared.errors import UserError
+from mgm_train.config import ModelConfig, TrainConfig
+from mgm_train.model import TRUNK_PREFIX
+
+# These may change when a run goes on: they move work around, or change how often something is written.
+FREE_SETTINGS = {
+    "accumulate",
+    "num_workers",
+    "device",
+    "compile",
+    "recompute",
+    "save_every_epochs",
+    "log_every_steps",
+}
+# These decide the shape of the encoder and what its positions mean; the decoder's do not outlive pretraining.
+TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "num_frames", "image_px")
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` a file beside `path`, flush it to the disk, then rename it over `path`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        _flush(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and its small files."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    def weights(self, epoch: int) -> Path:
+        """Weights after `epoch` whole epochs."""
+        return self.checkpoints / f"epoch-{epoch:04d}.safetensors"
+
+    def start(self, task: str, config: TrainConfig, store: str) -> None:
+        """Make the folder and write config.yaml and environment.json."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in self.checkpoints.glob(".*.part"):
+            left_by_a_kill.unlink()
+        text = yaml.safe_dump({task: to_dict(config)}, sort_keys=False)
+        replace_file(self.root / "config.yaml", lambda path: path.write_text(text))
+        environment = json.dumps(describe_environment() | {"store": store}, indent=2) + "\n"
+        replace_file(self.root / "environment.json", lambda path: path.write_text(environment))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append_metrics(self, row: Mapping[str, object]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_metrics(self, num_steps: int) -> None:
+        """Drop the rows after `num_steps` steps: going on from there writes them anew."""
+        rows = [row for row in self.read_metrics() if row["step"] <= num_steps]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        replace_file(self.metrics, lambda path: path.write_text(text))
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def read_config(root: Path, task: str, kind: type[AnyConfig]) -> AnyConfig:
+    """The settings of a run, from its config.yaml. UserError when it is no run of that task."""
+    try:
+        values = yaml.safe_load((root / "config.yaml").read_text())[task]
+    except (OSError, KeyError, TypeError):
+        raise UserError(f"{root} is not the folder of a {task} run") from None
+    return kind.from_dict(values)
+
+
+def describe_environment() -> dict[str, object]:
+    """Versions and machine, for environment.json."""
+    packages = ("mgm", "torch", "timm", "numpy", "zarr", "opencv-python", "safetensors")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "gpus": gpus,
+        "num_cpus": os.cpu_count(),
+        "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def save_last(run: RunFolder, state: Mapping[str, Any]) -> None:
+    """Replace last.pt; `state` holds tensors, plain values, lists and dicts of them."""
+    replace_file(run.last, lambda path: torch.save(dict(state), path))
+
+
+def load_last(run: RunFolder) -> dict[str, Any] | None:
+    """What `save_last` wrote, on the CPU; None when there is nothing to go on from. UserError if it cannot be read."""
+    if not run.last.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(run.last, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{run.last} cannot be read; move it away to start from the beginning") from error
+    return state
+
+
+def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config: TrainConfig, store: str) -> None:
+    """UserError unless a run that stopped with `state` may go on with these settings; it names what differs."""
+    saved = {"task": state["task"], "store": state["store"]} | state["config"]
+    asked = {"task": task, "store": store} | to_dict(config)
+    differing = [
+        f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
+        for name in sorted((saved.keys() | asked.keys()) - FREE_SETTINGS)
+        if saved.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise UserError(f"{run.root} was begun with other settings: {'; '.join(differing)}; take another run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A weights file: tensors by name, the model they belong to, and free text metadata (task, epoch, labels…)."""
+
+    path: Path
+    state: dict[str, Tensor]
+    model: ModelConfig
+    metadata: dict[str, str]
+
+
+def save_weights(path: Path, model: nn.Module, config: ModelConfig, metadata: Mapping[str, str]) -> None:
+    """Write the weights as safetensors with the model's configuration in the metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    texts = {"format": "pt", "mgm_model": json.dumps(asdict(config)), **metadata}
+    replace_file(path, lambda beside: save_file(state, beside, metadata=texts))
+
+
+def find_weights(path: Path) -> Path:
+    """`path` itself, or of a run folder its latest epoch-XXXX.safetensors. UserError when there is none."""
+    if path.is_file():
+        return path
+    found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"))
+    if not found:
+        raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
+    return found[-1]
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file, or a run folder's latest. UserError if it is none, or none of ours."""
+    path = find_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file; give an epoch-XXXX.safetensors or a run folder") from error
+    if "mgm_model" not in metadata:
+        raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
+    model = ModelConfig(**json.loads(metadata["mgm_model"]))
+    return Weights(path=path, state=state, model=model, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkAccount:
+    """What became of each tensor when a trunk was loaded. `str()` says it in one line."""
+
+    used: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        new, dropped = _modules(self.new), _modules(self.dropped)
+        return f"{len(self.used)} pretrained tensors used; new: {new}; not needed: {dropped}"
+
+
+def _modules(names: Iterable[str]) -> str:
+    """The modules that the tensors belong to; of the trunk, the parts."""
+    modules = {".".join(name.split(".")[:2]) if name.startswith(TRUNK_PREFIX) else name.split(".")[0] for name in names}
+    return ", ".join(sorted(modules)) or "none"
+
+
+def load_trunk(model: nn.Module, config: ModelConfig, path: Path) -> TrunkAccount:
+    """Load the encoder of a weights file (or run folder) into `model`, whose configuration is `config`.
+
+    Strict: every tensor of the model's trunk must be in the file, in its shape. The file's last encoder norm and
+    its decoder are not needed by a classifier. UserError when the file holds another model.
+    """
+    weights = load_weights(path)
+    differing = [
+        f"{name.replace('_', '-')} {getattr(weights.model, name)} instead of {getattr(config, name)}"
+        for name in TRUNK_SETTINGS
+        if getattr(weights.model, name) != getattr(config, name)
+    ]
+    if differing:
+        raise UserError(f"{weights.path} holds another model: {', '.join(differing)}")
+    own = model.state_dict()
+    trunk = {name for name in own if name.startswith(TRUNK_PREFIX)}
+    missing = sorted(trunk - weights.state.keys())
+    if missing:
+        raise UserError(f"{weights.path} lacks {len(missing)} tensors of the encoder, the first is {missing[0]}")
+    model.load_state_dict(own | {name: weights.state[name] for name in trunk}, strict=True)
+    return TrunkAccount(
+        used=tuple(sorted(trunk)),
+        new=tuple(sorted(own.keys() - trunk)),
+        dropped=tuple(sorted(weights.state.keys() - trunk)),
+    )

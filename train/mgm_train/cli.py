@@ -1,0 +1,235 @@
+"""mgm-train: from a store to a pretrained encoder, a classifier, an accuracy and pictures."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mgm_shared.cli import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Program,
+    config_options,
+    dry_run_option,
+    emit,
+    force_option,
+    json_option,
+    move_aside,
+    say,
+)
+from mgm_shared.config import to_dict
+from mgm_shared.errors import UserError
+from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+
+if TYPE_CHECKING:
+    from mgm_train.checkpoint import Weights
+    from mgm_train.loop import Job
+
+path_argument = click.Path(path_type=Path)
+run_option = click.option("--run", "run_folder", type=path_argument, required=True, help="Folder of this run.")
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mgm")
+def main() -> None:
+    """Pretrain a video masked autoencoder on a store, fine-tune it, and test it.
+
+    With several GPUs: torchrun --nproc-per-node 8 -m mgm_train pretrain STORE …
+    """
+
+
+@main.command(epilog="Example: mgm-train pretrain ssv2.store --run runs/mgm --config pipelines/ssv2.yaml")
+@click.argument("store", type=path_argument)
+@run_option
+@config_options(PretrainConfig)
+@dry_run_option
+@force_option
+@json_option
+def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+    """Pretrain on the training videos of STORE. The same command again goes on where it was stopped."""
+    from mgm_shared.store import open_store
+    from mgm_train.augment import PretrainAugment
+    from mgm_train.checkpoint import RunFolder
+    from mgm_train.clips import PretrainDataset
+    from mgm_train.loop import Job
+    from mgm_train.masking import MaskMaker
+    from mgm_train.model import VideoMAE, build, model_config
+    from mgm_train.objective import PretrainObjective
+
+    opened = open_store(store)
+    shape = model_config(config.model, num_frames=config.num_frames, image_px=config.image_px)
+    dataset = PretrainDataset(
+        opened,
+        num_frames=config.num_frames,
+        stride=config.stride,
+        augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
+        repeats=config.repeats,
+        seed=config.seed,
+        mask=MaskMaker.of(config),
+    )
+    job = Job(
+        task="pretrain",
+        config=config,
+        model=build(lambda: VideoMAE(shape), config.seed),
+        objective=PretrainObjective(),
+        dataset=dataset,
+        run=RunFolder(run_folder),
+        store=opened.digest,
+    )
+    _train(job, dry_run, force, is_json)
+
+
+@main.command(
+    epilog="Example: mgm-train finetune ssv2.store --run runs/ft --init runs/mgm --config pipelines/ssv2.yaml"
+)
+@click.argument("store", type=path_argument)
+@run_option
+@config_options(FinetuneConfig)
+@dry_run_option
+@force_option
+@json_option
+def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+    """Fine-tune a pretrained encoder (--init) on the labels of STORE's training videos."""
+    from mgm_shared.store import open_store
+    from mgm_train.augment import FinetuneAugment
+    from mgm_train.checkpoint import RunFolder, load_trunk
+    from mgm_train.clips import LabelledDataset, class_names
+    from mgm_train.loop import Job
+    from mgm_train.model import VideoClassifier, build, model_config
+    from mgm_train.objective import FinetuneObjective
+
+    opened = open_store(store)
+    classes = class_names(opened)
+    shape = model_config(config.model, num_frames=config.num_frames, image_px=config.image_px)
+    heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}
+    model = build(lambda: VideoClassifier(shape, len(classes), **heads), config.seed)
+    if config.init:
+        say(str(load_trunk(model, shape, Path(config.init))))
+    dataset = LabelledDataset(
+        opened,
+        num_frames=config.num_frames,
+        stride=config.stride,
+        augment=FinetuneAugment.of(config),
+        repeats=config.repeats,
+        seed=config.seed,
+        classes=classes,
+        sampling=config.sampling,
+    )
+    job = Job(
+        task="finetune",
+        config=config,
+        model=model,
+        objective=FinetuneObjective.of(config, len(classes)),
+        dataset=dataset,
+        run=RunFolder(run_folder),
+        store=opened.digest,
+        layer_decay=config.layer_decay,
+        metadata={"labels": json.dumps(classes)},
+    )
+    _train(job, dry_run, force, is_json)
+
+
+def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
+    """Run a job and print how it ended; with `dry_run` print what it would be."""
+    from mgm_train.batches import Plan
+    from mgm_train.loop import train
+    from mgm_train.ranks import join_ranks
+
+    if dry_run:
+        plan = Plan.of(job.config, len(job.dataset))
+        num_weights = sum(parameter.numel() for parameter in job.model.parameters())
+        sizes = {"videos": plan.num_videos, "steps": plan.num_steps, "weights": num_weights}
+        emit({"task": job.task, **sizes, **to_dict(job.config)}, is_json)
+        return
+    with join_ranks(job.config.device) as ranks:
+        if force and ranks.is_main and (aside := move_aside(job.run.root)):
+            say(f"moved the old {job.run.root} to {aside}")
+        ranks.wait()
+        outcome = train(job, ranks)
+        if ranks.is_main:
+            emit({"run": str(job.run.root), **asdict(outcome)}, is_json)
+    if not outcome.is_complete:
+        raise SystemExit(EXIT_INTERRUPTED)
+
+
+@main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config pipelines/ssv2.yaml")
+@click.argument("store", type=path_argument)
+@click.argument("weights", type=path_argument)
+@config_options(EvaluateConfig)
+@json_option
+def evaluate(store: Path, weights: Path, config: EvaluateConfig, is_json: bool) -> None:
+    """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
+    from mgm_shared.store import open_store
+    from mgm_train.checkpoint import load_weights
+    from mgm_train.evaluate import ViewDataset, write_predictions
+    from mgm_train.evaluate import evaluate as run_test
+    from mgm_train.model import VideoClassifier
+    from mgm_train.ranks import join_ranks
+
+    loaded = load_weights(weights)
+    classes = _classes(loaded)
+    model = VideoClassifier(loaded.model, len(classes))
+    model.load_state_dict(loaded.state, strict=True)
+    dataset = ViewDataset(open_store(store), classes, loaded.model, config)
+    with join_ranks(config.device) as ranks:
+        scores, predictions = run_test(model.to(ranks.device), dataset, ranks)
+        if not ranks.is_main:
+            return
+    file = loaded.path.parent.parent / f"predictions-{config.split}.csv"
+    write_predictions(file, predictions, classes)
+    say(f"scored {scores.scored} of {scores.listed} listed; predictions are in {file}")
+    for video_id, reason in scores.unreadable.items():
+        say(f"not scored: {video_id}: {reason}")
+    emit({**asdict(scores), "predictions": str(file)}, is_json)
+    if scores.unreadable:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+def _classes(weights: "Weights") -> list[str]:
+    if "labels" not in weights.metadata:
+        raise UserError(f"{weights.path} holds no classifier; give the run of `mgm-train finetune`")
+    classes: list[str] = json.loads(weights.metadata["labels"])
+    return classes
+
+
+@main.command()
+@click.argument("store", type=path_argument)
+@run_option
+@click.option("--video", help="Video to show.  [default: the first one of the training split]")
+@click.option("--out", type=path_argument, help="Folder for the figures.  [default: figures in the run folder]")
+@json_option
+def visualize(store: Path, run_folder: Path, video: str | None, out: Path | None, is_json: bool) -> None:
+    """Draw a pretraining run: its loss, its masks on a clip, and what it rebuilds of the hidden part."""
+    import numpy as np
+
+    from mgm_shared.figures import save
+    from mgm_shared.store import open_store
+    from mgm_train.checkpoint import load_weights, read_config
+    from mgm_train.clips import video_ids
+    from mgm_train.model import VideoMAE
+    from mgm_train.visualize import centre_clip, loss_figure, mask_figure, reconstruction_figure
+
+    opened = open_store(store)
+    config = read_config(run_folder, "pretrain", PretrainConfig)
+    video_id = video or video_ids(opened, "train")[0]
+    if video_id not in opened:
+        raise UserError(f"{store} has no video {video_id!r}; `mgm-prep inspect` lists them")
+    loaded = load_weights(run_folder)
+    model = VideoMAE(loaded.model)
+    model.load_state_dict(loaded.state, strict=True)
+    clip = centre_clip(opened[video_id], config)
+    figures = {
+        "loss": loss_figure(run_folder),
+        "masks": mask_figure(clip, config, np.random.default_rng(config.seed)),
+        "reconstruction": reconstruction_figure(model, clip, config, np.random.default_rng(config.seed)),
+    }
+    folder = out or run_folder / "figures"
+    for name, figure in figures.items():
+        save(figure, folder / f"{name}.png")
+    emit({name: str(folder / f"{name}.png") for name in figures}, is_json)
+
+
+if __name__ == "__main__":
+    main()

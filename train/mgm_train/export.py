@@ -1,0 +1,67 @@
+"""Our weights under transformers' names, for its VideoMAEForPreTraining and VideoMAEForVideoClassification.
+
+Two pure functions; let the installed class save itself, for its names differ between versions 4 and 5. Weights
+are those of version 5. Axes: D width.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
+from mgm_train.config import ModelConfig
+
+# Regular expressions, applied in this order to each of our names.
+_RENAMES = (
+    (r"^encoder\.patch_embed\.proj\.", "videomae.embeddings.patch_embeddings.projection."),
+    (r"^encoder\.blocks\.", "videomae.encoder.layer."),
+    (r"^encoder\.norm\.", "videomae.layernorm."),
+    (r"^decoder\.blocks\.", "decoder.decoder_layers."),
+    (r"^head\.", "classifier."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+
+
+def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of `VideoMAE` or `VideoClassifier` under transformers' names; tensors are shared, not copied.
+
+    The bias of the keys is left out: transformers has none, and it adds the same number to a whole row of the
+    softmax, which changes nothing.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if ".attn.qkv." not in name:
+            renamed[name] = tensor
+            continue
+        for part, part_tensor in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            if not (part == "key" and name.endswith(".bias")):
+                renamed[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = part_tensor
+    return renamed
+
+
+def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str, Any]:
+    """Keyword arguments of transformers' VideoMAEConfig for this model."""
+    return {
+        "image_size": config.image_px,
+        "patch_size": PATCH_PX,
+        "num_frames": config.num_frames,
+        "tubelet_size": TUBELET_FRAMES,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": 4 * config.width,
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_num_heads,
+        "decoder_intermediate_size": 4 * config.decoder_width,
+        "layer_norm_eps": 1e-6,
+        "use_mean_pooling": is_classifier,
+    }

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM: a wish to stop, which the loop fulfils at the end of a step."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mgm_train.ranks import Ranks
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Until the block ends, the first signal is noted here; a second Ctrl-C ends the program at once.
+
+        Outside the main thread Python allows no signal handlers, and nothing is done.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.is_asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def is_agreed(self, ranks: Ranks, is_meeting: bool) -> bool:
+        """Whether any process was asked. Several agree only where they meet anyway, `is_meeting`."""
+        if ranks.num_ranks == 1:
+            return self.is_asked
+        return is_meeting and bool(ranks.sum(torch.tensor(float(self.is_asked), device=ranks.device)) > 0)

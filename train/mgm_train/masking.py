@@ -1,0 +1,270 @@
+"""Which tokens of a clip are hidden: motion-guided masks (paper §3.3) and what they are compared with (Table 4e).
+
+All of it runs on the 8-px motion grid: the argmax there equals the argmax on the upsampled map of eq. 6, at 1/64 of
+the work. Every mask of a strategy hides the same number of tokens, whatever the motion, the jitter and the borders do.
+
+Axes: T frames · Y,X cells of 8×8 px · 2 = (dx, dy), or (x, y) of a place · t,h,w tubelets of 2×16×16 px · N = t·h·w.
+True = hidden. Places and sizes of rectangles are in patches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_train.config import PretrainConfig
+
+CELLS_PER_PATCH = PATCH_PX // CELL_PX
+
+# A simulated motion crosses at most this share of the picture a slice; the paper gives no distribution.
+SIMULATED_SPEED = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """What a strategy may do beyond its ratio; the sparse and the static ones ignore it.
+
+    `jitter`: how far a side of a moving rectangle may stray from its start, as a share of it (Table 4c; 0 is off).
+    `is_first_guided`: slice 0 follows its motion too, instead of the paper's random place.
+    """
+
+    jitter: float = 0.15
+    is_first_guided: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskMaker:
+    """A strategy with its settings, for a dataset: (motion_TYX2, rng) → mask_N."""
+
+    strategy: str
+    ratio: float
+    options: MaskOptions
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> "MaskMaker":
+        """What the configuration says."""
+        options = MaskOptions(jitter=config.mask_jitter, is_first_guided=config.mask_first_guided)
+        return cls(strategy=config.mask, ratio=config.mask_ratio, options=options)
+
+    def __call__(self, motion_TYX2: NDArray[np.float32], rng: Generator) -> NDArray[np.bool_]:
+        return make_mask(self.strategy, motion_TYX2, ratio=self.ratio, rng=rng, options=self.options)
+
+
+Motion = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Strategy = Callable[[Motion, TokenGrid, float, Generator, MaskOptions], Mask]
+
+
+@lru_cache(maxsize=64)
+def num_hidden_per_slice(grid: TokenGrid, ratio: float) -> int:
+    """`int(ratio·h·w)` in integers, since `int(0.57 * 100)` is 56. ValueError for a ratio outside (0, 1)."""
+    if not 0 < ratio < 1:
+        raise ValueError(f"the mask ratio must lie between 0 and 1, not {ratio}")
+    return int(Fraction(ratio).limit_denominator(10_000) * grid.patches_per_slice)
+
+
+def num_hidden(grid: TokenGrid, ratio: float) -> int:
+    """Hidden tokens of a clip: `int(ratio·h·w)·t`, for every strategy."""
+    return num_hidden_per_slice(grid, ratio) * grid.t
+
+
+def filled_magnitude(motion_TYX2: Motion) -> NDArray[np.float32]:
+    """|motion| as (T, Y, X) px a frame; a missing cell takes its nearest frame's, 0 where the clip has none at all.
+
+    I frames and intra blocks have no vector (the paper does not mention them), and missing is not static.
+    """
+    dx_TYX, dy_TYX = motion_TYX2[..., 0], motion_TYX2[..., 1]
+    known_TYX = np.sqrt(dx_TYX * dx_TYX + dy_TYX * dy_TYX)
+    filled_TYX = known_TYX.copy()
+    for distance in range(1, len(motion_TYX2)):
+        is_missing_TYX = np.isnan(filled_TYX)
+        if not is_missing_TYX.any():
+            break
+        np.copyto(filled_TYX[:-distance], known_TYX[distance:], where=is_missing_TYX[:-distance])
+        # Of two frames equally near, the earlier one.
+        is_known_TYX = ~np.isnan(known_TYX[:-distance])
+        np.copyto(filled_TYX[distance:], known_TYX[:-distance], where=is_missing_TYX[distance:] & is_known_TYX)
+    return np.nan_to_num(filled_TYX, copy=False)
+
+
+def motion_peaks(motion_TYX2: Motion, rng: Generator) -> NDArray[np.float64]:
+    """Center (x, y) in patches of the cell of largest motion in each tubelet, (t, 2) (eq. 6–7 with top-1).
+
+    A tubelet's magnitude is the sum of its two frames'. Equal cells are drawn from, once a clip, so that a clip without
+    motion gets a random place that stays, and never the top left corner.
+    """
+    num_rows, num_columns = motion_TYX2.shape[1:3]
+    magnitude_TYX = filled_magnitude(motion_TYX2)
+    magnitude_tC = magnitude_TYX.reshape(-1, TUBELET_FRAMES, num_rows * num_columns).sum(1)
+    is_peak_tC = magnitude_tC == magnitude_tC.max(1, keepdims=True)
+    row_t, column_t = np.divmod((is_peak_tC * (1 - rng.random(is_peak_tC.shape[1]))).argmax(1), num_columns)
+    return (np.stack([column_t, row_t], 1) + 0.5) / CELLS_PER_PATCH
+
+
+def _cover(
+    center_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], grid: TokenGrid, num: int, rng: Generator
+) -> Mask:
+    """The `num` patches of each slice that a growing rectangle covers first, (t, h, w).
+
+    A rectangle of the sides' proportion grows about `center` and is moved inside where it meets the border. The scale
+    at which it reaches a row or a column has a closed form, and it reaches a patch with the later of the two. So the
+    count is exact without trimming, the region is connected (each patch comes after its neighbor towards the center),
+    and the patch under the center is always in it.
+    """
+    reach_x_tw = _reach(center_t2[:, 0], sides_t2[:, 0], grid.w)[:, None, :]
+    reach_y_th = _reach(center_t2[:, 1], sides_t2[:, 1], grid.h)[:, :, None]
+    # Inside the last ring from its middle outwards, which keeps it connected; then at random, never in raster order.
+    order_thw = np.maximum(reach_x_tw, reach_y_th) + 1e-3 * np.minimum(reach_x_tw, reach_y_th)
+    order_thw += 1e-7 * rng.random(order_thw.shape)
+    return _lowest(order_thw, num)
+
+
+def _reach(center_t: NDArray[np.float64], side_t: NDArray[np.float64], num_patches: int) -> NDArray[np.float64]:
+    """Scale at which the growing interval c ± s/2, kept inside [0, num_patches], covers the middle of each patch."""
+    middle_1p = np.arange(num_patches)[None] + 0.5
+    offset_tp = middle_1p - center_t[:, None]
+    # Grown from the far border instead, once the interval leans on it.
+    leaning_tp = np.where(offset_tp > 0, middle_1p, num_patches - middle_1p)
+    return np.minimum(2 * np.abs(offset_tp), leaning_tp) / side_t[:, None]
+
+
+def _lowest(order_thw: NDArray[np.float64], num: int) -> Mask:
+    """True at the `num` lowest values of each slice."""
+    order_tp = order_thw.reshape(len(order_thw), -1)
+    mask_tp = np.zeros(order_tp.shape, np.bool_)
+    if num:
+        np.put_along_axis(mask_tp, np.argpartition(order_tp, num - 1)[:, :num], True, axis=1)
+    return mask_tp.reshape(order_thw.shape)
+
+
+def _start(grid: TokenGrid, ratio: float, rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sides (w₀, h₀) and the center of a rectangle placed at random (§3.2): √ratio of each side of the picture.
+
+    On the paper's square grid this is its w₀ = h₀ = √(ratio·h·w); on others it always fits.
+    """
+    picture_2 = np.array([grid.w, grid.h], np.float64)
+    sides_2 = picture_2 * np.sqrt(ratio)
+    return sides_2, sides_2 / 2 + rng.random(2) * (picture_2 - sides_2)
+
+
+def _side_walk(
+    sides_2: NDArray[np.float64], num_slices: int, num_walks: int, rng: Generator, jitter: float
+) -> NDArray[np.float64]:
+    """Sides (w, h) of each slice, (t, 2): running sums of random changes that add up to zero (eq. 5, 7).
+
+    The paper gives no distribution: the changes are uniform, and the walk is scaled to stray by U(0, jitter) at most.
+    One walk scales both sides alike, two scale each on its own.
+    """
+    if not jitter or num_slices < 3:
+        return np.broadcast_to(sides_2, (num_slices, 2))
+    change_tk = rng.uniform(-1, 1, (num_slices - 1, num_walks))
+    walk_tk = np.vstack([np.zeros(num_walks), np.cumsum(change_tk - change_tk.mean(0), axis=0)])
+    stray_k = rng.uniform(0, jitter, num_walks) / np.abs(walk_tk).max(0)
+    return sides_2 * (1 + walk_tk * stray_k)
+
+
+def mgm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """Motion-guided, dense (§3.3, eq. 7): a rectangle on the motion peak of each slice; on slice 0 a random one."""
+    sides_2, first_2 = _start(grid, ratio, rng)
+    center_t2 = motion_peaks(motion_TYX2, rng)
+    if not options.is_first_guided:
+        center_t2[0] = first_2
+    sides_t2 = _side_walk(sides_2, grid.t, 2, rng, options.jitter)
+    return _cover(center_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+
+
+def mgm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """Motion-guided, sparse (Table 4e): the patches of largest motion in each slice, equal ones drawn at random."""
+    magnitude_TYX = filled_magnitude(motion_TYX2)
+    shape = (grid.t, TUBELET_FRAMES, grid.h, CELLS_PER_PATCH, grid.w, CELLS_PER_PATCH)
+    magnitude_tp = magnitude_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
+    order_tp = np.lexsort((rng.random(magnitude_tp.shape), -magnitude_tp))
+    mask_tp = np.zeros(magnitude_tp.shape, np.bool_)
+    np.put_along_axis(mask_tp, order_tp[:, : num_hidden_per_slice(grid, ratio)], True, axis=1)
+    return mask_tp.reshape(grid.t, grid.h, grid.w)
+
+
+def _bounce(place_t2: NDArray[np.float64], room_t2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places folded into [0, room], as if reflected by the borders."""
+    room_t2 = np.maximum(room_t2, 1e-9)
+    return room_t2 - np.abs(place_t2 % (2 * room_t2) - room_t2)
+
+
+def _simulated_path(grid: TokenGrid, rng: Generator) -> NDArray[np.float64]:
+    """Displacement since slice 0 in patches, (t, 2): sums of random velocities (eq. 5)."""
+    velocity_t2 = rng.uniform(-SIMULATED_SPEED, SIMULATED_SPEED, (grid.t, 2)) * (grid.w, grid.h)
+    velocity_t2[0] = 0
+    return velocity_t2.cumsum(0)
+
+
+def smm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """Simulated motion, dense (§3.2, eq. 5): a rectangle that moves and scales at random and bounces off the border."""
+    sides_2, first_2 = _start(grid, ratio, rng)
+    sides_t2 = _side_walk(sides_2, grid.t, 1, rng, options.jitter)
+    corner_t2 = first_2 - sides_2 / 2 + _simulated_path(grid, rng)
+    center_t2 = _bounce(corner_t2, (grid.w, grid.h) - sides_t2) + sides_t2 / 2
+    return _cover(center_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+
+
+def smm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """Simulated motion, sparse (Table 4e): random patches that move at random; what leaves comes in opposite."""
+    mask_hw = _lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio))[0]
+    shift_t2 = np.rint(_simulated_path(grid, rng)).astype(np.int64)
+    row_th = (np.arange(grid.h) - shift_t2[:, 1:]) % grid.h
+    column_tw = (np.arange(grid.w) - shift_t2[:, :1]) % grid.w
+    return mask_hw[row_th[:, :, None], column_tw[:, None, :]]
+
+
+def block(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """One rectangle at a random place that stays for the whole clip ("random block" in Table 4e)."""
+    sides_2, center_2 = _start(grid, ratio, rng)
+    mask_1hw = _cover(center_2[None], sides_2[None], grid, num_hidden_per_slice(grid, ratio), rng)
+    return mask_1hw.repeat(grid.t, axis=0)
+
+
+def tube(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """The same random patches in every slice (VideoMAE)."""
+    return _lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio)).repeat(grid.t, axis=0)
+
+
+def random(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """Random tokens of the whole clip (ST-MAE); only the total is fixed."""
+    mask_1N = _lowest(rng.random((1, 1, grid.num_tokens)), num_hidden(grid, ratio))
+    return mask_1N.reshape(grid.t, grid.h, grid.w)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "mgm": mgm,
+    "mgm-sparse": mgm_sparse,
+    "smm": smm,
+    "smm-sparse": smm_sparse,
+    "tube": tube,
+    "random": random,
+    "block": block,
+}
+
+
+def make_mask(
+    strategy: str,
+    motion_TYX2: NDArray[np.float32],
+    *,
+    ratio: float,
+    rng: Generator,
+    options: MaskOptions = MaskOptions(),
+) -> Mask:
+    """A mask_N, True = hidden, flattened t, h, w, with exactly `num_hidden` True.
+
+    `motion_TYX2` is the clip's motion after crop, resize and flip, in clip pixels a frame, NaN = missing; its shape
+    gives the token grid. ValueError for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number
+    of tubelets.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"no mask strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    num_frames, num_rows, num_columns = motion_TYX2.shape[:3]
+    grid = TokenGrid.of_clip(num_frames, num_rows * CELL_PX, num_columns * CELL_PX)
+    return STRATEGIES[strategy](motion_TYX2, grid, ratio, rng, options).reshape(-1)

@@ -1,0 +1,116 @@
+"""What training minimises: the error of the hidden patches (paper §3.1), or the cross entropy of the label.
+
+Axes: B clips · C colors · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden tokens · Q = 2·16·16 pixels of
+a patch · P = Q·3 values of it, color fastest · K classes. Frames reach the device as uint8.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgm_shared.errors import UserError
+from mgm_train.config import FinetuneConfig
+from mgm_train.model import normalise, patchify, pick, split_mask
+
+Batch = dict[str, Any]
+
+
+class Objective(Protocol):
+    """What the loop calls: the mean loss of a batch, a scalar. `seed` decides everything random in it."""
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
+
+
+def target_pixels(frames_BCTHW: Tensor, hidden_BM: Tensor) -> Tensor:
+    """What the decoder should predict, (B, M, Q, 3) float32, of uint8 frames.
+
+    Each color of each patch has mean 0 and deviation 1 over its 512 pixels, as in VideoMAE: unbiased variance, 1e-6 on
+    the deviation of values in [0, 1]. Uniform patches become 0.
+    """
+    pixels_BM3Q = pick(patchify(frames_BCTHW), hidden_BM).float()
+    variance, mean = torch.var_mean(pixels_BM3Q, dim=3, keepdim=True)
+    return pixels_BM3Q.sub_(mean).mul_(1 / (variance.sqrt() + 255e-6)).transpose(2, 3)
+
+
+def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
+    """Mean squared error over the hidden patches, a float32 scalar.
+
+    Values of a predicted patch run over its pixels, color fastest. Frames are uint8; True in the mask is hidden.
+    """
+    num_hidden = pixels_BMP.shape[1] if num_hidden is None else num_hidden
+    _, hidden_BM = split_mask(mask_BN, num_hidden)
+    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, hidden_BM))
+
+
+class PretrainObjective:
+    """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_hidden`."""
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        frames_BCTHW, mask_BN, num_hidden = batch["frames_BCTHW"], batch["mask_BN"], batch["num_hidden"]
+        pixels_BMP = model(frames_BCTHW, mask_BN, num_hidden)
+        return masked_mse(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """timm's Mixup draws from numpy's global state: set it, and put the old one back."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix of each clip with its mirror in the batch: mixed float frames, soft labels (B, K).
+
+    timm's CutMix cuts the third and fourth axis, which on video are time and height, without an error. With time
+    folded into the colors its box lies in the picture, the same in all frames. UserError for an odd batch.
+    """
+    if len(frames_BCTHW) % 2:
+        raise UserError(
+            f"Mixup pairs the clips of a batch, but there are {len(frames_BCTHW)} on each device in each accumulated "
+            "step; make batch-size × repeats even there, or set mixup and cutmix to 0"
+        )
+    with _numpy_seed(seed):
+        mixed, soft_label_BK = mixup(frames_BCTHW.flatten(1, 2), label_B)
+    return mixed.unflatten(1, frames_BCTHW.shape[1:3]), soft_label_BK
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneObjective:
+    """The loss of a labelled batch: `frames_BCTHW` uint8, `label_B` int64."""
+
+    mixup: Mixup | None
+    hard_loss: nn.Module
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, num_classes: int) -> "FinetuneObjective":
+        """Mixup, CutMix and label smoothing as the configuration says."""
+        mixup = None
+        if config.mixup or config.cutmix:
+            mixup = Mixup(
+                mixup_alpha=config.mixup,
+                cutmix_alpha=config.cutmix,
+                prob=config.mix_prob,
+                switch_prob=config.mix_switch_prob,
+                label_smoothing=config.label_smoothing,
+                num_classes=num_classes,
+            )
+        return cls(mixup=mixup, hard_loss=LabelSmoothingCrossEntropy(config.label_smoothing))
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        frames_BCTHW, label_B = batch["frames_BCTHW"], batch["label_B"]
+        if self.mixup is None:
+            return self.hard_loss(model(frames_BCTHW).float(), label_B)
+        mixed_BCTHW, soft_label_BK = mix_video(normalise(frames_BCTHW), label_B, self.mixup, seed)
+        return SoftTargetCrossEntropy()(model(mixed_BCTHW).float(), soft_label_BK)
