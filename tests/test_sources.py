@@ -40,6 +40,12 @@ def test_a_list_file(tmp_path):
         Source(video_id="b.mp4", path=tmp_path / "b.mp4", label="left", split=None),
         Source(video_id="train/c d.mp4", path=tmp_path / "train/c d.mp4", label="right", split="train"),
     ]
+    (tmp_path / "list.csv").write_text("a.mp4,left,train\nb.mp4,right,test\nc.mp4,,val\n")
+    splits = [(source.label, source.split) for source in find_sources(tmp_path / "list.csv").sources]
+    assert splits == [("left", "train"), ("right", "test"), (None, "val")]
+    (tmp_path / "list.csv").write_text("a.mp4,left,training1\n")
+    with pytest.raises(UserError, match=r"line 1: want `path,label,split`"):
+        find_sources(tmp_path / "list.csv")
     (tmp_path / "list.txt").write_text("a.mp4\na.mp4\n")
     with pytest.raises(UserError, match=r"line 2: a\.mp4 is listed twice"):
         find_sources(tmp_path / "list.txt")

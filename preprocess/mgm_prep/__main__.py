@@ -2,4 +2,4 @@
 
 from mgm_prep.cli import main
 
-main()
+main(prog_name="mgm-prep")

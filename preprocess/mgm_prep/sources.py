@@ -34,7 +34,7 @@ class Found:
 
 
 def find_sources(videos: Path) -> Found:
-    """All videos of a directory, or of a list file with a `path` or `path label` a line.
+    """All videos of a directory, or of a list file with `path`, `path label` or `path,label,split` a line.
 
     UserError when `videos` does not exist or names no video.
     """
@@ -78,17 +78,20 @@ def _source_below(root: Path, path: Path) -> Source:
 
 
 def _read_list(file: Path) -> Found:
-    """A line is `path`, `path label` or `path,label`; paths are relative to the list's directory."""
-    sources = {}
+    """A line is `path`, `path label`, or `path,label,split`; paths are relative to the list's directory."""
+    sources: dict[str, Source] = {}
     for number, line in enumerate(file.read_text().splitlines(), 1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
-        path_text, _, label = entry.partition("," if "," in entry else " ")
-        path_text, label = path_text.strip(), label.strip()
-        path = file.parent / path_text
-        if path_text in sources:
-            raise UserError(f"{file}, line {number}: {path_text} is listed twice")
-        folder = Path(path_text).parts[0].lower()
-        sources[path_text] = Source(video_id=path_text, path=path, label=label or None, split=SPLITS.get(folder))
+        fields = entry.split(",") if "," in entry else entry.split(maxsplit=1)
+        path, label, split, *more = [*(field.strip() for field in fields), "", ""]
+        if any(more) or split.lower() not in ("", *SPLITS):
+            raise UserError(f"{file}, line {number}: want `path,label,split` with split train, val or test")
+        if path in sources:
+            raise UserError(f"{file}, line {number}: {path} is listed twice")
+        split_name = split or Path(path).parts[0]
+        sources[path] = Source(
+            video_id=path, path=file.parent / path, label=label or None, split=SPLITS.get(split_name.lower())
+        )
     return Found(sources=sorted(sources.values(), key=lambda source: source.video_id), ignored=Counter())

@@ -34,7 +34,9 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"{ctx.info_name}: {error}", err=True)
+            # A DataLoader's worker sends its error with a traceback in front.
+            message = str(error).strip().rpartition("UserError: ")[2]
+            click.echo(f"{ctx.info_name}: {message}", err=True)
             ctx.exit(EXIT_BAD_INPUT)
 
 

@@ -30,7 +30,7 @@ HIDDEN_SHADE = 0.2
 def film_strip(rows: Sequence[tuple[str, NDArray[np.uint8]]], titles: Sequence[str] | None = None) -> "Figure":
     """One row a (name, frames_THWC) pair, one column a frame."""
     num_columns = max(len(frames_THWC) for _, frames_THWC in rows)
-    figure, axes = _panels(len(rows), num_columns, rows[0][1].shape[1:3])
+    figure, axes = panels(len(rows), num_columns, rows[0][1].shape[1:3])
     for row, (name, frames_THWC) in enumerate(rows):
         for column, frame_HWC in enumerate(frames_THWC):
             axes[row][column].imshow(frame_HWC)
@@ -65,7 +65,7 @@ def motion_strip(video: Video, num_frames: int = 8) -> "Figure":
     frames_THWC, motion_TYX2 = video.frames[indices_T], video.motion[indices_T]
     time_s, picture_type = video.time_s, video.picture_type
     num_columns = min(4, len(indices_T))
-    figure, axes = _panels(-(-len(indices_T) // num_columns), num_columns, frames_THWC.shape[1:3])
+    figure, axes = panels(-(-len(indices_T) // num_columns), num_columns, frames_THWC.shape[1:3])
     for panel, index in enumerate(indices_T):
         axis = axes[panel // num_columns][panel % num_columns]
         draw_motion(axis, frames_THWC[panel], motion_TYX2[panel])
@@ -90,7 +90,8 @@ def save(figure: "Figure", file: Path) -> None:
         raise UserError(f"cannot draw into {file}: {error}") from None
 
 
-def _panels(num_rows: int, num_columns: int, frame_size: tuple[int, ...]) -> tuple["Figure", Any]:
+def panels(num_rows: int, num_columns: int, frame_size: tuple[int, ...]) -> tuple["Figure", Any]:
+    """A figure of panels without ticks, each of the proportions of a frame of (height, width); and its axes."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

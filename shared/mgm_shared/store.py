@@ -3,6 +3,7 @@
 Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) pixels per frame, NaN where missing.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -63,6 +64,12 @@ class Store:
             return read_index(self.path)
         # An extraction that was killed leaves parts that the index has not heard of.
         return _as_objects(table) if set(table["part"].unique()) == parts else read_index(self.path)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the data: a hash of which frames of which videos are where. Two equal stores have the same."""
+        rows = self.videos[["part", "start", "num_frames", "label", "split"]].to_csv()
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
     @cached_property
     def attributes(self) -> dict[str, Any]:

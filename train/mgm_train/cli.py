@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from mgm_train.loop import Job
 
 path_argument = click.Path(path_type=Path)
-run_option = click.option("--run", "run_folder", type=path_argument, required=True, help="Folder of this run.")
+# The second name is for torchrun, whose own parser takes any `--run` for its `--run-path`.
+run_option = click.option(
+    "--run", "--run-dir", "run_folder", type=path_argument, required=True, help="Folder of this run."
+)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +39,7 @@ run_option = click.option("--run", "run_folder", type=path_argument, required=Tr
 def main() -> None:
     """Pretrain a video masked autoencoder on a store, fine-tune it, and test it.
 
-    With several GPUs: torchrun --nproc-per-node 8 -m mgm_train pretrain STORE …
+    With several GPUs: torchrun --nproc-per-node 8 -m mgm_train pretrain STORE --run-dir DIR …
     """
 
 

