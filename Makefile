@@ -29,6 +29,7 @@ lint: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/extract.py
+	$(BIN)/python pipelines/bench/stream.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

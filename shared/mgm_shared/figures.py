@@ -90,14 +90,16 @@ def save(figure: "Figure", file: Path) -> None:
         raise UserError(f"cannot draw into {file}: {error}") from None
 
 
-def panels(num_rows: int, num_columns: int, frame_size: tuple[int, ...]) -> tuple["Figure", Any]:
+def panels(
+    num_rows: int, num_columns: int, frame_size: tuple[int, ...], panel_inches: float = PANEL_INCHES
+) -> tuple["Figure", Any]:
     """A figure of panels without ticks, each of the proportions of a frame of (height, width); and its axes."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
     height, width = frame_size
-    size = (PANEL_INCHES * num_columns, PANEL_INCHES * num_rows * height / width + 0.4)
+    size = (panel_inches * num_columns, panel_inches * num_rows * height / width + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:

@@ -25,8 +25,7 @@ from mgm_train.model import VideoMAE, patchify, split_mask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A strip shows the first frame of each second tubelet.
-FRAMES_PER_PANEL = 2 * TUBELET_FRAMES
+MAX_PANELS = 8
 
 
 def centre_clip(video: Video, config: PretrainConfig) -> Clip:
@@ -36,16 +35,21 @@ def centre_clip(video: Video, config: PretrainConfig) -> Clip:
     return crop_clip(read_clip(video, indices_T), box, config.image_px)
 
 
+def _shown_frames(num_frames: int) -> list[int]:
+    """The first frames of at most MAX_PANELS evenly spread tubelets."""
+    firsts = range(0, num_frames, TUBELET_FRAMES)
+    return list(firsts[:: -(-len(firsts) // MAX_PANELS)])
+
+
 def mask_figure(clip: Clip, config: PretrainConfig, rng: Generator) -> "Figure":
     """Figures 2 and 5: the clip, its motion, and what each strategy hides."""
     rows = [("motion", clip.frames_THWC)]
     for strategy in STRATEGIES:
         mask_N = replace(MaskMaker.of(config), strategy=strategy)(clip.motion_TYX2, rng)
         rows.append((strategy, shade_hidden(clip.frames_THWC, mask_N.reshape(_shape(config)))))
-    picks = slice(0, None, FRAMES_PER_PANEL)
-    titles = [f"frame {t}" for t in range(config.num_frames)[picks]]
-    figure = film_strip([(name, frames[picks]) for name, frames in rows], titles)
-    for axis, t in zip(figure.axes, range(config.num_frames)[picks], strict=False):
+    shown = _shown_frames(config.num_frames)
+    figure = film_strip([(name, frames[shown]) for name, frames in rows], [f"frame {t}" for t in shown])
+    for axis, t in zip(figure.axes, shown, strict=False):
         draw_motion(axis, clip.frames_THWC[t], clip.motion_TYX2[t])
     return figure
 
@@ -63,14 +67,14 @@ def reconstruction_figure(model: VideoMAE, clip: Clip, config: PretrainConfig, r
     """
     mask_N = MaskMaker.of(config)(clip.motion_TYX2, rng)
     rebuilt_THWC = reconstruct(model, clip.frames_THWC, mask_N)
-    picks = slice(0, None, FRAMES_PER_PANEL)
     hidden_THWC = shade_hidden(clip.frames_THWC, mask_N.reshape(_shape(config)))
+    shown = _shown_frames(config.num_frames)
     rows = [
-        ("clip", clip.frames_THWC[picks]),
-        (f"visible ({config.mask})", hidden_THWC[picks]),
-        ("rebuilt, with\ntrue patch statistics", rebuilt_THWC[picks]),
+        ("clip", clip.frames_THWC[shown]),
+        (f"visible ({config.mask})", hidden_THWC[shown]),
+        ("rebuilt, with\ntrue patch statistics", rebuilt_THWC[shown]),
     ]
-    return film_strip(rows, [f"frame {t}" for t in range(config.num_frames)[picks]])
+    return film_strip(rows, [f"frame {t}" for t in shown])
 
 
 @torch.inference_mode()
@@ -98,18 +102,14 @@ def unpatchify(patches_N3Q: torch.Tensor, shape_THWC: tuple[int, ...]) -> torch.
 
 def loss_figure(run: Path) -> "Figure":
     """The loss of a run over its steps, and the learning rate beneath."""
+    from matplotlib.ticker import AutoLocator
+
     rows = [row for row in RunFolder(run).read_metrics() if "loss" in row]
-    figure, axes = panels(2, 1, (100, 260))
+    figure, axes = panels(2, 1, (1, 3), panel_inches=6)
     for axis, name in zip(axes.flat, ("loss", "lr"), strict=True):
         axis.plot([row["step"] for row in rows], [row[name] for row in rows])
         axis.set(ylabel=name)
-        axis.xaxis.set_major_locator(_auto_ticks())
-        axis.yaxis.set_major_locator(_auto_ticks())
+        axis.xaxis.set_major_locator(AutoLocator())
+        axis.yaxis.set_major_locator(AutoLocator())
     axes.flat[1].set(xlabel="step")
     return figure
-
-
-def _auto_ticks() -> "object":
-    from matplotlib.ticker import AutoLocator
-
-    return AutoLocator()
