@@ -21,6 +21,7 @@ from mgm_shared.errors import UserError
 HERE = Path(__file__).parent
 CONFIG = HERE / "demo.yaml"
 PROGRAMS = Path(sys.executable).parent
+REAL_SHOWN = ("bikes", "bigbuckbunny")
 
 # Of the labelled videos that name no split, every fourth of a class is for the test.
 TEST_EVERY = 4
@@ -101,8 +102,16 @@ def show_real_clips(out: Path) -> None:
     """Extract the four real clips too, and draw the motion of two."""
     store = out / "real.store"
     run("mgm-prep", "extract", real_clips(), store, "--json")
-    for name in ("bikes", "bigbuckbunny"):
+    for name in REAL_SHOWN:
         run("mgm-prep", "inspect", store, name, "--figure", out / "figures" / f"{name}.png", "--json")
+
+
+def show_real_masks(out: Path) -> None:
+    """What the strategies hide of a real clip, and what the model makes of it."""
+    for name in REAL_SHOWN:
+        folder = out / "figures" / name
+        arguments = ("--run", out / "pretrain", "--video", f"{name}.mp4", "--out", folder, "--json")
+        run("mgm-train", "visualize", out / "real.store", *arguments)
 
 
 @click.command()
@@ -120,6 +129,8 @@ def main(out: Path, videos: Path | None) -> None:
         else:
             labelled = with_splits(videos, out)
         table = run_pipeline(labelled, out)
+        if videos is None:
+            show_real_masks(out)
     except UserError as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(2)

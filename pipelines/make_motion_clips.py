@@ -146,16 +146,16 @@ def draw_background(frames_SHWC: NDArray[np.uint8], num_frames: int, size_px: in
 
 
 def render(
-    background_THWC: NDArray[np.uint8], object_HW4: NDArray[np.float32], center: NDArray[np.float64], path: Path2D
+    background_THWC: NDArray[np.uint8], object_HW4: NDArray[np.float32], centre: NDArray[np.float64], path: Path2D
 ) -> NDArray[np.uint8]:
-    """The object over the background; at mid-clip it is at `center` (x, y). Positions are kept below the pixel."""
+    """The object over the background; at mid-clip it is at `centre` (x, y). Positions are kept below the pixel."""
     num_frames, height, width = background_THWC.shape[:3]
     middle = np.full(2, object_HW4.shape[0] / 2 - 0.5)
     out_THWC = np.empty_like(background_THWC)
     for t in range(num_frames):
         angle = np.deg2rad(path.angle[t])
         turn = path.scale[t] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        place = center + np.array([path.x_px[t], path.y_px[t]])
+        place = centre + np.array([path.x_px[t], path.y_px[t]])
         matrix = np.column_stack([turn, place - turn @ middle])
         warped_HW4 = cv2.warpAffine(object_HW4, matrix, (width, height), flags=cv2.INTER_LINEAR)
         blended_HWC = warped_HW4[..., :3] * 255 + (1 - warped_HW4[..., 3:]) * background_THWC[t]
@@ -170,10 +170,10 @@ def make_clip(
     rng = np.random.default_rng(seed)
     object_HW4 = cut_object(sources[rng.integers(len(sources))], size_px, rng)
     background_THWC = draw_background(sources[rng.integers(len(sources))], num_frames, size_px, rng)
-    center = size_px * rng.uniform(0.38, 0.62, 2)
+    centre = size_px * rng.uniform(0.38, 0.62, 2)
     phase_T = np.arange(num_frames) - (num_frames - 1) / 2
     motion_rng = np.random.default_rng((*seed, list(MOTIONS).index(motion)))
-    return render(background_THWC, object_HW4, center, MOTIONS[motion](phase_T, size_px, motion_rng))
+    return render(background_THWC, object_HW4, centre, MOTIONS[motion](phase_T, size_px, motion_rng))
 
 
 def write_mp4(frames_THWC: NDArray[np.uint8], path: Path) -> None:

@@ -99,12 +99,12 @@ def test_motion_stays_on_the_pixels_through_crop_and_flip(box, is_flipped):
         cropped = flip_clip(cropped)
     assert cropped.frames_THWC.shape == (6, 80, 80, 3)
     assert cropped.motion_TYX2.shape == (6, 10, 10, 2)
-    centers = [bright_center_x(frame_HWC) for frame_HWC in cropped.frames_THWC[:3]]
+    centres = [bright_center_x(frame_HWC) for frame_HWC in cropped.frames_THWC[:3]]
     for t in (1, 2):
-        assert moving_center_x(cropped.motion_TYX2[t]) == pytest.approx(centers[t], abs=0.6)
+        assert moving_center_x(cropped.motion_TYX2[t]) == pytest.approx(centres[t], abs=0.6)
         speed_px = cropped.motion_TYX2[t].reshape(-1, 2)
         fastest_px = speed_px[np.nanargmax(np.abs(speed_px[:, 0])), 0]
-        assert fastest_px == pytest.approx(centers[t] - centers[t - 1], abs=0.6)
+        assert fastest_px == pytest.approx(centres[t] - centres[t - 1], abs=0.6)
     assert (cropped.label, cropped.video_id) == (3, "a")
 
 

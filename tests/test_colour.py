@@ -5,14 +5,14 @@ import pytest
 from synthetic import ffmpeg, ffmpeg_rgb, moving_pattern, psnr
 
 from mgm_prep.colour import to_rgb
-from mgm_prep.decode import Video
+from mgm_prep.decode import VideoFile
 
 # Blurred, because readers differ in how they enlarge chroma at hard edges, and that is not what is tested.
 SMOOTH = "testsrc2=s=320x240:r=25:d=0.2,gblur=sigma=5"
 
 
 def _ours(path, height, width):
-    with Video(path) as video:
+    with VideoFile(path) as video:
         return np.stack([to_rgb(picture.frame, height, width) for picture in video.pictures()])
 
 
@@ -53,6 +53,6 @@ def test_rgb_streams_are_taken_as_they_are(tmp_path):
 def test_shrinking_averages(real_videos):
     """720p → 256 lines: close to swscale's area filter, and no aliasing."""
     path = real_videos / "bigbuckbunny.mp4"
-    with Video(path) as video:
+    with VideoFile(path) as video:
         ours = np.stack([to_rgb(p.frame, 256, 456) for p, _ in zip(video.pictures(), range(40), strict=False)])
     assert psnr(ffmpeg_rgb(path, 256, 456, is_scaled=True)[:40], ours) > 40

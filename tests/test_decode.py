@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
-from mgm_prep.decode import Unreadable, Video, _is_reference
+from mgm_prep.decode import Unreadable, VideoFile, _is_reference
 
 
 def _count(path: Path) -> tuple[int, int]:
-    with Video(path) as video:
+    with VideoFile(path) as video:
         return sum(1 for _ in video.pictures()), video.num_errors
 
 
@@ -20,7 +20,7 @@ def test_every_frame_of_real_clips(real_videos):
     for path in sorted(real_videos.glob("*.mp4")):
         with av.open(str(path)) as container:
             expected = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
-        with Video(path) as video:
+        with VideoFile(path) as video:
             got = [picture.time_s for picture in video.pictures()]
         np.testing.assert_allclose(got, expected)
 
@@ -43,7 +43,7 @@ def test_an_edit_list_and_a_damaged_stream(tmp_path):
     for offset in range(0, 420, 7):
         damaged[middle + offset] ^= 0xFF
     (tmp_path / "damaged.mp4").write_bytes(damaged)
-    with Video(tmp_path / "damaged.mp4") as video:
+    with VideoFile(tmp_path / "damaged.mp4") as video:
         pictures = list(video.pictures())
         assert len(pictures) >= 70
         assert video.num_errors + sum(picture.is_corrupt for picture in pictures) > 0
@@ -62,18 +62,18 @@ def test_a_cut_file_gives_what_it_holds(tmp_path):
 def test_what_is_no_video_says_so(tmp_path, content):
     (tmp_path / "clip.mp4").write_bytes(content)
     with pytest.raises(Unreadable, match=r"\w"):
-        Video(tmp_path / "clip.mp4")
+        VideoFile(tmp_path / "clip.mp4")
 
 
 def test_audio_alone_and_cover_art_are_no_video(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", str(tmp_path / "audio.mp4"))
     with pytest.raises(Unreadable, match="no video stream"):
-        Video(tmp_path / "audio.mp4")
+        VideoFile(tmp_path / "audio.mp4")
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "testsrc2=s=64x64:d=0.04",
            "-map", "0:a", "-map", "1:v", "-c:a", "aac", "-c:v", "png", "-disposition:v", "attached_pic",
            str(tmp_path / "cover.mp4"))  # fmt: skip
     with pytest.raises(Unreadable, match="no video stream"):
-        Video(tmp_path / "cover.mp4")
+        VideoFile(tmp_path / "cover.mp4")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_playlist_opens_no_other_file(tmp_path, text):
     other = moving_pattern(tmp_path / "other.mp4", "-c:v", "libx264", seconds=0.4)
     (tmp_path / "clip.mp4").write_text(text.format(other=other))
     with pytest.raises(Unreadable):
-        Video(tmp_path / "clip.mp4")
+        VideoFile(tmp_path / "clip.mp4")
 
 
 def test_a_rotated_clip_is_shown_upright(tmp_path):
@@ -99,7 +99,7 @@ def test_a_rotated_clip_is_shown_upright(tmp_path):
     for degrees in (90, 180, 270):
         turned = tmp_path / f"turned{degrees}.mp4"
         ffmpeg("-display_rotation", str(degrees), "-i", str(straight), "-c", "copy", str(turned))
-        with Video(turned) as video:
+        with VideoFile(turned) as video:
             picture = next(video.pictures())
             shown = picture.orientation.frame(picture.frame.to_ndarray(format="rgb24"))
             size = (round(video.header.display_height), round(video.header.display_width))
@@ -112,7 +112,7 @@ def test_a_rotated_clip_is_shown_upright(tmp_path):
 
 def test_the_sample_aspect_ratio_widens(tmp_path):
     path = moving_pattern(tmp_path / "wide.mp4", "-vf", "setsar=16/11", "-c:v", "libx264", size="176x144", seconds=0.2)
-    with Video(path) as video:
+    with VideoFile(path) as video:
         assert (video.header.display_height, video.header.display_width) == (144, 256)
 
 
@@ -130,7 +130,7 @@ def test_reference_pictures_are_recognised(tmp_path, container):
             idc = int(line.split("=")[-1])
         if " first_mb_in_slice " in line:
             expected.append(idc > 0)
-    with Video(path) as video:
+    with VideoFile(path) as video:
         pictures = sorted(video.pictures(), key=lambda picture: picture.decode_index)
     assert [picture.is_reference for picture in pictures] == expected
     assert 0 < sum(expected) < len(expected)

@@ -137,9 +137,9 @@ def test_the_center_follows_the_peak_when_there_is_room():
     motion_TYX2[np.arange(16), rows, columns, 0] = 5
     hidden_thw = mask_thw("mgm", PAPER_GRID, motion_TYX2, rng, ratio=0.2, jitter=0.0)
     for k in range(1, 8):
-        center_2 = np.argwhere(hidden_thw[k]).mean(0) + 0.5
+        centre_2 = np.argwhere(hidden_thw[k]).mean(0) + 0.5
         expected_2 = (np.array([rows[2 * k], columns[2 * k]]) + 0.5) / 2
-        assert np.abs(center_2 - expected_2).max() < 0.8, k
+        assert np.abs(centre_2 - expected_2).max() < 0.8, k
 
 
 def test_without_jitter_the_region_is_the_square_of_the_paper():

@@ -5,7 +5,7 @@ import pytest
 from synthetic import moving_pattern, pan, texture, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Video
+from mgm_prep.decode import VideoFile
 from mgm_prep.extract import extract
 from mgm_prep.motion import motion_grid, paint, with_references
 from mgm_shared.store import open_store
@@ -23,7 +23,7 @@ X264 = {
 
 
 def _grids(path):
-    with Video(path) as video:
+    with VideoFile(path) as video:
         return [
             (picture.picture_type, motion_grid(picture, refs)) for picture, refs in with_references(video.pictures())
         ]
@@ -74,7 +74,7 @@ def test_a_static_clip_is_static_and_not_missing(tmp_path):
 
 def test_painting_equals_a_loop_over_blocks(tmp_path):
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-x264-params", "partitions=all", size="248x186")
-    with Video(path) as video:
+    with VideoFile(path) as video:
         pictures = [picture for picture in video.pictures() if picture.vectors_K is not None]
     sizes = set()
     for picture in pictures[:12]:

@@ -8,7 +8,7 @@ import torch
 from synthetic import texture, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Video
+from mgm_prep.decode import VideoFile
 from mgm_prep.extract import extract
 from mgm_prep.motion import motion_grid, with_references
 from mgm_prep.sources import find_sources
@@ -44,7 +44,7 @@ def test_one_datum(tmp_path):
     assert (source.video_id, source.label, source.split) == ("train/right/0.mp4", "right", "train")
 
     # → pictures with vectors → one velocity a cell
-    with Video(path) as video:
+    with VideoFile(path) as video:
         grids = [motion_grid(picture, references) for picture, references in with_references(video.pictures())]
     assert len(grids) == 20
     assert np.isnan(grids[0]).all()

@@ -19,7 +19,7 @@ from mvextractor.videocap import VideoCap
 
 from mgm_prep.colour import to_rgb
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Video
+from mgm_prep.decode import VideoFile
 from mgm_prep.extract import extract
 from mgm_prep.sources import find_sources
 from mgm_shared.codec import encode_jpeg
@@ -34,7 +34,7 @@ def ours(videos: Path, out: Path) -> None:
 
 def floor(videos: Path, out: Path) -> None:
     for source in find_sources(videos).sources:
-        with Video(source.path) as video, (out / "frames").open("ab") as file:
+        with VideoFile(source.path) as video, (out / "frames").open("ab") as file:
             size = stored_size(video.header.display_height, video.header.display_width, SHORT_SIDE)
             for picture in video.pictures():
                 file.write(encode_jpeg(to_rgb(picture.frame, *size), JPEG_QUALITY))

@@ -5,6 +5,7 @@ The only file that opens video files. PyAV, one thread: the same pictures and ve
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,19 @@ class Picture:
     codec: str
     """FFmpeg's name, such as h264 or mpeg4: motion.py knows their habits."""
 
-    @property
+    @cached_property
     def luma_HW(self) -> NDArray[Any]:
         """The first plane, a view: 8-bit, or up to 16-bit where the stream has more."""
         plane = self.frame.planes[0]
         dtype = np.uint8 if self.grey_level == 1 else np.uint16
         return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)[:, : plane.width]
 
-    @property
+    @cached_property
     def grey_level(self) -> int:
         """What one of 256 grey levels is in the units of `luma_HW`."""
         return 1 << max(0, self.frame.format.components[0].bits - 8)
 
-    @property
+    @cached_property
     def orientation(self) -> Orientation:
         return _orientation(self.frame)
 
@@ -87,7 +88,7 @@ class Header:
     """From the container, so only good for dividing work."""
 
 
-class Video:
+class VideoFile:
     """An open video file: `header`, then `pictures()` once. Use it as a context manager.
 
     Raises Unreadable, on opening or on the first picture, when there is nothing to decode.
@@ -118,7 +119,7 @@ class Video:
             self._container.close()
             raise
 
-    def __enter__(self) -> "Video":
+    def __enter__(self) -> "VideoFile":
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mgm_prep.colour import to_rgb
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Header, Picture, Unreadable, Video
+from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
@@ -124,7 +124,7 @@ class PartWriter:
         status = source.path.stat()
         start = self._frames.num_frames
         num_corrupt = 0
-        with Video(source.path) as video:
+        with VideoFile(source.path) as video:
             header = video.header
             motion_source = self._motion_source(header)
             for picture, frame_HWC, motion_YX2 in self._converted(video.pictures(), motion_source):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mgm_prep.decode import Video
+from mgm_prep.decode import VideoFile
 from mgm_prep.part import REJECTED, Failure, Part, failure_of
 from mgm_prep.sources import Source
 from mgm_shared.geometry import stored_size
@@ -59,7 +59,7 @@ class PlannedPart:
 def probe(source: Source, short_side: int) -> Probe | Failure:
     """Open a video and decode its first picture."""
     try:
-        with Video(source.path) as video:
+        with VideoFile(source.path) as video:
             header = video.header
     except REJECTED as error:
         return failure_of(source, error)

@@ -143,7 +143,7 @@ def motion_spec(height: int, width: int) -> ArraySpec:
 def pack_motion(motion_YX2: NDArray[np.float32]) -> NDArray[np.int16]:
     """Pixels a frame, NaN for missing → stored integers. A cell is missing as a whole."""
     packed = np.clip(np.rint(motion_YX2 * MOTION_UNITS_PER_PX), MISSING + 1, -(MISSING + 1))
-    packed[np.isnan(motion_YX2).any(axis=-1)] = MISSING
+    packed[np.isnan(motion_YX2[..., 0]) | np.isnan(motion_YX2[..., 1])] = MISSING
     return packed.astype(np.int16)
 
 

@@ -1,4 +1,4 @@
-"""Cropping, flipping and coloring of clips: one crop and one flip for the frames and their motion.
+"""Cropping, flipping and colouring of clips: one crop and one flip for the frames and their motion.
 
 Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy). Crops are whole pixels of the stored frame.
 """
@@ -32,7 +32,7 @@ def multi_scale_crop(
 ) -> Box:
     """A crop of two of the scales of the short side, at most one step apart, for width and height (as in VideoMAE).
 
-    It lies on one of the 13 points of a quarter grid that TSN uses (center, corners, edges, quarters), or
+    It lies on one of the 13 points of a quarter grid that TSN uses (centre, corners, edges, quarters), or
     anywhere with `is_offset_fixed=False`.
     """
     sides = [round(min(height, width) * scale) for scale in scales]
@@ -57,7 +57,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = ASPECT_RATIOS,
 ) -> Box:
-    """A crop of a share in `scale` of the area and a width/height in `aspect`; after ten misfits the center square."""
+    """A crop of a share in `scale` of the area and a width/height in `aspect`; after ten misfits the centre square."""
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
         ratio = np.exp(rng.uniform(*np.log(aspect)))
@@ -69,7 +69,7 @@ def random_resized_crop(
 
 
 def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
-    """Squares of the short side for a test: evenly spread along the long side; one view is the center."""
+    """Squares of the short side for a test: evenly spread along the long side; one view is the centre."""
     side = min(height, width)
     shares = np.linspace(0, 1, num_views).tolist() if num_views > 1 else [0.5]
     return [

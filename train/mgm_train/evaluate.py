@@ -3,7 +3,7 @@
 Every view of a video (temporal × spatial) is classified and their softmax outputs are averaged, as in the paper's
 tests. A video that cannot be read is listed with its reason and never replaced by another.
 
-Axes: V views · C colors · T frames · H,W pixels · K classes.
+Axes: V views · C colours · T frames · H,W pixels · K classes.
 """
 
 import csv

@@ -93,7 +93,7 @@ def filled_magnitude(motion_TYX2: Motion) -> NDArray[np.float32]:
 
 
 def motion_peaks(motion_TYX2: Motion, rng: Generator) -> NDArray[np.float64]:
-    """Center (x, y) in patches of the cell of largest motion in each tubelet, (t, 2) (eq. 6–7 with top-1).
+    """Centre (x, y) in patches of the cell of largest motion in each tubelet, (t, 2) (eq. 6–7 with top-1).
 
     A tubelet's magnitude is the sum of its two frames'. Equal cells are drawn from, once a clip, so that a clip without
     motion gets a random place that stays, and never the top left corner.
@@ -107,27 +107,27 @@ def motion_peaks(motion_TYX2: Motion, rng: Generator) -> NDArray[np.float64]:
 
 
 def _cover(
-    center_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], grid: TokenGrid, num: int, rng: Generator
+    centre_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], grid: TokenGrid, num: int, rng: Generator
 ) -> Mask:
     """The `num` patches of each slice that a growing rectangle covers first, (t, h, w).
 
-    A rectangle of the sides' proportion grows about `center` and is moved inside where it meets the border. The scale
+    A rectangle of the sides' proportion grows about `centre` and is moved inside where it meets the border. The scale
     at which it reaches a row or a column has a closed form, and it reaches a patch with the later of the two. So the
-    count is exact without trimming, the region is connected (each patch comes after its neighbor towards the center),
-    and the patch under the center is always in it.
+    count is exact without trimming, the region is connected (each patch comes after its neighbour towards the centre),
+    and the patch under the centre is always in it.
     """
-    reach_x_tw = _reach(center_t2[:, 0], sides_t2[:, 0], grid.w)[:, None, :]
-    reach_y_th = _reach(center_t2[:, 1], sides_t2[:, 1], grid.h)[:, :, None]
+    reach_x_tw = _reach(centre_t2[:, 0], sides_t2[:, 0], grid.w)[:, None, :]
+    reach_y_th = _reach(centre_t2[:, 1], sides_t2[:, 1], grid.h)[:, :, None]
     # Inside the last ring from its middle outwards, which keeps it connected; then at random, never in raster order.
     order_thw = np.maximum(reach_x_tw, reach_y_th) + 1e-3 * np.minimum(reach_x_tw, reach_y_th)
     order_thw += 1e-7 * rng.random(order_thw.shape)
     return _lowest(order_thw, num)
 
 
-def _reach(center_t: NDArray[np.float64], side_t: NDArray[np.float64], num_patches: int) -> NDArray[np.float64]:
+def _reach(centre_t: NDArray[np.float64], side_t: NDArray[np.float64], num_patches: int) -> NDArray[np.float64]:
     """Scale at which the growing interval c ± s/2, kept inside [0, num_patches], covers the middle of each patch."""
     middle_1p = np.arange(num_patches)[None] + 0.5
-    offset_tp = middle_1p - center_t[:, None]
+    offset_tp = middle_1p - centre_t[:, None]
     # Grown from the far border instead, once the interval leans on it.
     leaning_tp = np.where(offset_tp > 0, middle_1p, num_patches - middle_1p)
     return np.minimum(2 * np.abs(offset_tp), leaning_tp) / side_t[:, None]
@@ -143,7 +143,7 @@ def _lowest(order_thw: NDArray[np.float64], num: int) -> Mask:
 
 
 def _start(grid: TokenGrid, ratio: float, rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sides (w₀, h₀) and the center of a rectangle placed at random (§3.2): √ratio of each side of the picture.
+    """Sides (w₀, h₀) and the centre of a rectangle placed at random (§3.2): √ratio of each side of the picture.
 
     On the paper's square grid this is its w₀ = h₀ = √(ratio·h·w); on others it always fits.
     """
@@ -171,11 +171,11 @@ def _side_walk(
 def mgm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Motion-guided, dense (§3.3, eq. 7): a rectangle on the motion peak of each slice; on slice 0 a random one."""
     sides_2, first_2 = _start(grid, ratio, rng)
-    center_t2 = motion_peaks(motion_TYX2, rng)
+    centre_t2 = motion_peaks(motion_TYX2, rng)
     if not options.is_first_guided:
-        center_t2[0] = first_2
+        centre_t2[0] = first_2
     sides_t2 = _side_walk(sides_2, grid.t, 2, rng, options.jitter)
-    return _cover(center_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+    return _cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
 
 
 def mgm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
@@ -207,8 +207,8 @@ def smm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, opti
     sides_2, first_2 = _start(grid, ratio, rng)
     sides_t2 = _side_walk(sides_2, grid.t, 1, rng, options.jitter)
     corner_t2 = first_2 - sides_2 / 2 + _simulated_path(grid, rng)
-    center_t2 = _bounce(corner_t2, (grid.w, grid.h) - sides_t2) + sides_t2 / 2
-    return _cover(center_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+    centre_t2 = _bounce(corner_t2, (grid.w, grid.h) - sides_t2) + sides_t2 / 2
+    return _cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
 
 
 def smm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
@@ -222,8 +222,8 @@ def smm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generato
 
 def block(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """One rectangle at a random place that stays for the whole clip ("random block" in Table 4e)."""
-    sides_2, center_2 = _start(grid, ratio, rng)
-    mask_1hw = _cover(center_2[None], sides_2[None], grid, num_hidden_per_slice(grid, ratio), rng)
+    sides_2, centre_2 = _start(grid, ratio, rng)
+    mask_1hw = _cover(centre_2[None], sides_2[None], grid, num_hidden_per_slice(grid, ratio), rng)
     return mask_1hw.repeat(grid.t, axis=0)
 
 

@@ -1,9 +1,9 @@
 """The video masked autoencoder, and the classifier that fine-tuning makes of its encoder (paper §3.1).
 
-Axes: B clips · C colors · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M hidden tokens
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M hidden tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
-patch · P = Q·3 values of it, color fastest. Shapes and initial weights are VideoMAE's, blocks timm's. Tokens are picked
-with sorted index tensors, never with boolean masks: the GPU need not be waited for, and torch.compile keeps one graph.
+patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's, blocks timm's. Tokens are
+picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, torch.compile keeps one graph.
 """
 
 from collections.abc import Callable
@@ -75,12 +75,12 @@ def patchify(frames_BCTHW: Tensor) -> Tensor:
     return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
 
 
-def normalise(frames_BCX: Tensor, color_axis: int = 1) -> Tensor:
-    """uint8 values as float32 of ImageNet's mean 0 and deviation 1 for each color; color is the axis given."""
+def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
+    """uint8 values as float32 of ImageNet's mean 0 and deviation 1 for each colour; colour is the axis given."""
     frames_BCX = frames_BCX.to(torch.float32, copy=True)
     # With numbers, since to bring a tensor of means to the GPU would wait for it.
-    for color, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
-        frames_BCX.select(color_axis, color).mul_(1 / (255 * std)).sub_(mean / std)
+    for colour, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
+        frames_BCX.select(colour_axis, colour).mul_(1 / (255 * std)).sub_(mean / std)
     return frames_BCX
 
 
@@ -127,7 +127,7 @@ class TubeletEmbedding(nn.Module):
         if visible_BV is not None:
             patches_BN3Q = pick(patches_BN3Q, visible_BV)
         if patches_BN3Q.dtype == torch.uint8:
-            patches_BN3Q = normalise(patches_BN3Q, color_axis=2)
+            patches_BN3Q = normalise(patches_BN3Q, colour_axis=2)
         return F.linear(patches_BN3Q.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 

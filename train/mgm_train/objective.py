@@ -1,7 +1,7 @@
 """What training minimises: the error of the hidden patches (paper §3.1), or the cross entropy of the label.
 
-Axes: B clips · C colors · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden tokens · Q = 2·16·16 pixels of
-a patch · P = Q·3 values of it, color fastest · K classes. Frames reach the device as uint8.
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden tokens · Q = 2·16·16 pixels of
+a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Objective(Protocol):
 def target_pixels(frames_BCTHW: Tensor, hidden_BM: Tensor) -> Tensor:
     """What the decoder should predict, (B, M, Q, 3) float32, of uint8 frames.
 
-    Each color of each patch has mean 0 and deviation 1 over its 512 pixels, as in VideoMAE: unbiased variance, 1e-6 on
+    Each colour of each patch has mean 0 and deviation 1 over its 512 pixels, as in VideoMAE: unbiased variance, 1e-6 on
     the deviation of values in [0, 1]. Uniform patches become 0.
     """
     pixels_BM3Q = pick(patchify(frames_BCTHW), hidden_BM).float()
@@ -43,7 +43,7 @@ def target_pixels(frames_BCTHW: Tensor, hidden_BM: Tensor) -> Tensor:
 def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
     """Mean squared error over the hidden patches, a float32 scalar.
 
-    Values of a predicted patch run over its pixels, color fastest. Frames are uint8; True in the mask is hidden.
+    Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is hidden.
     """
     num_hidden = pixels_BMP.shape[1] if num_hidden is None else num_hidden
     _, hidden_BM = split_mask(mask_BN, num_hidden)
@@ -74,7 +74,7 @@ def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) ->
     """Mixup or CutMix of each clip with its mirror in the batch: mixed float frames, soft labels (B, K).
 
     timm's CutMix cuts the third and fourth axis, which on video are time and height, without an error. With time
-    folded into the colors its box lies in the picture, the same in all frames. UserError for an odd batch.
+    folded into the colours its box lies in the picture, the same in all frames. UserError for an odd batch.
     """
     if len(frames_BCTHW) % 2:
         raise UserError(

@@ -1,6 +1,6 @@
 """Pictures of training: what each strategy hides of a clip, what the decoder makes of it, how the loss fell.
 
-Axes: B clips · C colors · T frames · H,W pixels · t,h,w tubelets · M hidden tokens · Q pixels of a patch.
+Axes: B clips · C colours · T frames · H,W pixels · t,h,w tubelets · M hidden tokens · Q pixels of a patch.
 """
 
 from dataclasses import replace
