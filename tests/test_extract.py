@@ -1,5 +1,6 @@
 """The stage as a whole: what is in the store, what a second run does, what a killed run leaves."""
 
+import errno
 import json
 import os
 import random
@@ -129,6 +130,21 @@ def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatc
     for video_id in without.videos.index:
         np.testing.assert_array_equal(broken[video_id].frames[:], without[video_id].frames[:])
         np.testing.assert_array_equal(broken[video_id].motion[:], without[video_id].motion[:])
+
+
+def test_a_full_disk_blames_no_video(mixed, tmp_path, monkeypatch):
+    from mgm_shared import shards
+
+    def full(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards.ShardWriter, "_write_chunk", full)
+    result = _run("extract", mixed, tmp_path / "out.store", "--workers", 0)
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr.splitlines()[-1]
+    monkeypatch.undo()
+    again = json.loads(_run("extract", mixed, tmp_path / "out.store", "--workers", 0, "--json").stdout)
+    assert (again["done"], again["failed"]) == (3, 2)
 
 
 def test_a_killed_run_is_completed(tmp_path):

@@ -175,8 +175,10 @@ def _locked(store: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another extraction is writing to {store}; wait for it, or stop it") from None
-        yield
-        lock.unlink()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _completed_plan(

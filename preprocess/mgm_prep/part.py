@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -34,8 +34,10 @@ from mgm_shared.schema import (
 )
 from mgm_shared.shards import ShardWriter
 
-# What a file's content can bring about (FFmpeg's and OpenCV's errors are among these). Anything else is our mistake.
-REJECTED = (Unreadable, OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
+Item = TypeVar("Item")
+
+# What reading a bad file can raise; FFmpeg's and OpenCV's errors are among these. Anything else is our mistake.
+REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
             mark = writer.mark()
             try:
                 writer.add_video(source)
-            except REJECTED as error:
+            except Unreadable as error:
                 writer.rewind(mark)
                 failures.append(failure_of(source, error))
         if writer.records:
@@ -120,14 +122,17 @@ class PartWriter:
         self._picture_type: list[int] = []
 
     def add_video(self, source: Source) -> None:
-        """Decode `source` and append it. Unreadable or OSError when it cannot be read; then `rewind`."""
-        status = source.path.stat()
+        """Decode `source` and append it. Unreadable when it cannot be read; then `rewind`.
+
+        An OSError is then one of writing: a full disk is not the video's fault.
+        """
+        version = _version(source)
         start = self._frames.num_frames
         num_corrupt = 0
         with VideoFile(source.path) as video:
             header = video.header
             motion_source = self._motion_source(header)
-            for picture, frame_HWC, motion_YX2 in self._converted(video.pictures(), motion_source):
+            for picture, frame_HWC, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
                 self._frames.append(frame_HWC)
                 self._motion.append(pack_motion(motion_YX2))
                 self._time_s.append(picture.time_s)
@@ -135,7 +140,7 @@ class PartWriter:
                 num_corrupt += picture.is_corrupt
             num_corrupt += video.num_errors
         self._time_s[start:] = time_s = _whole_times(self._time_s[start:], header.frame_rate)
-        if _version(source.path.stat()) != _version(status):
+        if _version(source) != version:
             raise Unreadable("the file changed while it was read")
         self.records.append(
             VideoRecord(
@@ -145,8 +150,8 @@ class PartWriter:
                 fps=_mean_rate(time_s, header.frame_rate),
                 label=source.label,
                 split=source.split,
-                size=status.st_size,
-                mtime=status.st_mtime,
+                size=version[0],
+                mtime=version[1],
                 codec=header.codec,
                 source_height=header.height,
                 source_width=header.width,
@@ -218,8 +223,25 @@ def _mean_rate(time_s: list[float], frame_rate: float) -> float:
     return (len(time_s) - 1) / span if span > 0 else frame_rate
 
 
-def _version(status: os.stat_result) -> tuple[int, float]:
+def _version(source: Source) -> tuple[int, float]:
+    """Bytes and modification time of the file."""
+    try:
+        status = source.path.stat()
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
     return status.st_size, status.st_mtime
+
+
+def _reading(converted: Iterator[Item]) -> Iterator[Item]:
+    """The same items; what goes wrong in bringing them forth is the video's fault, so Unreadable."""
+    while True:
+        try:
+            item = next(converted)
+        except StopIteration:
+            return
+        except REJECTED as error:
+            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
+        yield item
 
 
 def _commit(directory: Path, part: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mgm_prep.decode import VideoFile
+from mgm_prep.decode import Unreadable, VideoFile
 from mgm_prep.part import REJECTED, Failure, Part, failure_of
 from mgm_prep.sources import Source
 from mgm_shared.geometry import stored_size
@@ -61,7 +61,7 @@ def probe(source: Source, short_side: int) -> Probe | Failure:
     try:
         with VideoFile(source.path) as video:
             header = video.header
-    except REJECTED as error:
+    except (Unreadable, *REJECTED) as error:
         return failure_of(source, error)
     height, width = stored_size(header.display_height, header.display_width, short_side)
     return Probe(

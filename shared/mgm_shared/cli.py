@@ -4,6 +4,7 @@ Exit codes: 0 done · 1 unexpected error (with its traceback) · 2 usage or bad 
 130 interrupted.
 """
 
+import errno
 import functools
 import json
 import sys
@@ -21,6 +22,9 @@ EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
+# A full disk, a missing permission: the user's to mend, and no place for a traceback.
+USERS_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -37,7 +41,11 @@ class Program(click.Group):
             # A DataLoader's worker sends its error with a traceback in front.
             message = str(error).strip().rpartition("UserError: ")[2]
             click.echo(f"{ctx.info_name}: {message}", err=True)
-            ctx.exit(EXIT_BAD_INPUT)
+        except OSError as error:
+            if error.errno not in USERS_ERRNOS:
+                raise
+            click.echo(f"{ctx.info_name}: {error.filename or 'cannot write'}: {error.strerror}", err=True)
+        ctx.exit(EXIT_BAD_INPUT)
 
 
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on stdout.")
