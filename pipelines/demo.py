@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
@@ -79,13 +80,16 @@ def with_splits(videos: Path, out: Path) -> Path:
 def run_pipeline(videos: Path, out: Path) -> dict[str, Any]:
     """Every stage, and the numbers for the table."""
     store, pretrained, finetuned, figures = (out / name for name in ("store", "pretrain", "finetune", "figures"))
-    settings = ("--config", CONFIG, "--json")
+    settings: tuple[object, ...] = ("--config", CONFIG, "--json")
     extracted = run("mgm-prep", "extract", videos, store, *settings, may_fail=True)
     held = run("mgm-prep", "inspect", store, "--json")
     run("mgm-prep", "inspect", store, "--figure", figures / "motion.png", "--json")
-    pretraining = run("mgm-train", "pretrain", store, "--run", pretrained, *settings)
+    # A handful of one's own videos may be fewer than a step of the demo takes.
+    num_train = sum(count for split, count in held["splits"].items() if split in ("train", "none"))
+    small = ("--batch-size", max(1, min(yaml.safe_load(CONFIG.read_text())["pretrain"]["batch_size"], num_train)))
+    pretraining = run("mgm-train", "pretrain", store, "--run", pretrained, *settings, *small)
     run("mgm-train", "visualize", store, "--run", pretrained, "--out", figures, "--json")
-    run("mgm-train", "finetune", store, "--run", finetuned, "--init", pretrained, *settings)
+    run("mgm-train", "finetune", store, "--run", finetuned, "--init", pretrained, *settings, *small)
     scores = run("mgm-train", "evaluate", store, finetuned, *settings, may_fail=True)
     return {
         "videos": f"{extracted['done']} of {extracted['listed']}",

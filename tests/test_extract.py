@@ -242,6 +242,8 @@ def test_inspect(pan_store, tmp_path):
     assert video["speed_p50_px"] == 3.0
     assert video["picture_types"]["I"] == 1
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
+    index = json.loads(_run("index", pan_store.path, "--json").stdout)
+    assert (index["videos"], index["frames"]) == (8, 192)
     assert "has no video 'left'; 2 ids contain it" in _run("inspect", pan_store.path, "left").stderr
 
 

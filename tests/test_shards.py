@@ -1,5 +1,6 @@
 """The direct reader and writer against zarr-python, and what they do with damaged bytes."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_lossless_is_lossless_and_jpeg_is_close(arrays):
     smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 64, 3))
     smooth[..., 0] //= 2
     assert np.abs(decode_jpeg(encode_jpeg(smooth, 95)).astype(int) - smooth).max() <= 4
+
+
+def test_the_metadata_is_what_other_readers_know(tmp_path):
+    """Codec names and keys of the Zarr v3 specification, and of the imagecodecs package for JPEG."""
+    frames_spec(16, 24, "jpeg", 80).create(tmp_path, 5)
+    metadata = json.loads((tmp_path / "frames/zarr.json").read_text())
+    (sharding,) = metadata["codecs"]
+    assert sharding["name"] == "sharding_indexed"
+    assert sharding["configuration"]["index_location"] == "end"
+    assert [codec["name"] for codec in sharding["configuration"]["index_codecs"]] == ["bytes", "crc32c"]
+    jpeg, checksum = sharding["configuration"]["codecs"]
+    settings = {"level": 80, "colorspace_data": "RGB", "colorspace_jpeg": "YCBCR"}
+    assert jpeg == {"name": "imagecodecs_jpeg", "configuration": settings}
+    assert checksum["name"] == "crc32c"
+    assert metadata["dimension_names"] == ["time", "y", "x", "channel"]
+    assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [5, 16, 24, 3]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 4, 6, 8, 11])
