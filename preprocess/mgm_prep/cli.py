@@ -116,6 +116,20 @@ def index(store: Path, is_json: bool) -> None:
 
 @main.command()
 @click.argument("store", type=path_argument)
+@json_option
+def verify(store: Path, is_json: bool) -> None:
+    """Read every byte of STORE and compare checksums, counts and index. Exit code 3 when something is wrong."""
+    from mgm_prep.verify import verify as run
+
+    verdict = run(store)
+    emit(asdict(verdict), is_json)
+    if verdict.problems:
+        say(f"{len(verdict.problems)} problems; delete the parts that they name, and extract again")
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+@main.command()
+@click.argument("store", type=path_argument)
 @click.argument("video", required=False)
 @click.option("--figure", type=path_argument, metavar="PNG", help="Draw frames with motion arrows into this file.")
 @click.option("--num-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames in the figure.")

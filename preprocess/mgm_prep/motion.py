@@ -46,8 +46,8 @@ class Reference:
     luma_HW: Luma | None = None
 
 
-# What is known of a reference that is surely the frame before.
-PREVIOUS = (Reference(distance=1),)
+# What is known of a reference that is not among the pictures shown: most likely the frame beside.
+PREVIOUS, NEXT = (Reference(distance=1),), (Reference(distance=-1),)
 
 
 def with_references(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, list[Reference]]]:
@@ -100,44 +100,41 @@ def _referring(item: tuple[int, Picture], shown: Shown) -> tuple[Picture, list[R
 def motion_grid(picture: Picture, references: Sequence[Reference]) -> NDArray[np.float32]:
     """The velocity of each cell of a coded picture, (⌈height/8⌉, ⌈width/8⌉, 2) px a frame."""
     shape = (-(-picture.frame.height // CELL_PX), -(-picture.frame.width // CELL_PX))
-    vectors_K = picture.vectors_K
-    if vectors_K is None or (picture.codec, picture.picture_type) in EXPORTED_AS_ZERO:
-        return paint(None, shape)
-    is_past_K = vectors_K["source"] < 0
+    if picture.vectors_K is None or (picture.codec, picture.picture_type) in EXPORTED_AS_ZERO:
+        return np.full((*shape, 2), np.nan, np.float32)
+    to_past_YX2, to_future_YX2 = paint(picture.vectors_K, shape)
     past = [reference for reference in references if reference.distance > 0]
-    to_past_YX2 = paint(vectors_K[is_past_K], shape)
-    if is_past_K.all():
+    if picture.picture_type != PICTURE_TYPES.index("B"):
         return _velocity(to_past_YX2, picture, past or PREVIOUS)
     future = [reference for reference in references if reference.distance < 0]
-    to_future_YX2 = paint(vectors_K[~is_past_K], shape)
     _drop_spurious_zeros(to_past_YX2, to_future_YX2)
     return _smaller(
         _velocity(to_past_YX2, picture, past or PREVIOUS),
-        _velocity(to_future_YX2, picture, future or [Reference(distance=-1)]),
+        _velocity(to_future_YX2, picture, future or NEXT),
     )
 
 
-def paint(vectors_K: NDArray[np.void] | None, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Each block's vector, in px towards its reference, on the 8×8 cells that the block covers.
+def paint(vectors_K: NDArray[np.void], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Each block's vector on the 8×8 cells that it covers, in px towards its reference: (2, Y, X, 2), past and future.
 
     Blocks are 16×16, 16×8, 8×16 or 8×8, and FFmpeg gives their centres; those beyond the picture are padding.
     """
     num_rows, num_columns = shape
-    grid_YX2 = np.full((*shape, 2), np.nan, np.float32)
-    if vectors_K is None:
-        return grid_YX2
+    # Cells of both lists in one row, so that each of a block's corners is one assignment.
+    cells_N2 = np.full((2 * num_rows * num_columns, 2), np.nan, np.float32)
     scale_K = np.maximum(vectors_K["motion_scale"], 1).astype(np.float32)
     vector_K2 = np.stack([vectors_K["motion_x"] / scale_K, vectors_K["motion_y"] / scale_K], axis=-1)
-    block_width_K, block_height_K = vectors_K["w"].astype(np.int32), vectors_K["h"].astype(np.int32)
-    column_K = (vectors_K["dst_x"] - block_width_K // 2) // CELL_PX
-    row_K = (vectors_K["dst_y"] - block_height_K // 2) // CELL_PX
+    is_wide_K, is_tall_K = vectors_K["w"] > CELL_PX, vectors_K["h"] > CELL_PX
+    column_K = (vectors_K["dst_x"] - (vectors_K["w"] >> 1)) // CELL_PX
+    row_K = (vectors_K["dst_y"] - (vectors_K["h"] >> 1)) // CELL_PX
+    list_K = (vectors_K["source"] > 0).astype(np.int64)
+    first_K = (list_K * num_rows + row_K) * num_columns + column_K
     for down in range(2):
         for right in range(2):
-            y, x = row_K + down, column_K + right
-            is_covered = (down * CELL_PX < block_height_K) & (right * CELL_PX < block_width_K)
-            is_covered &= (y >= 0) & (y < num_rows) & (x >= 0) & (x < num_columns)
-            grid_YX2[y[is_covered], x[is_covered]] = vector_K2[is_covered]
-    return grid_YX2
+            is_covered_K = (row_K + down < num_rows) & (column_K + right < num_columns) & (row_K >= 0) & (column_K >= 0)
+            is_covered_K &= (is_tall_K | (down == 0)) & (is_wide_K | (right == 0))
+            cells_N2[first_K[is_covered_K] + down * num_columns + right] = vector_K2[is_covered_K]
+    return cells_N2.reshape(2, num_rows, num_columns, 2)
 
 
 def _velocity(

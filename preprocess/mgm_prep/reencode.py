@@ -51,6 +51,7 @@ class Reencoder:
         self._num_frames += 1
         (decoded,) = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
         side_data = decoded.side_data.get("MOTION_VECTORS")
-        vectors_K = None if side_data is None else side_data.to_ndarray()
-        # The vectors point to the frame before; what moved, moved the other way.
-        return -paint(vectors_K, self._shape)
+        if side_data is None:
+            return np.full((*self._shape, 2), np.nan, np.float32)
+        to_previous_YX2, _ = paint(side_data.to_ndarray(), self._shape)
+        return -to_previous_YX2

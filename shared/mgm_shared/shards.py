@@ -124,21 +124,38 @@ class ShardedArray:
                 os.close(descriptor)
         return out
 
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.shape[0] // self.chunk_frames)
+
+    def check(self, chunk: int) -> None:
+        """Read a chunk and compare its checksum, without decoding it. DamagedChunk when it does not hold."""
+        shard, position = divmod(chunk, self.shard_frames // self.chunk_frames)
+        descriptor = _open(self._shard_path(shard))
+        try:
+            self._payload(descriptor, shard, position)
+        finally:
+            os.close(descriptor)
+
     def _shard_path(self, shard: int) -> str:
         return f"{self.path}/c.{shard}" + ".0" * (len(self.shape) - 1)
 
     def _chunk(self, descriptor: int, shard: int, position: int) -> NDArray[Any]:
         """One decoded chunk, (chunk_frames, …)."""
+        payload = self._payload(descriptor, shard, position)
+        if self.is_jpeg:
+            return decode_jpeg(payload)[None]
+        decoded = np.frombuffer(Zstd().decode(payload), self.dtype)
+        return decoded.reshape(self.chunk_frames, *self.shape[1:])
+
+    def _payload(self, descriptor: int, shard: int, position: int) -> memoryview:
+        """The encoded bytes of a chunk, checked."""
         path = self._shard_path(shard)
         where = f"{path} (chunk {position})"
         offset, length = _shard_index(path, self.shard_frames // self.chunk_frames)[position].tolist()
         if length == NO_CHUNK:
             raise DamagedChunk(f"{where}: the chunk is missing")
-        payload = _checked(_pread(descriptor, length, offset, where), where)
-        if self.is_jpeg:
-            return decode_jpeg(payload)[None]
-        decoded = np.frombuffer(Zstd().decode(payload), self.dtype)
-        return decoded.reshape(self.chunk_frames, *self.shape[1:])
+        return _checked(_pread(descriptor, length, offset, where), where)
 
 
 class ShardWriter:

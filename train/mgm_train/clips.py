@@ -143,7 +143,9 @@ def _labels(store: Store, split: str) -> list[tuple[str, str]]:
     labels = store.videos["label"].loc[ids]
     for video_id, label in zip(ids, labels, strict=True):
         if pd.isna(label) or not label:
-            raise UserError(f"video {video_id!r} has no label; extract with class folders or --labels")
+            raise UserError(
+                f"video {video_id!r} has no label; extract from class folders, or from a list file with labels"
+            )
     return list(zip(ids, map(str, labels), strict=True))
 
 
