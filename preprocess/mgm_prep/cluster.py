@@ -7,12 +7,15 @@ plain records, never arrays.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2
+# One worker may die of anything; the second that dies of the same item convicts it.
+ALLOWED_DEATHS = 1
 
 
 class Cluster:
@@ -26,30 +29,48 @@ class Cluster:
         """The address of Dask's status page."""
         return None if self._client is None else self._client.dashboard_link
 
-    def map(self, function: Callable[..., Result], items: Sequence[Item], *arguments: Any) -> Iterator[Result]:
-        """`function(item, *arguments)` for each item, in the order of completion."""
+    def map(
+        self,
+        function: Callable[..., Result],
+        items: Sequence[Item],
+        *arguments: Any,
+        after_deaths: Callable[[Item], Item] | None = None,
+    ) -> Iterator[Result]:
+        """`function(item, *arguments)` for each item, in the order of completion.
+
+        An item that ended several workers is handed to `after_deaths`, and what that returns is tried instead.
+        """
         if self._client is None:
             for item in items:
                 yield function(item, *arguments)
             return
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
+
+        submitted: dict[str, Item] = {}
+
+        def submit(item: Item) -> Any:
+            # pure=False: Dask must not hand back a result that it remembers from before.
+            future = self._client.submit(function, item, *arguments, pure=False)
+            submitted[future.key] = item
+            return future
 
         waiting = iter(items)
-
-        def submit_next() -> list[Any]:
-            # pure=False: Dask must not hand back a result that it remembers from before.
-            return [
-                self._client.submit(function, item, *arguments, pure=False) for item in [next(waiting, None)] if item
-            ]
-
         num_workers = max(1, len(self._client.scheduler_info()["workers"]))
-        first = [future for _ in range(IN_FLIGHT_PER_WORKER * num_workers) for future in submit_next()]
-        completed = as_completed(first, loop=self._client.loop)
+        completed = as_completed(
+            map(submit, islice(waiting, IN_FLIGHT_PER_WORKER * num_workers)), loop=self._client.loop
+        )
         for future in completed:
-            result = future.result()
+            item = submitted.pop(future.key)
+            try:
+                result = future.result()
+            except KilledWorker:
+                if after_deaths is None:
+                    raise
+                completed.add(submit(after_deaths(item)))
+                continue
             future.release()
-            for new in submit_next():
-                completed.add(new)
+            for following in islice(waiting, 1):
+                completed.add(submit(following))
             yield result
 
 
@@ -59,6 +80,7 @@ def open_cluster(workers: int, scheduler: str | None) -> Iterator[Cluster]:
     if scheduler is None and workers == 0:
         yield Cluster()
         return
+    import dask
     from distributed import Client, LocalCluster
 
     # Dask's own log lines on shutdown would stand between the user and the result.
@@ -68,6 +90,7 @@ def open_cluster(workers: int, scheduler: str | None) -> Iterator[Cluster]:
             yield Cluster(client)
         return
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_DEATHS}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.ERROR
         ) as local,

@@ -14,7 +14,7 @@ import zarr
 
 from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
-from mgm_prep.part import Failure, extract_part
+from mgm_prep.part import Failure, Part, extract_part, without_killer
 from mgm_prep.plan import (
     PlannedPart,
     Probe,
@@ -32,6 +32,8 @@ from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
 from mgm_shared.store import check_schema, committed_parts, part_attributes, write_index
 
 PROBES_PER_TASK = 32
+# Of this many pairs of dead workers a part may be the cause before something else must be wrong.
+MAX_DEATHS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +226,20 @@ def _extract_parts(
     committed = set(committed_parts(store))
     failures = {failure.video_id: failure for failure in read_failures(store)}
     missing = [part for part in plan if part.name not in committed and not failures.keys() >= set(part.videos)]
-    parts = [part.part(sources) for part in missing]
+    parts = [part.part(sources, failures) for part in missing]
     progress = Progress(num_to_do=sum(len(part.sources) for part in parts))
     report(progress)
-    for result in cluster.map(extract_part, parts, store, settings):
+    deaths: Counter[str] = Counter()
+
+    def after_deaths(part: Part) -> Part:
+        deaths[part.name] += 1
+        if deaths[part.name] > MAX_DEATHS:
+            raise RuntimeError(
+                f"workers keep dying at part {part.name}; the rest is done, and the same command goes on"
+            )
+        return without_killer(part, store)
+
+    for result in cluster.map(extract_part, parts, store, settings, after_deaths=after_deaths):
         if result.failures:
             failures |= {failure.video_id: failure for failure in result.failures}
             write_failures(store, failures.values())

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,8 @@ from mgm_shared.shards import ShardWriter
 
 Item = TypeVar("Item")
 
+OPENING_SUFFIX = ".opening"
+
 # What reading a bad file can raise; FFmpeg's and OpenCV's errors are among these. Anything else is our mistake.
 REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
 
@@ -48,6 +50,8 @@ class Part:
     height: int
     width: int
     sources: tuple[Source, ...]
+    rejected: tuple["Failure", ...] = ()
+    """Videos that were to go into it and are known to be unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,13 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
     # A name of its own: Dask may start a task again while the first try is still running somewhere.
     directory = store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}"
     directory.mkdir(parents=True)
+    opening = directory.with_suffix(OPENING_SUFFIX)
     try:
         writer = PartWriter(directory, part.height, part.width, settings)
-        failures = []
+        failures = list(part.rejected)
         for source in part.sources:
+            # Should the decoder end this process, this says at which video.
+            opening.write_text(source.video_id)
             mark = writer.mark()
             try:
                 writer.add_video(source)
@@ -95,7 +102,29 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
             failures=tuple(failures),
         )
     finally:
+        opening.unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def without_killer(part: Part, store: Path) -> Part:
+    """The part without the video at which its workers died, which is rejected; as it is when they died elsewhere."""
+    records = list((store / UNFINISHED_DIR).glob(f"{part.name}-*{OPENING_SUFFIX}"))
+    killers = {record.read_text() for record in records}
+    for record in records:
+        record.unlink()
+        shutil.rmtree(record.with_suffix(""), ignore_errors=True)
+    rejected = [
+        Failure(
+            video_id=source.video_id,
+            path=str(source.path),
+            reason="decoding it ended the worker process, twice",
+            exception="KilledWorker",
+        )
+        for source in part.sources
+        if source.video_id in killers
+    ]
+    sources = tuple(source for source in part.sources if source.video_id not in killers)
+    return replace(part, sources=sources, rejected=(*part.rejected, *rejected))
 
 
 def failure_of(source: Source, error: Exception) -> Failure:

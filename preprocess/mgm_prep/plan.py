@@ -43,7 +43,7 @@ class PlannedPart:
     width: int
     videos: tuple[str, ...]
 
-    def part(self, sources: dict[str, Source]) -> Part:
+    def part(self, sources: dict[str, Source], failures: dict[str, Failure]) -> Part:
         """The part with the paths and labels its videos have now; a vanished video keeps its place and will fail."""
         return Part(
             name=self.name,
@@ -52,7 +52,9 @@ class PlannedPart:
             sources=tuple(
                 sources.get(video_id, Source(video_id=video_id, path=Path(video_id), label=None, split=None))
                 for video_id in self.videos
+                if video_id not in failures
             ),
+            rejected=tuple(failures[video_id] for video_id in self.videos if video_id in failures),
         )
 
 
