@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
 from mgm_shared.shards import ShardedArray
 
+# pandas, a quarter of a second, is imported by the functions that make tables: opening a store needs none.
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray
 
 Key = int | slice | Sequence[int] | NDArray[np.int64]
@@ -55,8 +56,10 @@ class Store:
     path: Path
 
     @cached_property
-    def videos(self) -> pd.DataFrame:
+    def videos(self) -> "pd.DataFrame":
         """One row a video, indexed by video_id; the fields of `VideoRecord` and part, height, width."""
+        import pandas as pd
+
         parts = set(committed_parts(self.path))
         try:
             table = pd.read_parquet(self.path / INDEX_FILE)
@@ -233,8 +236,10 @@ def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
     return attributes
 
 
-def read_index(store_path: Path) -> pd.DataFrame:
+def read_index(store_path: Path) -> "pd.DataFrame":
     """The table of videos, read from the parts themselves; sorted by video_id."""
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for part in committed_parts(store_path):
         attributes = part_attributes(store_path, part)
@@ -244,13 +249,13 @@ def read_index(store_path: Path) -> pd.DataFrame:
     return _as_objects(pd.DataFrame(rows, columns=columns).set_index("video_id").sort_index())
 
 
-def _as_objects(table: pd.DataFrame) -> pd.DataFrame:
+def _as_objects(table: "pd.DataFrame") -> "pd.DataFrame":
     """Text columns as str and None, whatever pandas' version makes of them: a NaN for a label would be true."""
     text = table[["label", "split", "codec", "motion_source", "part"]].astype(object)
     return table.assign(**text.where(text.notna(), None)).set_index(table.index.astype(object))
 
 
-def write_index(store_path: Path) -> pd.DataFrame:
+def write_index(store_path: Path) -> "pd.DataFrame":
     """Rebuild index.parquet from the parts: written beside, then renamed."""
     table = read_index(store_path)
     beside = store_path / f".{INDEX_FILE}.new"
