@@ -18,7 +18,6 @@ from mgm_train.checkpoint import (
     load_last,
     load_trunk,
     load_weights,
-    replace_file,
     save_last,
     save_weights,
 )
@@ -50,20 +49,6 @@ def pretrained(run: RunFolder) -> VideoMAE:
     model = build(lambda: VideoMAE(TOY), seed=5)
     save_weights(run.weights(3), model, TOY, {"mgm_epoch": "3"})
     return model
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    replace_file(path, lambda beside: beside.write_text("old"))
-
-    def fail(beside: Path) -> None:
-        beside.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_start_writes_settings_and_environment_and_clears_half_files(run: RunFolder) -> None:

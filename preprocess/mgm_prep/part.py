@@ -4,7 +4,6 @@ A part is written beside the store's parts and renamed into place when all its b
 half of one, and a run that was killed leaves only a directory to delete.
 """
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
+from mgm_shared.files import flush
 from mgm_shared.schema import (
     PARTS_DIR,
     UNFINISHED_DIR,
@@ -214,7 +214,7 @@ class PartWriter:
         }
         zarr.create_group(str(self._directory), attributes=attributes)
         for path in [*self._directory.rglob("*"), self._directory]:
-            _fsync(path)
+            flush(path)
 
     def _motion_source(self, header: Header) -> str:
         if header.codec in VECTOR_CODECS:
@@ -280,12 +280,4 @@ def _commit(directory: Path, part: Path) -> None:
         # A retried task may find that the first try was committed after all; the two are equal.
         if not part.is_dir():
             raise
-    _fsync(part.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(part.parent)

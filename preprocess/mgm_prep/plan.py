@@ -14,6 +14,7 @@ from typing import Any
 from mgm_prep.decode import Unreadable, VideoFile
 from mgm_prep.part import REJECTED, Failure, Part, failure_of
 from mgm_prep.sources import Source
+from mgm_shared.files import replace_file
 from mgm_shared.geometry import stored_size
 from mgm_shared.schema import FAILURES_FILE, PLAN_FILE
 
@@ -128,6 +129,5 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-    beside.replace(file)
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    replace_file(file, lambda beside: beside.write_text(text))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
 from mgm_shared.shards import ShardedArray
 
@@ -258,7 +259,5 @@ def _as_objects(table: "pd.DataFrame") -> "pd.DataFrame":
 def write_index(store_path: Path) -> "pd.DataFrame":
     """Rebuild index.parquet from the parts: written beside, then renamed."""
     table = read_index(store_path)
-    beside = store_path / f".{INDEX_FILE}.new"
-    table.to_parquet(beside)
-    beside.replace(store_path / INDEX_FILE)
+    replace_file(store_path / INDEX_FILE, table.to_parquet)
     return table

@@ -14,7 +14,7 @@ import json
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mgm_shared.config import Config, to_dict
 from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
 from mgm_train.config import ModelConfig, TrainConfig
 from mgm_train.model import TRUNK_PREFIX
 
@@ -43,26 +44,6 @@ FREE_SETTINGS = {
 }
 # These decide the shape of the encoder and what its positions mean; the decoder's do not outlive pretraining.
 TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "num_frames", "image_px")
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` a file beside `path`, flush it to the disk, then rename it over `path`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(beside)
-        _flush(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True)
