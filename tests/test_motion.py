@@ -7,7 +7,7 @@ from synthetic import moving_pattern, pan, texture, write_video
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import VideoFile
 from mgm_prep.extract import extract
-from mgm_prep.motion import motion_grid, paint, with_references
+from mgm_prep.motion import _sample, motion_grid, paint, with_references
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)
@@ -70,6 +70,18 @@ def test_a_static_clip_is_static_and_not_missing(tmp_path):
     for picture_type, motion_YX2 in _grids(path)[1:]:
         assert picture_type != 1
         np.testing.assert_array_equal(motion_YX2, 0)
+
+
+@pytest.mark.parametrize("num_cells", [1, 127, 128, 129, 200_000])
+def test_samples_are_the_pixels_and_their_means(num_cells):
+    """As many as an 8K picture has, at whole and at half pixels."""
+    rng = np.random.default_rng(0)
+    luma_HW = rng.integers(0, 255, (64, 96)).astype(np.uint8)
+    row_NS, column_NS = (rng.integers(0, side - 1, (num_cells, 8)).astype(np.float32) for side in luma_HW.shape)
+    rows, columns = row_NS.astype(int), column_NS.astype(int)
+    np.testing.assert_array_equal(_sample(luma_HW, row_NS, column_NS), luma_HW[rows, columns])
+    between = (luma_HW[rows, columns].astype(float) + luma_HW[rows, columns + 1]) / 2
+    np.testing.assert_allclose(_sample(luma_HW, row_NS, column_NS + 0.5), between, atol=0.51)
 
 
 def test_painting_equals_a_loop_over_blocks(tmp_path):

@@ -187,10 +187,10 @@ def _best_predictor(
 
 
 def _sample(luma_HW: Luma | None, row_NS: NDArray[np.float32], column_NS: NDArray[np.float32]) -> Luma:
-    """Bilinear samples, (N, S). OpenCV takes maps of at most 32767 rows, hence the 16 stripes."""
+    """Bilinear samples, (N, S). OpenCV takes maps of at most 32767 rows and columns, hence the stripes of 128 cells."""
     assert luma_HW is not None
     num_cells, num_samples = row_NS.shape
-    stripes = (16, -(-num_cells // 16) * num_samples)
+    stripes = (-(-num_cells // 128), 128 * num_samples)
     column_map, row_map = np.resize(column_NS, stripes), np.resize(row_NS, stripes)
     sampled: Luma = cv2.remap(luma_HW, column_map, row_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return sampled.reshape(-1)[: num_cells * num_samples].reshape(num_cells, num_samples)
