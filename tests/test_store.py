@@ -1,6 +1,7 @@
 """A store opens as what it is, in zarr, xarray and dask too, without a warning (pytest turns warnings into errors)."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_the_table_of_videos(pan_store):
     assert (videos["num_frames"] == 24).all()
     assert len(pan_store) == 8
     assert "train/left/0.mp4" in pan_store
+
+
+def test_a_store_pickles_cheaply(pan_store):
+    assert len(pan_store.videos) == 8
+    sent = pickle.dumps(pan_store)
+    assert len(sent) < 1000
+    received = pickle.loads(sent)
+    assert received.videos.equals(pan_store.videos)
+    assert received.digest == pan_store.digest
 
 
 def test_a_video_is_sliced_like_an_array(pan_store):

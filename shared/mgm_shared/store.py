@@ -95,7 +95,8 @@ class Store:
         return Video(self.path / PARTS_DIR / record["part"], video_id, record)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        # Without the cached table: a worker that is spawned reads it again, faster than it is sent.
+        return {"path": self.path}
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}: {len(self)} videos, {int(self.videos['num_frames'].sum())} frames)"
