@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from mgm_shared.errors import UserError
+from mgm_train import loop
 from mgm_train.batches import Plan, StepKeys, collate_counted
 from mgm_train.checkpoint import RunFolder, load_last, load_trunk, load_weights
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
@@ -208,6 +209,27 @@ def test_log_lines_over_a_stop_hold_the_same_mean(tmp_path: Path) -> None:
     train(_job(tmp_path / "each"), CPU)
     each = _losses(tmp_path / "each")
     assert _losses(tmp_path / "whole") == pytest.approx([sum(each[:5]) / 5, sum(each[5:]) / 5], abs=1e-6)
+
+
+def test_a_crash_inside_an_epoch_loses_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With last.pt saved at every log line, a run that dies between two epochs' ends goes on bit for bit."""
+    train(_job(tmp_path / "whole"), CPU)
+    monkeypatch.setattr(loop, "SAVE_LAST_EVERY_S", 0.0)
+    append, num_rows = RunFolder.append_metrics, 0
+
+    def dies(run: RunFolder, row: Any) -> None:
+        nonlocal num_rows
+        num_rows += 1
+        if num_rows == 4:
+            raise MemoryError("as if killed")
+        append(run, row)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", dies)
+    with pytest.raises(MemoryError):
+        train(_job(tmp_path / "broken"), CPU)
+    assert (load_last(RunFolder(tmp_path / "broken")) or {})["step"] == 3
+    train(_job(tmp_path / "broken"), CPU)
+    _assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_a_killed_run_goes_on_with_nothing_twice(tmp_path: Path) -> None:

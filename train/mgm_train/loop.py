@@ -32,6 +32,9 @@ from mgm_train.objective import Objective
 from mgm_train.ranks import Ranks, autocast_dtype
 from mgm_train.schedule import make_optimizer, planned_rate, set_rate
 
+# An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
+SAVE_LAST_EVERY_S = 600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -84,6 +87,7 @@ class _Trainer:
         self.grad_norm: Tensor | None = None
         self.meter = Meter(ranks)
         self.stop = StopRequest()
+        self.saved_s = time.perf_counter()
 
     def run(self) -> Outcome:
         self._resume()
@@ -130,6 +134,8 @@ class _Trainer:
             is_epoch_end = self.step % self.plan.steps_per_epoch == 0
             if self._is_logged(self.step):
                 self._log()
+                if self._is_save_due():
+                    self._save_last()
             if is_epoch_end:
                 self._end_epoch(self.step // self.plan.steps_per_epoch)
             if self.step < self.plan.num_steps and self._must_stop(is_epoch_end):
@@ -139,6 +145,11 @@ class _Trainer:
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
+
+    def _is_save_due(self) -> bool:
+        """Whether last.pt is old, by the main process's clock; all processes ask together."""
+        is_old = self.ranks.is_main and time.perf_counter() - self.saved_s >= SAVE_LAST_EVERY_S
+        return bool(self.ranks.sum(torch.tensor(float(is_old), device=self.ranks.device)) > 0)
 
     def _must_stop(self, is_epoch_end: bool) -> bool:
         return self.stop.is_agreed(self.ranks, is_epoch_end or self._is_logged(self.step))
@@ -222,6 +233,7 @@ class _Trainer:
 
     def _save_last(self) -> None:
         self._checked_loss()
+        self.saved_s = time.perf_counter()
         state = {
             "task": self.job.task,
             "config": to_dict(self.config),
