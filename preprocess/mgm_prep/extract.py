@@ -29,7 +29,7 @@ from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
-from mgm_shared.store import check_schema, committed_parts, part_attributes, write_index
+from mgm_shared.store import check_schema, committed_parts, part_attributes, read_index, write_index
 
 PROBES_PER_TASK = 32
 # Of this many pairs of dead workers a part may be the cause before something else must be wrong.
@@ -85,7 +85,7 @@ def outlook(videos: Path, store: Path) -> Outlook:
     planned = {video_id for part in read_plan(store) for video_id in part.videos}
     failed = {failure.video_id for failure in read_failures(store)}
     listed = {source.video_id for source in found.sources}
-    done = _done_videos(store)
+    done = set(read_index(store).index)
     return Outlook(
         store=str(store),
         listed=len(listed),
@@ -260,7 +260,3 @@ def _all_failures(store: Path) -> list[Failure]:
         for row in part_attributes(store, part)["failures"]:
             failures.setdefault(row["video_id"], Failure(**row))
     return list(failures.values())
-
-
-def _done_videos(store: Path) -> set[str]:
-    return {video["video_id"] for part in committed_parts(store) for video in part_attributes(store, part)["videos"]}

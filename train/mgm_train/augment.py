@@ -110,8 +110,8 @@ def flip_clip(clip: Clip) -> Clip:
 
 
 @contextmanager
-def _global_random(seed: int) -> Iterator[None]:
-    """Python's and numpy's global generators, which timm's RandAugment draws from, seeded here and put back after."""
+def global_random(seed: int) -> Iterator[None]:
+    """Python's and numpy's global generators, which timm draws from, seeded here and put back after."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -135,7 +135,7 @@ def rand_augment(frames_THWC: NDArray[np.uint8], config: str, rng: Generator) ->
     seed = int(rng.integers(2**32))
     out_THWC = np.empty_like(frames_THWC, order="C")
     for frame_HWC, out_HWC in zip(frames_THWC, out_THWC, strict=True):
-        with _global_random(seed):
+        with global_random(seed):
             out_HWC[:] = transform(Image.fromarray(np.ascontiguousarray(frame_HWC)))
     return out_THWC
 

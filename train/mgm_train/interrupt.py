@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from mgm_train.ranks import Ranks
 
 
@@ -40,4 +38,4 @@ class StopRequest:
         """Whether any process was asked. Several agree only where they meet anyway, `is_meeting`."""
         if ranks.num_ranks == 1:
             return self.is_asked
-        return is_meeting and bool(ranks.sum(torch.tensor(float(self.is_asked), device=ranks.device)) > 0)
+        return is_meeting and ranks.any(self.is_asked)

@@ -148,8 +148,7 @@ class _Trainer:
 
     def _is_save_due(self) -> bool:
         """Whether last.pt is old, by the main process's clock; all processes ask together."""
-        is_old = self.ranks.is_main and time.perf_counter() - self.saved_s >= SAVE_LAST_EVERY_S
-        return bool(self.ranks.sum(torch.tensor(float(is_old), device=self.ranks.device)) > 0)
+        return self.ranks.any(self.ranks.is_main and time.perf_counter() - self.saved_s >= SAVE_LAST_EVERY_S)
 
     def _must_stop(self, is_epoch_end: bool) -> bool:
         return self.stop.is_agreed(self.ranks, is_epoch_end or self._is_logged(self.step))

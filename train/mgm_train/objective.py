@@ -4,12 +4,9 @@ Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,
 a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from timm.data.mixup import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
+from mgm_train.augment import global_random
 from mgm_train.config import FinetuneConfig
 from mgm_train.model import normalise, patchify, pick, split_mask
 
@@ -59,17 +57,6 @@ class PretrainObjective:
         return masked_mse(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
 
 
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    """timm's Mixup draws from numpy's global state: set it, and put the old one back."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-
-
 def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:
     """Mixup or CutMix of each clip with its mirror in the batch: mixed float frames, soft labels (B, K).
 
@@ -81,7 +68,8 @@ def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) ->
             f"Mixup pairs the clips of a batch, but there are {len(frames_BCTHW)} on each device in each accumulated "
             "step; make batch-size × repeats even there, or set mixup and cutmix to 0"
         )
-    with _numpy_seed(seed):
+    # timm's Mixup draws from numpy's global state.
+    with global_random(seed % 2**32):
         mixed, soft_label_BK = mixup(frames_BCTHW.flatten(1, 2), label_B)
     return mixed.unflatten(1, frames_BCTHW.shape[1:3]), soft_label_BK
 

@@ -35,6 +35,12 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any(self, is_true: bool) -> bool:
+        """Whether it is true on any process. All processes must ask together."""
+        if self.num_ranks == 1:
+            return is_true
+        return bool(self.sum(torch.tensor(float(is_true), device=self.device)) > 0)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.num_ranks > 1:
