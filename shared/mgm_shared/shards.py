@@ -12,6 +12,7 @@ Axes: T frames · then the array's own inner axes.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from mgm_shared.codec import JPEG_CODEC_NAME, codec_names, decode_jpeg, encode_jpeg
 from mgm_shared.schema import ZSTD_LEVEL, ArraySpec
+from mgm_shared.storage import ByteRange, read_ranges, read_tail
 
 CRC_BYTES = 4
 NO_CHUNK = 2**64 - 1
@@ -45,30 +47,17 @@ def _checked(data: bytes, where: str) -> memoryview:
     return payload
 
 
-def _pread(descriptor: int, length: int, offset: int, where: str) -> bytes:
-    data = os.pread(descriptor, length, offset)
-    if len(data) != length:
-        raise DamagedChunk(f"{where}: the file ends early")
-    return data
-
-
 @lru_cache(maxsize=1024)
 def _shard_index(path: str, num_chunks: int) -> NDArray[np.uint64]:
     """(num_chunks, 2) offsets and lengths; cached, since a committed shard never changes."""
     length = num_chunks * 16 + CRC_BYTES
-    descriptor = _open(path)
     try:
-        data = _pread(descriptor, length, max(0, os.fstat(descriptor).st_size - length), path)
-    finally:
-        os.close(descriptor)
-    return np.frombuffer(_checked(data, f"{path} (index)"), "<u8").reshape(num_chunks, 2)
-
-
-def _open(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        data = read_tail(path, length)
     except FileNotFoundError:
         raise DamagedChunk(f"{path}: the shard is missing") from None
+    if len(data) != length:
+        raise DamagedChunk(f"{path}: the file ends early")
+    return np.frombuffer(_checked(data, f"{path} (index)"), "<u8").reshape(num_chunks, 2)
 
 
 @dataclass(frozen=True)
@@ -109,19 +98,9 @@ class ShardedArray:
             raise IndexError(f"frames {indices_T.min()}…{indices_T.max()} of an array of {self.shape[0]}")
         out = np.empty((len(indices_T), *self.shape[1:]), self.dtype)
         chunks, inverse_T = np.unique(indices_T // self.chunk_frames, return_inverse=True)
-        descriptor, open_shard = -1, -1
-        try:
-            for k, chunk in enumerate(chunks.tolist()):
-                shard, position = divmod(chunk, self.shard_frames // self.chunk_frames)
-                if shard != open_shard:
-                    if descriptor >= 0:
-                        os.close(descriptor)
-                    descriptor, open_shard = _open(self._shard_path(shard)), shard
-                (wanted,) = np.nonzero(inverse_T == k)
-                out[wanted] = self._chunk(descriptor, shard, position)[indices_T[wanted] % self.chunk_frames]
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+        for k, payload in enumerate(self._payloads(chunks.tolist())):
+            (wanted,) = np.nonzero(inverse_T == k)
+            out[wanted] = self._decoded(payload)[indices_T[wanted] % self.chunk_frames]
         return out
 
     @property
@@ -130,32 +109,42 @@ class ShardedArray:
 
     def check(self, chunk: int) -> None:
         """Read a chunk and compare its checksum, without decoding it. DamagedChunk when it does not hold."""
-        shard, position = divmod(chunk, self.shard_frames // self.chunk_frames)
-        descriptor = _open(self._shard_path(shard))
-        try:
-            self._payload(descriptor, shard, position)
-        finally:
-            os.close(descriptor)
+        for _ in self._payloads([chunk]):
+            pass
 
-    def _shard_path(self, shard: int) -> str:
-        return f"{self.path}/c.{shard}" + ".0" * (len(self.shape) - 1)
+    def _payloads(self, chunks: list[int]) -> Iterator[memoryview]:
+        """The encoded bytes of each chunk, checked."""
+        places = [self._place(chunk) for chunk in chunks]
+        read = read_ranges(places)
+        for chunk, place in zip(chunks, places, strict=True):
+            where = f"{place.path} (chunk {chunk % self._chunks_per_shard})"
+            try:
+                data = next(read)
+            except FileNotFoundError:
+                raise DamagedChunk(f"{place.path}: the shard is missing") from None
+            if len(data) != place.length:
+                raise DamagedChunk(f"{where}: the file ends early")
+            yield _checked(data, where)
 
-    def _chunk(self, descriptor: int, shard: int, position: int) -> NDArray[Any]:
-        """One decoded chunk, (chunk_frames, …)."""
-        payload = self._payload(descriptor, shard, position)
+    def _place(self, chunk: int) -> ByteRange:
+        """Where a chunk lies, by its shard's index."""
+        shard, position = divmod(chunk, self._chunks_per_shard)
+        path = f"{self.path}/c.{shard}" + ".0" * (len(self.shape) - 1)
+        offset, length = _shard_index(path, self._chunks_per_shard)[position].tolist()
+        if length == NO_CHUNK:
+            raise DamagedChunk(f"{path} (chunk {position}): the chunk is missing")
+        return ByteRange(path, offset, length)
+
+    @property
+    def _chunks_per_shard(self) -> int:
+        return self.shard_frames // self.chunk_frames
+
+    def _decoded(self, payload: memoryview) -> NDArray[Any]:
+        """A chunk's frames, (chunk_frames, …)."""
         if self.is_jpeg:
             return decode_jpeg(payload)[None]
         decoded = np.frombuffer(Zstd().decode(payload), self.dtype)
         return decoded.reshape(self.chunk_frames, *self.shape[1:])
-
-    def _payload(self, descriptor: int, shard: int, position: int) -> memoryview:
-        """The encoded bytes of a chunk, checked."""
-        path = self._shard_path(shard)
-        where = f"{path} (chunk {position})"
-        offset, length = _shard_index(path, self.shard_frames // self.chunk_frames)[position].tolist()
-        if length == NO_CHUNK:
-            raise DamagedChunk(f"{where}: the chunk is missing")
-        return _checked(_pread(descriptor, length, offset, where), where)
 
 
 class ShardWriter:
