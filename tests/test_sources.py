@@ -47,7 +47,7 @@ def test_a_list_file(tmp_path):
     with pytest.raises(UserError, match=r"line 1: want `path,label,split`"):
         find_sources(tmp_path / "list.csv")
     (tmp_path / "list.txt").write_text("a.mp4\na.mp4\n")
-    with pytest.raises(UserError, match=r"line 2: a\.mp4 is listed twice"):
+    with pytest.raises(UserError, match=r"list\.txt: a\.mp4 is listed twice"):
         find_sources(tmp_path / "list.txt")
 
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mgm_prep.extract import Summary
 
 path_argument = click.Path(path_type=Path)
+fold_option = click.option(
+    "--fold", type=click.IntRange(1, 3), default=1, show_default=True, help="Which official split, of a folder of them."
+)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,6 +43,8 @@ def main() -> None:
 @click.argument("videos", type=path_argument)
 @click.argument("store", type=path_argument)
 @config_options(ExtractSettings)
+@click.option("--labels", type=path_argument, multiple=True, metavar="FILE", help="As `mgm-prep labels`.")
+@fold_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
 @dry_run_option
@@ -49,6 +54,8 @@ def extract(
     videos: Path,
     store: Path,
     config: ExtractSettings,
+    labels: tuple[Path, ...],
+    fold: int,
     workers: int | None,
     scheduler: str | None,
     dry_run: bool,
@@ -71,7 +78,7 @@ def extract(
     # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary = _with_bar(videos, store, config, num_workers, scheduler)
+        summary = _with_bar(videos, store, config, workers=num_workers, scheduler=scheduler, labels=labels, fold=fold)
     except KeyboardInterrupt:
         say("stopped; the same command again goes on from here")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -81,7 +88,7 @@ def extract(
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-def _with_bar(videos: Path, store: Path, config: ExtractSettings, workers: int, scheduler: str | None) -> "Summary":
+def _with_bar(videos: Path, store: Path, config: ExtractSettings, **arguments: Any) -> "Summary":
     """Run the stage under a progress bar that counts videos and shows frames a second and failures."""
     from tqdm import tqdm
 
@@ -99,7 +106,28 @@ def _with_bar(videos: Path, store: Path, config: ExtractSettings, workers: int, 
         def say_above_bar(line: str) -> None:
             tqdm.write(line, file=sys.stderr)
 
-        return run(videos, store, config, workers=workers, scheduler=scheduler, report=report, say=say_above_bar)
+        return run(videos, store, config, report=report, say=say_above_bar, **arguments)
+
+
+@main.command(epilog="Example: mgm-prep labels ssv2.store train.json validation.json")
+@click.argument("store", type=path_argument)
+@click.argument("files", type=path_argument, nargs=-1, required=True)
+@fold_option
+@dry_run_option
+@json_option
+def labels(store: Path, files: tuple[Path, ...], fold: int, dry_run: bool, is_json: bool) -> None:
+    """Attach the labels and splits that FILES give to STORE's videos; no frame is touched.
+
+    FILES: a CSV with or without header (path, label, split), `path label` lines as VideoMAE's, the JSON of
+    Something-Something v2 or Diving48, Kinetics' CSV, the split files of UCF101 or HMDB51, a directory of these, or one
+    of videos in class folders. A class list among them turns numbers into names.
+    """
+    from mgm_prep.labels import attach_labels
+
+    summary = attach_labels(store, files, fold=fold, is_dry_run=dry_run, say=say)
+    emit(asdict(summary), is_json)
+    if summary.ambiguous:
+        raise SystemExit(EXIT_SOME_FAILED)
 
 
 @main.command()

@@ -1,10 +1,8 @@
 """The first stage: sources → plan → parts → index. The same call again does only what is missing."""
 
-import fcntl
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +12,12 @@ import zarr
 
 from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
+from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
 from mgm_prep.part import Failure, Part, extract_part, without_killer
 from mgm_prep.plan import (
     PlannedPart,
     Probe,
+    locked,
     plan_parts,
     probe_all,
     read_failures,
@@ -103,26 +103,34 @@ def extract(
     *,
     workers: int = 0,
     scheduler: str | None = None,
+    labels: Sequence[Path] = (),
+    fold: int = 1,
     report: Report = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Extract all videos that the store does not have yet.
+    """Extract all videos that the store does not have yet; `labels` and `fold` as in `attach_labels`.
 
-    UserError for a data set without videos, or a store that other settings or another schema made.
+    UserError for a data set without videos, labels that cannot be read, or a store that other settings or another
+    schema made.
     """
     found = find_sources(videos)
+    annotations = read_label_files(labels, fold)
     sources = {source.video_id: source for source in found.sources}
     _open_or_create(store, settings)
     if found.ignored:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(found.ignored.items()))
         say(f"{found.ignored.total()} files without a video's suffix are left alone ({kinds})")
-    with _locked(store):
+    with locked(store):
         shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
         try:
             with open_cluster(workers, scheduler) as cluster:
                 if cluster.dashboard:
                     say(f"dask dashboard: {cluster.dashboard}")
                 plan = _completed_plan(store, found.sources, settings, cluster, say)
+                if annotations:
+                    match = match_videos(annotations, _known(store, plan))
+                    say_unattached(match, say)
+                    merge_labels(store, match)
                 progress = _extract_parts(store, plan, sources, settings, cluster, report)
         finally:
             # Only after the workers are gone: they may still write there.
@@ -168,28 +176,12 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         raise UserError(f"{store} was extracted with {was}; use the same settings, or another store, or --force")
 
 
-@contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """Two extractions into one store would undo each other's plan."""
-    lock = store / ".lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another extraction is writing to {store}; wait for it, or stop it") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
 def _completed_plan(
     store: Path, sources: Sequence[Source], settings: ExtractSettings, cluster: Cluster, say: Callable[[str], None]
 ) -> list[PlannedPart]:
     """The store's plan, extended by the sources that it does not know yet."""
     plan = read_plan(store)
-    known = {video_id for part in plan for video_id in part.videos}
-    known |= {failure.video_id for failure in read_failures(store)}
+    known = _known(store, plan)
     new = [source for source in sources if source.video_id not in known]
     if not new:
         return plan
@@ -202,6 +194,12 @@ def _completed_plan(
     write_plan(store, plan)
     _say_without_vectors(found, settings, say)
     return plan
+
+
+def _known(store: Path, plan: Sequence[PlannedPart]) -> set[str]:
+    """The videos that have a place in the plan, or none because they were rejected."""
+    rejected = {failure.video_id for failure in read_failures(store)}
+    return rejected | {video_id for part in plan for video_id in part.videos}
 
 
 def _say_without_vectors(

@@ -4,9 +4,11 @@ A resumed run follows the plan that is there, so a store does not depend on how 
 have come since get parts of their own.
 """
 
+import fcntl
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from mgm_prep.decode import Unreadable, VideoFile
 from mgm_prep.part import REJECTED, Failure, Part, failure_of
 from mgm_prep.sources import Source
+from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_shared.geometry import stored_size
 from mgm_shared.schema import FAILURES_FILE, PLAN_FILE
@@ -104,30 +107,47 @@ def plan_parts(probes: Iterable[Probe], num_planned: int) -> list[PlannedPart]:
     ]
 
 
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the store for oneself: two extractions into one would undo each other's plan. UserError when it is taken."""
+    lock = store / ".lock"
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another command is writing to {store}; wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def read_plan(store: Path) -> list[PlannedPart]:
     """The plan of a store, empty when it has none yet."""
-    return [PlannedPart(**{**row, "videos": tuple(row["videos"])}) for row in _read_rows(store / PLAN_FILE)]
+    return [PlannedPart(**{**row, "videos": tuple(row["videos"])}) for row in read_rows(store / PLAN_FILE)]
 
 
 def write_plan(store: Path, plan: Iterable[PlannedPart]) -> None:
     """Replace the plan."""
-    _write_rows(store / PLAN_FILE, map(asdict, plan))
+    write_rows(store / PLAN_FILE, map(asdict, plan))
 
 
 def read_failures(store: Path) -> list[Failure]:
     """The rejected videos of a store."""
-    return [Failure(**row) for row in _read_rows(store / FAILURES_FILE)]
+    return [Failure(**row) for row in read_rows(store / FAILURES_FILE)]
 
 
 def write_failures(store: Path, failures: Iterable[Failure]) -> None:
     """Replace the list of rejected videos, sorted by id."""
-    _write_rows(store / FAILURES_FILE, map(asdict, sorted(failures, key=lambda failure: failure.video_id)))
+    write_rows(store / FAILURES_FILE, map(asdict, sorted(failures, key=lambda failure: failure.video_id)))
 
 
-def _read_rows(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, none when it is not there."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a .jsonl file: one object a line, keys sorted."""
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
     replace_file(file, lambda beside: beside.write_text(text))

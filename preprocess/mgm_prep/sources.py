@@ -5,14 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgm_prep.annotations import SPLITS, VIDEO_SUFFIXES, read_table
 from mgm_shared.errors import UserError
-
-# Names that FFmpeg's whitelisted demuxers (decode.py) read. Other files are counted and named, never opened.
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
-    ".mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv".split()
-)
-SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +28,7 @@ class Found:
 
 
 def find_sources(videos: Path) -> Found:
-    """All videos of a directory, or of a list file with `path`, `path label` or `path,label,split` a line.
+    """All videos of a directory, or of a list: `path label` lines, or a table with or without a header.
 
     UserError when `videos` does not exist or names no video.
     """
@@ -78,20 +72,12 @@ def _source_below(root: Path, path: Path) -> Source:
 
 
 def _read_list(file: Path) -> Found:
-    """A line is `path`, `path label`, or `path,label,split`; paths are relative to the list's directory."""
+    """The videos that a list or table names; paths are relative to its directory."""
     sources: dict[str, Source] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
-        fields = entry.split(",") if "," in entry else entry.split(maxsplit=1)
-        path, label, split, *more = [*(field.strip() for field in fields), "", ""]
-        if any(more) or split.lower() not in ("", *SPLITS):
-            raise UserError(f"{file}, line {number}: want `path,label,split` with split train, val or test")
+    for annotation in read_table(file):
+        path, values = annotation.names[0], annotation.values
         if path in sources:
-            raise UserError(f"{file}, line {number}: {path} is listed twice")
-        split_name = split or Path(path).parts[0]
-        sources[path] = Source(
-            video_id=path, path=file.parent / path, label=label or None, split=SPLITS.get(split_name.lower())
-        )
+            raise UserError(f"{file}: {path} is listed twice")
+        split = values.get("split") or SPLITS.get(Path(path).parts[0].lower())
+        sources[path] = Source(video_id=path, path=file.parent / path, label=values.get("label"), split=split)
     return Found(sources=sorted(sources.values(), key=lambda source: source.video_id), ignored=Counter())

@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 
 PARTS_DIR = "parts"
 INDEX_FILE = "index.parquet"
+LABELS_FILE = "labels.jsonl"
 FAILURES_FILE = "failures.jsonl"
 PLAN_FILE = "plan.jsonl"
 UNFINISHED_DIR = ".unfinished"

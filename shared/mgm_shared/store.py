@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
-from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
+from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
 from mgm_shared.shards import ShardedArray
 
 # pandas, a quarter of a second, is imported by the functions that make tables: opening a store needs none.
@@ -238,15 +238,23 @@ def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
     return attributes
 
 
+def read_labels(store_path: Path) -> dict[str, dict[str, str | None]]:
+    """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
+    file = store_path / LABELS_FILE
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {row.pop("video_id"): row for row in rows}
+
+
 def read_index(store_path: Path) -> "pd.DataFrame":
-    """The table of videos, read from the parts themselves; sorted by video_id."""
+    """The table of videos, read from the parts themselves and the attached labels; sorted by video_id."""
     import pandas as pd
 
+    attached = read_labels(store_path)
     rows: list[dict[str, Any]] = []
     for part in committed_parts(store_path):
         attributes = part_attributes(store_path, part)
         place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
-        rows.extend(video | place for video in attributes["videos"])
+        rows.extend(video | place | attached.get(video["video_id"], {}) for video in attributes["videos"])
     columns = [record_field.name for record_field in fields(VideoRecord)] + ["part", "height", "width"]
     return _as_objects(pd.DataFrame(rows, columns=columns).set_index("video_id").sort_index())
 
