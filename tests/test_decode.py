@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
-from mgm_prep.decode import Unreadable, VideoFile, _is_reference
+from mgm_prep.decode import Unreadable, VideoFile
+from mgm_prep.h264 import is_reference
 
 
 def _count(path: Path) -> tuple[int, int]:
@@ -137,6 +138,6 @@ def test_reference_pictures_are_recognised(tmp_path, container):
 
 
 def test_a_packet_without_a_slice_counts_as_reference():
-    assert _is_reference(b"", 4)
-    assert _is_reference(b"\x00\x00\x00\x02\x06\x05", 4)
-    assert _is_reference(b"\x00\x00\x01\x06\x05", 0)
+    assert is_reference(b"", 4)
+    assert is_reference(b"\x00\x00\x00\x02\x06\x05", 4)
+    assert is_reference(b"\x00\x00\x01\x06\x05", 0)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from synthetic import moving_pattern, pan, texture, write_video
 
+from mgm_prep.blocks import paint
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import VideoFile
 from mgm_prep.extract import extract
-from mgm_prep.motion import _sample, motion_grid, paint, with_references
+from mgm_prep.motion import motion_grid, with_references
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)
@@ -72,18 +73,6 @@ def test_a_static_clip_is_static_and_not_missing(tmp_path):
         np.testing.assert_array_equal(motion_YX2, 0)
 
 
-@pytest.mark.parametrize("num_cells", [1, 127, 128, 129, 200_000])
-def test_samples_are_the_pixels_and_their_means(num_cells):
-    """As many as an 8K picture has, at whole and at half pixels."""
-    rng = np.random.default_rng(0)
-    luma_HW = rng.integers(0, 255, (64, 96)).astype(np.uint8)
-    row_NS, column_NS = (rng.integers(0, side - 1, (num_cells, 8)).astype(np.float32) for side in luma_HW.shape)
-    rows, columns = row_NS.astype(int), column_NS.astype(int)
-    np.testing.assert_array_equal(_sample(luma_HW, row_NS, column_NS), luma_HW[rows, columns])
-    between = (luma_HW[rows, columns].astype(float) + luma_HW[rows, columns + 1]) / 2
-    np.testing.assert_allclose(_sample(luma_HW, row_NS, column_NS + 0.5), between, atol=0.51)
-
-
 def test_painting_equals_a_loop_over_blocks(tmp_path):
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-x264-params", "partitions=all", size="248x186")
     with VideoFile(path) as video:
@@ -100,7 +89,7 @@ def test_painting_equals_a_loop_over_blocks(tmp_path):
                     if 0 <= y // 8 < 24 and 0 <= x // 8 < 31:
                         shift = np.array([vector["motion_x"], vector["motion_y"]]) / int(vector["motion_scale"])
                         expected[int(vector["source"] > 0), y // 8, x // 8] = shift
-        np.testing.assert_array_equal(paint(picture.vectors_K, (24, 31)), expected)
+        np.testing.assert_array_equal(paint(picture.vectors_K, 24, 31), expected)
     assert sizes == {(16, 16), (16, 8), (8, 16), (8, 8)}
 
 

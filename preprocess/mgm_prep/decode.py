@@ -15,6 +15,7 @@ from av.codec.context import Flags2
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from mgm_prep.h264 import is_reference, nal_length_bytes, num_references
 from mgm_shared.geometry import Orientation
 
 # FFmpeg opens this one file whatever it says inside: no playlist, concat script or image sequence is among these.
@@ -49,6 +50,8 @@ class Picture:
     """Its place in decoding order."""
     is_reference: bool
     """Whether later pictures may refer to it."""
+    num_references: int
+    """How many of the references decoded before it its vectors may point to, on either side."""
     is_corrupt: bool
     codec: str
     """FFmpeg's name, such as h264 or mpeg4: motion.py knows their habits."""
@@ -64,6 +67,12 @@ class Picture:
     def grey_level(self) -> int:
         """What one of 256 grey levels is in the units of `luma_HW`."""
         return 1 << max(0, self.frame.format.components[0].bits - 8)
+
+    @cached_property
+    def points_forward(self) -> bool:
+        """Whether some of its vectors point to a picture that is shown later."""
+        is_b = self.picture_type == PictureType.B and self.vectors_K is not None
+        return is_b and bool((self.vectors_K["source"] > 0).any())  # type: ignore[index]
 
     @cached_property
     def orientation(self) -> Orientation:
@@ -106,6 +115,8 @@ class VideoFile:
             context.flags2 |= Flags2.export_mvs
             context.copy_opaque = True
             self._codec = context.codec.canonical_name
+            # Before H.264 a picture had one reference on each side.
+            self._num_references = num_references(context.extradata) if self._codec == "h264" else 1
             self.num_errors = 0
             self._last_error = "no frame could be decoded"
             self._pictures = self._decode()
@@ -132,12 +143,11 @@ class VideoFile:
 
     def _decode(self) -> Iterator[Picture]:
         is_h264 = self._codec == "h264"
-        length_bytes = _nal_length_bytes(self._stream.codec_context.extradata) if is_h264 else 0
+        length_bytes = nal_length_bytes(self._stream.codec_context.extradata)
         decode_index = 0
         for packet in self._packets():
             if packet is not None and packet.size:
-                is_reference = _is_reference(bytes(packet), length_bytes) if is_h264 else None
-                packet.opaque = (decode_index, is_reference)
+                packet.opaque = (decode_index, is_reference(bytes(packet), length_bytes) if is_h264 else None)
                 decode_index += 1
             try:
                 frames = self._stream.codec_context.decode(packet)
@@ -163,10 +173,10 @@ class VideoFile:
     def _picture(self, frame: av.VideoFrame) -> Picture:
         side_data = frame.side_data.get("MOTION_VECTORS")
         tag: Any = frame.opaque
-        decode_index, is_reference = tag or (0, None)
-        if is_reference is None:
+        decode_index, is_referred = tag or (0, None)
+        if is_referred is None:
             # Outside H.264, I and P pictures are references and B pictures are not.
-            is_reference = frame.pict_type != PictureType.B
+            is_referred = frame.pict_type != PictureType.B
         timestamp = frame.pts if frame.pts is not None else frame.dts
         return Picture(
             frame=frame,
@@ -174,7 +184,8 @@ class VideoFile:
             time_s=float("nan") if timestamp is None else float(timestamp * self._stream.time_base),
             picture_type=int(frame.pict_type),
             decode_index=decode_index,
-            is_reference=is_reference,
+            is_reference=is_referred,
+            num_references=self._num_references,
             is_corrupt=frame.is_corrupt,
             codec=self._codec,
         )
@@ -214,30 +225,6 @@ def _main_stream(container: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-
-
-def _nal_length_bytes(extradata: bytes | None) -> int:
-    """Bytes of the length in front of each NAL unit (avcC), or 0 for start codes (Annex B)."""
-    is_avcc = bool(extradata) and len(extradata or b"") > 6 and (extradata or b"")[0] == 1
-    return ((extradata or b"")[4] & 3) + 1 if is_avcc else 0
-
-
-def _is_reference(packet: bytes, length_bytes: int) -> bool:
-    """nal_ref_idc of the packet's first slice (H.264, 7.3.1): 0 says that no picture refers to this one."""
-    position = 0
-    while True:
-        if length_bytes:
-            start = position + length_bytes
-            position = start + int.from_bytes(packet[position:start], "big")
-        else:
-            start = packet.find(b"\x00\x00\x01", position) + 3
-            position = start
-            if start < 3:
-                return True
-        if start >= len(packet):
-            return True
-        if packet[start] & 31 in (1, 2, 5):
-            return bool(packet[start] >> 5 & 3)
 
 
 def _orientation(frame: av.VideoFrame) -> Orientation:

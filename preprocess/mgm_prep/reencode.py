@@ -10,7 +10,7 @@ import numpy as np
 from av.codec.context import Flags2
 from numpy.typing import NDArray
 
-from mgm_prep.motion import paint
+from mgm_prep.blocks import paint
 from mgm_shared.geometry import CELL_PX
 
 # Codecs for which FFmpeg exports vectors (its h264 and mpegvideo decoders); the others decode without an error and
@@ -53,5 +53,5 @@ class Reencoder:
         side_data = decoded.side_data.get("MOTION_VECTORS")
         if side_data is None:
             return np.full((*self._shape, 2), np.nan, np.float32)
-        to_previous_YX2, _ = paint(side_data.to_ndarray(), self._shape)
+        to_previous_YX2, _ = paint(side_data.to_ndarray(), *self._shape)
         return -to_previous_YX2

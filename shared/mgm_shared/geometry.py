@@ -5,7 +5,6 @@ A cell without a vector is NaN: missing, which is not the same as static.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,6 @@ from numpy.typing import NDArray
 CELL_PX = 8
 PATCH_PX = 16
 TUBELET_FRAMES = 2
-
-# A resampled cell has a vector when at least this share of its area had one.
-MIN_COVERAGE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,39 +57,6 @@ def stored_size(display_height: float, display_width: float, short_side: int) ->
     scale = min(1.0, short_side / min(display_height, display_width))
     height, width = (max(CELL_PX, round(side * scale / CELL_PX) * CELL_PX) for side in (display_height, display_width))
     return height, width
-
-
-@lru_cache(maxsize=256)
-def _overlap(start: float, length: float, num_in: int, num_out: int) -> NDArray[np.float32]:
-    """Share of output cell o under input cell i, (num_out, num_in); the outputs divide [start, start + length) px."""
-    out_edges = start + np.linspace(0, length, num_out + 1)
-    in_edges = np.arange(num_in + 1) * CELL_PX
-    low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
-    high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
-    share = np.maximum(high - low, 0) / (length / num_out)
-    return share.astype(np.float32)
-
-
-def resample_motion(motion_TYX2: NDArray[np.float32], box: Box, height_px: int, width_px: int) -> NDArray[np.float32]:
-    """Motion of the picture that is cut out at `box` and resized to height_px × width_px (multiples of 8).
-
-    Each new cell is the area-weighted mean of the vectors under it, rescaled to the new pixels; NaN where less than
-    half of it had a vector. `box` is in pixels of the grid's picture, whose top left pixel is the grid's.
-    """
-    num_rows, num_columns = motion_TYX2.shape[-3:-1]
-    rows = _overlap(box.y, box.height, num_rows, height_px // CELL_PX)
-    columns = _overlap(box.x, box.width, num_columns, width_px // CELL_PX)
-    is_known_TYX = ~np.isnan(motion_TYX2[..., 0])
-    coverage_TYX = rows @ is_known_TYX.astype(np.float32) @ columns.T
-    known_TYX2 = np.where(is_known_TYX[..., None], motion_TYX2, np.float32(0))
-    scale = (width_px / box.width, height_px / box.height)
-    out_TYX2 = np.empty((*coverage_TYX.shape, 2), np.float32)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for component in range(2):
-            total_TYX = rows @ known_TYX2[..., component] @ columns.T
-            out_TYX2[..., component] = total_TYX / coverage_TYX * np.float32(scale[component])
-    out_TYX2[coverage_TYX < MIN_COVERAGE - 1e-6] = np.nan
-    return out_TYX2
 
 
 def flip_motion(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,7 +17,8 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from mgm_shared.geometry import Box, flip_motion, resample_motion
+from mgm_shared.geometry import Box, flip_motion
+from mgm_shared.resample import resample_motion
 from mgm_train.clips import Clip
 from mgm_train.config import FinetuneConfig
 

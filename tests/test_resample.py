@@ -1,0 +1,45 @@
+"""Resampled motion against a loop over pixels."""
+
+import numpy as np
+
+from mgm_shared.geometry import Box
+from mgm_shared.resample import resample_motion
+
+
+def _by_pixels(motion_YX2, box, height, width):
+    """Each new cell: the mean over a fine sampling of the points that it covers in the old picture."""
+    per_cell = 24
+    out = np.full((height // 8, width // 8, 2), np.nan)
+    for y, x in np.ndindex(out.shape[:2]):
+        rows = box.y + (y + (np.arange(per_cell) + 0.5) / per_cell) * box.height / (height // 8)
+        columns = box.x + (x + (np.arange(per_cell) + 0.5) / per_cell) * box.width / (width // 8)
+        cell = motion_YX2[np.ix_((rows // 8).astype(int), (columns // 8).astype(int))].reshape(-1, 2)
+        known = cell[~np.isnan(cell[:, 0])]
+        if len(known) >= 0.5 * len(cell):
+            out[y, x] = known.mean(0) * (width / box.width, height / box.height)
+    return out
+
+
+def test_resampling_equals_the_mean_over_the_covered_pixels():
+    rng = np.random.default_rng(0)
+    motion_YX2 = rng.normal(size=(12, 16, 2)).astype(np.float32)
+    motion_YX2[rng.random((12, 16)) < 0.2] = np.nan
+    box = Box(x=12, y=8, width=96, height=72)
+    got = resample_motion(motion_YX2, box, 48, 64)
+    np.testing.assert_allclose(got, _by_pixels(motion_YX2, box, 48, 64), atol=2e-5)
+
+
+def test_resampling_to_the_same_picture_changes_nothing():
+    motion_TYX2 = np.random.default_rng(1).normal(size=(3, 6, 8, 2)).astype(np.float32)
+    motion_TYX2[1, 2, 3] = np.nan
+    same = resample_motion(motion_TYX2, Box(x=0, y=0, width=64, height=48), 48, 64)
+    np.testing.assert_allclose(same, motion_TYX2, atol=1e-6)
+
+
+def test_a_missing_cell_is_not_a_static_one():
+    motion_YX2 = np.full((4, 4, 2), np.nan, np.float32)
+    motion_YX2[:, :3] = 5
+    half = resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)
+    np.testing.assert_allclose(half, 2.5)
+    motion_YX2[:, 2] = np.nan
+    assert np.isnan(resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)[:, 1]).all()
