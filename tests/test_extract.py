@@ -132,25 +132,6 @@ def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatc
         np.testing.assert_array_equal(broken[video_id].motion[:], without[video_id].motion[:])
 
 
-@pytest.mark.starts_dask
-def test_a_video_that_kills_its_worker_is_rejected_and_blames_no_other(mixed, tmp_path, monkeypatch):
-    """Workers are made to die at one video, as a decoder's segfault would make them."""
-    (mixed / "killer.mp4").write_bytes((mixed / "good0.mp4").read_bytes())
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(
-        "import os\nfrom mgm_prep import part\nadd = part.PartWriter.add_video\n"
-        "def dies(self, source):\n    os._exit(1) if source.path.name == 'killer.mp4' else add(self, source)\n"
-        "part.PartWriter.add_video = dies\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
-    summary = extract(mixed, tmp_path / "out.store", ExtractSettings(), workers=2)
-    assert (summary.done, summary.failed) == (3, 3)
-    failures = [json.loads(line) for line in (tmp_path / "out.store/failures.jsonl").read_text().splitlines()]
-    assert [failure["video_id"] for failure in failures] == ["empty.mp4", "killer.mp4", "text.mkv"]
-    assert failures[1]["reason"] == "decoding it ended the worker process, twice"
-    assert not (tmp_path / "out.store/.unfinished").exists()
-
-
 def test_a_full_disk_blames_no_video(mixed, tmp_path, monkeypatch):
     from mgm_shared import shards
 

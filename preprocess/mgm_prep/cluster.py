@@ -5,6 +5,7 @@ plain records, never arrays.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -72,6 +73,16 @@ class Cluster:
             for following in islice(waiting, 1):
                 completed.add(submit(following))
             yield result
+
+
+def is_expendable() -> bool:
+    """Whether this process is a Dask worker whose nanny starts another when it dies."""
+    # Where nobody has imported it there is no worker, and importing it takes half a second.
+    distributed = sys.modules.get("distributed")
+    try:
+        return distributed is not None and distributed.get_worker().nanny is not None
+    except ValueError:
+        return False
 
 
 @contextmanager

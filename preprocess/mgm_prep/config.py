@@ -1,6 +1,7 @@
 """What can be set of an extraction. No decoder and no Zarr here, so that `--help` is fast."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mgm_shared.config import Config, check, option
 
@@ -18,9 +19,21 @@ class ExtractSettings(Config):
     no_vectors: str = option(
         "transcode", "codecs without motion vectors: transcode to H.264 and take those, or skip the motion"
     )
+    max_corrupt: float = option(
+        0.5, "reject a video when more than this share of its frames is damaged; 1 keeps whatever decodes"
+    )
+    max_pixels: int = option(8192 * 4320, "reject a video whose pictures are larger than this, before memory is taken")
+    max_seconds: int = option(3600, "reject a video that takes longer, 0 for no limit; may change on resuming")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that a store keeps and that a resumed run must bring: all but the time limit."""
+        return {name: value for name, value in asdict(self).items() if name != "max_seconds"}
 
     def __post_init__(self) -> None:
         check(self.short_side >= 16, "short_side", self.short_side, "at least 16")
         check(self.frame_codec in FRAME_CODECS, "frame_codec", self.frame_codec, " or ".join(FRAME_CODECS))
         check(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
         check(self.no_vectors in NO_VECTORS, "no_vectors", self.no_vectors, " or ".join(NO_VECTORS))
+        check(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "a share from 0 to 1")
+        check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
+        check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")

@@ -3,8 +3,12 @@
 The only file that opens video files. PyAV, one thread: the same pictures and vectors in every run.
 """
 
+import math
+import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from av.codec.context import Flags2
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from mgm_prep.config import ExtractSettings
 from mgm_prep.h264 import is_reference, nal_length_bytes, num_references
 from mgm_shared.geometry import Orientation
 
@@ -30,6 +35,21 @@ OPEN_OPTIONS = {
 LENIENT: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 DEFAULT_FRAME_RATE = 25
+
+# AVMotionVector of libavutil/motion_vector.h. PyAV's `to_ndarray` builds this type anew for every picture.
+VECTOR_DTYPE = np.dtype(
+    [
+        ("source", "<i4"),
+        ("w", "u1"),
+        ("h", "u1"),
+        *((name, "<i2") for name in ("src_x", "src_y", "dst_x", "dst_y")),
+        ("flags", "<u8"),
+        ("motion_x", "<i4"),
+        ("motion_y", "<i4"),
+        ("motion_scale", "<u2"),
+    ],
+    align=True,
+)
 
 
 class Unreadable(Exception):
@@ -100,32 +120,38 @@ class Header:
 class VideoFile:
     """An open video file: `header`, then `pictures()` once. Use it as a context manager.
 
-    Raises Unreadable, on opening or on the first picture, when there is nothing to decode.
+    Raises Unreadable, on opening or on the first picture, when there is nothing to decode or the settings' limits
+    forbid it; on a later picture when `max_seconds` have passed since the opening.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: ExtractSettings | None = None) -> None:
+        settings = settings or ExtractSettings()
+        self.num_errors = 0
+        self._max_pixels = settings.max_pixels
+        # FFmpeg compares sides that it has rounded up.
+        self._ffmpeg_limit = {"max_pixels": str(2 * settings.max_pixels + 2**22)}
+        self._max_seconds = settings.max_seconds
+        self._deadline_s = time.monotonic() + (settings.max_seconds or float("inf"))
+        self._last_error = "no frame could be decoded"
+        _check_regular(path)
+        # Of all streams, so that FFmpeg refuses a far larger picture wherever it turns up, before it takes memory.
+        options = OPEN_OPTIONS | self._ffmpeg_limit
         try:
-            self._container = av.open(str(path.absolute()), options=OPEN_OPTIONS, **LENIENT)
+            self._container = av.open(str(path.absolute()), options=options, **LENIENT)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise Unreadable(_reason(error)) from error
         try:
             self._stream = _main_stream(self._container)
-            context = self._stream.codec_context
-            context.thread_type, context.thread_count = "NONE", 1
-            context.flags2 |= Flags2.export_mvs
-            context.copy_opaque = True
-            self._codec = context.codec.canonical_name
-            # Before H.264 a picture had one reference on each side.
-            self._num_references = num_references(context.extradata) if self._codec == "h264" else 1
-            self.num_errors = 0
-            self._last_error = "no frame could be decoded"
+            self._configure()
             self._pictures = self._decode()
             first = next(self._pictures, None)
             if first is None:
+                self._check_size(*_size_without_decoding(path))
                 raise Unreadable(self._last_error)
             self._first = first
             # Now, and not when it is asked for: a transport stream may rebuild its streams while it is read.
             self.header = self._read_header(first)
+            self._check_size(self.header.display_height, self.header.display_width)
         except BaseException:
             self._container.close()
             raise
@@ -141,47 +167,71 @@ class VideoFile:
         yield self._first
         yield from self._pictures
 
+    def _configure(self) -> None:
+        """One thread, so that every run gives the same; vectors; packets' tags on their frames."""
+        context = self._stream.codec_context
+        self._check_size(context.height, context.width)
+        context.thread_type, context.thread_count = "NONE", 1
+        context.flags2 |= Flags2.export_mvs
+        context.copy_opaque = True
+        context.options = self._ffmpeg_limit
+        self._codec: str = context.codec.canonical_name
+        self._time_base: Fraction = self._stream.time_base
+        # Before H.264 a picture had one reference on each side.
+        self._num_references = num_references(context.extradata) if self._codec == "h264" else 1
+
+    def _check_size(self, height: float, width: float) -> None:
+        if height * width > self._max_pixels:
+            pixels = f"{width:.0f}×{height:.0f} px"
+            raise Unreadable(f"its pictures have {pixels}, more than max-pixels = {self._max_pixels}")
+
     def _decode(self) -> Iterator[Picture]:
+        context = self._stream.codec_context
         is_h264 = self._codec == "h264"
-        length_bytes = nal_length_bytes(self._stream.codec_context.extradata)
-        decode_index = 0
-        for packet in self._packets():
-            if packet is not None and packet.size:
+        length_bytes = nal_length_bytes(context.extradata)
+        for decode_index, packet in enumerate(self._packets()):
+            if time.monotonic() > self._deadline_s:
+                raise Unreadable(f"not done after max-seconds = {self._max_seconds}")
+            if packet is not None:
                 packet.opaque = (decode_index, is_reference(bytes(packet), length_bytes) if is_h264 else None)
-                decode_index += 1
             try:
-                frames = self._stream.codec_context.decode(packet)
+                frames = context.decode(packet)
             except av.FFmpegError as error:
                 # As the ffmpeg program does: what the rest of the stream holds is still wanted.
                 self._note(error)
                 continue
             for frame in frames:
-                yield self._picture(frame)
+                if frame.width * frame.height <= self._max_pixels:
+                    yield self._picture(frame)
+                else:
+                    self.num_errors += 1
 
     def _packets(self) -> Iterator[av.Packet | None]:
-        """The stream's packets; after a read error None, which flushes the decoder as the end of the file does."""
+        """The stream's packets, then None, which flushes the decoder; a read error is the end of the file."""
         try:
-            yield from self._container.demux(self._stream)
+            # An empty packet would end the decoding.
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
         except av.FFmpegError as error:
             self._note(error)
-            yield None
+        yield None
 
     def _note(self, error: Exception) -> None:
         self.num_errors += 1
         self._last_error = _reason(error)
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
-        side_data = frame.side_data.get("MOTION_VECTORS")
+        side_data: Any = frame.side_data.get("MOTION_VECTORS")
         tag: Any = frame.opaque
         decode_index, is_referred = tag or (0, None)
         if is_referred is None:
             # Outside H.264, I and P pictures are references and B pictures are not.
             is_referred = frame.pict_type != PictureType.B
-        timestamp = frame.pts if frame.pts is not None else frame.dts
+        ticks, base = frame.pts if frame.pts is not None else frame.dts, self._time_base
         return Picture(
             frame=frame,
-            vectors_K=None if side_data is None else side_data.to_ndarray(),
-            time_s=float("nan") if timestamp is None else float(timestamp * self._stream.time_base),
+            vectors_K=None if side_data is None else np.frombuffer(side_data, VECTOR_DTYPE),
+            # Not ticks * base: making a Fraction of each picture's time takes longer than all else here.
+            time_s=float("nan") if ticks is None else ticks * base.numerator / base.denominator,
             picture_type=int(frame.pict_type),
             decode_index=decode_index,
             is_reference=is_referred,
@@ -200,16 +250,38 @@ class VideoFile:
             duration_s = float(stream.duration * stream.time_base)
         else:
             duration_s = (self._container.duration or 0) / av.time_base
+        degrees = frame.rotation
         return Header(
             codec=self._codec,
             height=frame.height,
             width=frame.width,
             display_height=height,
             display_width=width,
-            rotation=round(frame.rotation) % 360,
+            # A matrix of zeros turns by no number.
+            rotation=round(degrees) % 360 if math.isfinite(degrees) else 0,
             frame_rate=frame_rate,
-            num_frames_estimate=stream.frames or max(1, round(duration_s * frame_rate)),
+            num_frames_estimate=max(1, stream.frames or round(duration_s * frame_rate)),
         )
+
+
+def _check_regular(path: Path) -> None:
+    """A pipe would be waited for, and a device read for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise Unreadable(_reason(error)) from error
+    if not stat.S_ISREG(mode):
+        raise Unreadable("not a regular file")
+
+
+def _size_without_decoding(path: Path) -> tuple[int, int]:
+    """Coded (height, width) as the stream's own headers state it, (0, 0) where they do not."""
+    try:
+        with av.open(str(path.absolute()), options=OPEN_OPTIONS | {"skip_frame": "all"}, **LENIENT) as container:
+            context = _main_stream(container).codec_context
+            return context.height, context.width
+    except (av.FFmpegError, OSError, ValueError):
+        return 0, 0
 
 
 def _main_stream(container: Any) -> Any:

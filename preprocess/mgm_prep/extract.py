@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import zarr
 from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
 from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
-from mgm_prep.part import Failure, Part, extract_part, without_killer
+from mgm_prep.part import AnyTask, Failure, Task, extract_part, without_killer
 from mgm_prep.plan import (
     PlannedPart,
     Probe,
@@ -32,7 +32,7 @@ from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
 from mgm_shared.store import check_schema, committed_parts, part_attributes, read_index, write_index
 
 PROBES_PER_TASK = 32
-# Of this many pairs of dead workers a part may be the cause before something else must be wrong.
+# Of this many pairs of dead workers a task may be the cause before something else must be wrong.
 MAX_DEATHS = 20
 
 
@@ -162,7 +162,7 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         libraries = {name: version(name) for name in ("mgm", "av", "opencv-python", "zarr", "numcodecs")}
         attributes = {
             "mgm_schema_version": SCHEMA_VERSION,
-            "settings": asdict(settings),
+            "settings": settings.recorded(),
             "libraries": libraries | {"ffmpeg": ".".join(map(str, av.library_versions["libavcodec"]))},
         }
         zarr.create_group(str(store / PARTS_DIR))
@@ -170,7 +170,7 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         zarr.create_group(str(store), attributes=attributes)
         return
     recorded = check_schema(store)["settings"]
-    differing = [name for name, value in asdict(settings).items() if recorded.get(name) != value]
+    differing = [name for name, value in settings.recorded().items() if recorded.get(name) != value]
     if differing:
         was = ", ".join(f"{name} = {recorded.get(name)}" for name in differing)
         raise UserError(f"{store} was extracted with {was}; use the same settings, or another store, or --force")
@@ -186,8 +186,10 @@ def _completed_plan(
     if not new:
         return plan
     say(f"reading the headers of {len(new)} videos")
-    batches = [new[start : start + PROBES_PER_TASK] for start in range(0, len(new), PROBES_PER_TASK)]
-    found = [probe for batch in cluster.map(probe_all, batches, settings.short_side) for probe in batch]
+    starts = range(0, len(new), PROBES_PER_TASK)
+    batches = [Task(name=f"headers-{start}", sources=tuple(new[start : start + PROBES_PER_TASK])) for start in starts]
+    probed = cluster.map(probe_all, batches, store, settings, after_deaths=_after_deaths(store))
+    found = [probe for batch in probed for probe in batch]
     plan += plan_parts((probe for probe in found if isinstance(probe, Probe)), num_planned=len(plan))
     failures = [probe for probe in found if isinstance(probe, Failure)]
     write_failures(store, [*read_failures(store), *failures])
@@ -227,17 +229,7 @@ def _extract_parts(
     parts = [part.part(sources, failures) for part in missing]
     progress = Progress(num_to_do=sum(len(part.sources) for part in parts))
     report(progress)
-    deaths: Counter[str] = Counter()
-
-    def after_deaths(part: Part) -> Part:
-        deaths[part.name] += 1
-        if deaths[part.name] > MAX_DEATHS:
-            raise RuntimeError(
-                f"workers keep dying at part {part.name}; the rest is done, and the same command goes on"
-            )
-        return without_killer(part, store)
-
-    for result in cluster.map(extract_part, parts, store, settings, after_deaths=after_deaths):
+    for result in cluster.map(extract_part, parts, store, settings, after_deaths=_after_deaths(store)):
         if result.failures:
             failures |= {failure.video_id: failure for failure in result.failures}
             write_failures(store, failures.values())
@@ -249,6 +241,21 @@ def _extract_parts(
         )
         report(progress)
     return progress
+
+
+def _after_deaths(store: Path) -> Callable[[AnyTask], AnyTask]:
+    """What to try instead of a task that ended two workers. RuntimeError when that goes on and on."""
+    deaths: Counter[str] = Counter()
+
+    def after_deaths(task: AnyTask) -> AnyTask:
+        deaths[task.name] += 1
+        if deaths[task.name] > MAX_DEATHS:
+            raise RuntimeError(
+                f"workers keep dying at {task.name}; the rest is done, and the same command goes on from there"
+            )
+        return without_killer(task, store)
+
+    return after_deaths
 
 
 def _all_failures(store: Path) -> list[Failure]:

@@ -22,6 +22,7 @@ from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
+from mgm_prep.strikes import convicted, journal
 from mgm_shared.files import flush
 from mgm_shared.schema import (
     PARTS_DIR,
@@ -35,23 +36,28 @@ from mgm_shared.schema import (
 from mgm_shared.shards import ShardWriter
 
 Item = TypeVar("Item")
-
-OPENING_SUFFIX = ".opening"
+AnyTask = TypeVar("AnyTask", bound="Task")
 
 # What reading a bad file can raise; FFmpeg's and OpenCV's errors are among these. Anything else is our mistake.
 REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A planned part: its name, its stored size in px, and the videos that go into it, in order."""
+class Task:
+    """Videos that one worker opens, in order."""
 
     name: str
-    height: int
-    width: int
     sources: tuple[Source, ...]
     rejected: tuple["Failure", ...] = ()
-    """Videos that were to go into it and are known to be unreadable."""
+    """Videos that belonged to it and are known to be unreadable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Task):
+    """A planned part; its stored size in px."""
+
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +85,18 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
     # A name of its own: Dask may start a task again while the first try is still running somewhere.
     directory = store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}"
     directory.mkdir(parents=True)
-    opening = directory.with_suffix(OPENING_SUFFIX)
     try:
         writer = PartWriter(directory, part.height, part.width, settings)
         failures = list(part.rejected)
-        for source in part.sources:
-            # Should the decoder end this process, this says at which video.
-            opening.write_text(source.video_id)
-            mark = writer.mark()
-            try:
-                writer.add_video(source)
-            except Unreadable as error:
-                writer.rewind(mark)
-                failures.append(failure_of(source, error))
+        with journal(store, part.name, settings.max_seconds) as notes:
+            for source in part.sources:
+                notes.opening(source.video_id)
+                mark = writer.mark()
+                try:
+                    writer.add_video(source)
+                except Unreadable as error:
+                    writer.rewind(mark)
+                    failures.append(failure_of(source, error))
         if writer.records:
             writer.finish(failures)
             _commit(directory, store / PARTS_DIR / part.name)
@@ -102,29 +107,24 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
             failures=tuple(failures),
         )
     finally:
-        opening.unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def without_killer(part: Part, store: Path) -> Part:
-    """The part without the video at which its workers died, which is rejected; as it is when they died elsewhere."""
-    records = list((store / UNFINISHED_DIR).glob(f"{part.name}-*{OPENING_SUFFIX}"))
-    killers = {record.read_text() for record in records}
-    for record in records:
-        record.unlink()
-        shutil.rmtree(record.with_suffix(""), ignore_errors=True)
-    rejected = [
+def without_killer(task: AnyTask, store: Path) -> AnyTask:
+    """The task without the video that ended two of its workers, which is rejected; as it is when there is none."""
+    causes = convicted(store, task.name)
+    rejected = tuple(
         Failure(
             video_id=source.video_id,
             path=str(source.path),
-            reason="decoding it ended the worker process, twice",
+            reason=f"decoding it ended the worker process, twice ({causes[source.video_id]})",
             exception="KilledWorker",
         )
-        for source in part.sources
-        if source.video_id in killers
-    ]
-    sources = tuple(source for source in part.sources if source.video_id not in killers)
-    return replace(part, sources=sources, rejected=(*part.rejected, *rejected))
+        for source in task.sources
+        if source.video_id in causes
+    )
+    sources = tuple(source for source in task.sources if source.video_id not in causes)
+    return replace(task, sources=sources, rejected=task.rejected + rejected)
 
 
 def failure_of(source: Source, error: Exception) -> Failure:
@@ -158,7 +158,7 @@ class PartWriter:
         version = _version(source)
         start = self._frames.num_frames
         num_corrupt = 0
-        with VideoFile(source.path) as video:
+        with VideoFile(source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)
             for picture, frame_HWC, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
@@ -167,10 +167,14 @@ class PartWriter:
                 self._time_s.append(picture.time_s)
                 self._picture_type.append(picture.picture_type)
                 num_corrupt += picture.is_corrupt
-            num_corrupt += video.num_errors
+            num_errors = video.num_errors
         self._time_s[start:] = time_s = _whole_times(self._time_s[start:], header.frame_rate)
         if _version(source) != version:
             raise Unreadable("the file changed while it was read")
+        num_corrupt += num_errors
+        share = num_corrupt / (len(time_s) + num_errors)
+        if share > self._settings.max_corrupt:
+            raise Unreadable(f"{share:.0%} of it is damaged, more than max-corrupt = {self._settings.max_corrupt:.0%}")
         self.records.append(
             VideoRecord(
                 video_id=source.video_id,

@@ -7,15 +7,17 @@ have come since get parts of their own.
 import fcntl
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Unreadable, VideoFile
-from mgm_prep.part import REJECTED, Failure, Part, failure_of
+from mgm_prep.part import REJECTED, Failure, Part, Task, failure_of
 from mgm_prep.sources import Source
+from mgm_prep.strikes import journal
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_shared.geometry import stored_size
@@ -62,14 +64,14 @@ class PlannedPart:
         )
 
 
-def probe(source: Source, short_side: int) -> Probe | Failure:
+def probe(source: Source, settings: ExtractSettings) -> Probe | Failure:
     """Open a video and decode its first picture."""
     try:
-        with VideoFile(source.path) as video:
+        with VideoFile(source.path, settings) as video:
             header = video.header
     except (Unreadable, *REJECTED) as error:
         return failure_of(source, error)
-    height, width = stored_size(header.display_height, header.display_width, short_side)
+    height, width = stored_size(header.display_height, header.display_width, settings.short_side)
     return Probe(
         video_id=source.video_id,
         height=height,
@@ -79,9 +81,14 @@ def probe(source: Source, short_side: int) -> Probe | Failure:
     )
 
 
-def probe_all(sources: Sequence[Source], short_side: int) -> list[Probe | Failure]:
+def probe_all(batch: Task, store: Path, settings: ExtractSettings) -> list[Probe | Failure]:
     """`probe` for a batch: one task of the cluster."""
-    return [probe(source, short_side) for source in sources]
+    found: list[Probe | Failure] = list(batch.rejected)
+    with journal(store, batch.name, settings.max_seconds) as notes:
+        for source in batch.sources:
+            notes.opening(source.video_id)
+            found.append(probe(source, settings))
+    return found
 
 
 def plan_parts(probes: Iterable[Probe], num_planned: int) -> list[PlannedPart]:

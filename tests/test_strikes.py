@@ -1,0 +1,84 @@
+"""Videos that end or hang the process that decodes them are rejected, alone, and the reason says what was seen."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import pan, write_video
+
+from mgm_prep.config import ExtractSettings
+from mgm_prep.extract import extract
+from mgm_prep.strikes import convicted, journal
+from mgm_shared.store import open_store
+
+# What a worker does at its start: some files are made deadly. A regular expression that never ends holds the GIL, as a
+# decoder stuck inside one call may.
+DEADLY = """
+import os, re, signal
+from mgm_prep import decode, part, strikes
+strikes.GRACE_S = 1
+open_file, add_video = decode.VideoFile.__init__, part.PartWriter.add_video
+def opens(self, path, settings=None):
+    if path.name == "segfault.mp4":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    open_file(self, path, settings)
+def adds(self, source):
+    if source.path.name == "exit.mp4":
+        os._exit(1)
+    if source.path.name == "hang.mp4":
+        re.match("(a+)+$", "a" * 64 + "b")
+    add_video(self, source)
+decode.VideoFile.__init__, part.PartWriter.add_video = opens, adds
+"""
+
+
+@pytest.mark.starts_dask
+def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path, monkeypatch):
+    """One crashes on its header, one while it is decoded, one never returns."""
+    videos, site = tmp_path / "in", tmp_path / "site"
+    videos.mkdir()
+    site.mkdir()
+    for name in ("a", "exit", "hang", "segfault", "z"):
+        write_video(videos / f"{name}.mp4", pan((2, 1), num_frames=6, height=64, width=96))
+    (site / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
+    summary = extract(videos, tmp_path / "out.store", ExtractSettings(max_seconds=6), workers=2)
+    assert (summary.done, summary.failed) == (2, 3)
+    assert list(open_store(tmp_path / "out.store").videos.index) == ["a.mp4", "z.mp4"]
+    failures = [json.loads(line) for line in (tmp_path / "out.store/failures.jsonl").read_text().splitlines()]
+    text = "decoding it ended the worker process, twice ({})"
+    assert {failure["video_id"]: failure["reason"] for failure in failures} == {
+        "exit.mp4": text.format("killed"),
+        "hang.mp4": text.format("Timeout (0:00:07)"),
+        "segfault.mp4": text.format("Segmentation fault"),
+    }
+    assert not (tmp_path / "out.store/.unfinished").exists()
+
+
+def _dies(store, task, video_id):
+    """Leave the record of a process that died at the video."""
+    with journal(store, task, 0) as notes:
+        notes.opening(video_id)
+        record = Path(notes._file.name)
+        record.rename(kept := record.with_suffix(".kept"))
+    kept.rename(record)
+
+
+def test_one_death_convicts_nobody(tmp_path):
+    """Two workers that die at two videos are no proof against either, whatever the ids look like."""
+    for video_id in ("a.mp4", "new\nline\udcff.mp4"):
+        _dies(tmp_path, "part", video_id)
+    assert convicted(tmp_path, "part") == {}
+    _dies(tmp_path, "part", "new\nline\udcff.mp4")
+    assert convicted(tmp_path, "other") == {}
+    assert convicted(tmp_path, "part") == {"new\nline\udcff.mp4": "killed"}
+    assert convicted(tmp_path, "part") == {}
+
+
+def test_a_living_task_leaves_no_record(tmp_path):
+    with journal(tmp_path, "part", 1) as notes:
+        notes.opening("a.mp4")
+        assert len(list((tmp_path / ".unfinished").iterdir())) == 1
+    assert not list((tmp_path / ".unfinished").iterdir())
