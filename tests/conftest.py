@@ -1,6 +1,13 @@
 """What several tests need: small stores, and a guard on the global random state."""
 
+import os
 import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zlib
 from collections.abc import Iterator
 from importlib.metadata import files
 from pathlib import Path
@@ -11,6 +18,7 @@ from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extract import extract
+from mgm_shared.objects import Url
 from mgm_shared.store import Store, open_store
 
 
@@ -46,6 +54,37 @@ def pan_store(pan_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sto
     path = tmp_path_factory.mktemp("stores") / "pans.store"
     extract(pan_videos, path, ExtractSettings())
     return open_store(path)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of moto's standalone S3 server, which keeps all in memory; a process of its own, as S3 is."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("moto") / "log"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:
+        while server.poll() is None and "Running on" not in log.read_text():
+            time.sleep(0.05)
+        assert server.poll() is None, log.read_text()
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Url:
+    """An empty bucket, which this process and its children find by their environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    name = f"bucket-{zlib.crc32(request.node.nodeid.encode()):08x}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{name}", method="PUT")).close()
+    return Url(f"s3://{name}")
 
 
 @pytest.fixture(scope="session")

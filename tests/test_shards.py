@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgm_shared import shards
+from mgm_shared import objects, shards
 from mgm_shared.codec import decode_jpeg, encode_jpeg
 from mgm_shared.schema import ArraySpec, frames_spec, motion_spec
 from mgm_shared.shards import DamagedChunk, ShardedArray, ShardWriter
@@ -146,3 +146,33 @@ def test_a_missing_or_cut_shard_is_never_zeros(tmp_path):
         ours.read(np.array([8]))
     with pytest.raises(IndexError):
         ours.read(np.array([9]))
+
+
+def test_an_array_behind_a_url_is_the_same(bucket, tmp_path):
+    """Read, and damaged in every way, as the local one is."""
+    values = np.random.default_rng(3).integers(0, 9, (21, 3, 2)).astype(np.int16)
+    ours = _write(tmp_path, SMALL_SHARDS, values)
+    for name in os.listdir(tmp_path / "numbers"):
+        objects.put(bucket / "numbers" / name, (tmp_path / "numbers" / name).read_bytes())
+    remote = ShardedArray.open(bucket / "numbers")
+    for indices in ([], [20], [3, 3, 0, 17], range(21)):
+        np.testing.assert_array_equal(remote.read(np.array(indices, int)), values[list(indices)])
+    assert not list(remote.damage())
+
+    def problems(number: int, content: bytes) -> list[tuple[int, str]]:
+        """Of both arrays, which must tell the same."""
+        shards._shard_index.cache_clear()
+        (tmp_path / f"numbers/c.{number}.0.0").write_bytes(content)
+        objects.put(bucket / f"numbers/c.{number}.0.0", content)
+        found = [(chunk, str(error)) for chunk, error in remote.damage()]
+        assert [(chunk, str(error).replace(str(tmp_path), str(bucket))) for chunk, error in ours.damage()] == found
+        return found
+
+    whole = (tmp_path / "numbers/c.1.0.0").read_bytes()
+    assert [chunk for chunk, _ in problems(1, bytes([whole[0] ^ 1]) + whole[1:])] == [2]
+    assert [chunk for chunk, _ in problems(1, whole[:-1] + bytes([whole[-1] ^ 1]))] == [2, 3]
+    assert ["ends early" in error for _, error in problems(1, b"short")] == [True, True]
+    assert ["ends early" in error for _, error in problems(1, b"")] == [True, True]
+    objects.delete(bucket / "numbers/c.0.0.0")
+    (tmp_path / "numbers/c.0.0.0").unlink()
+    assert ["missing" in error for _, error in problems(1, whole)] == [True, True]

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
-from mgm_shared.shards import DamagedChunk, ShardedArray
+from mgm_shared.shards import ShardedArray
 from mgm_shared.store import committed_parts, open_store, part_attributes, read_index
 
 SHARDED, TRACKS = ("frames", "motion"), ("time", "picture_type")
@@ -57,11 +57,8 @@ def _part_problems(store: Path, name: str) -> Iterator[str]:
         array = ShardedArray.open(part / array_name)
         if array.shape[0] != num_frames:
             yield f"{array_name} has {array.shape[0]} frames, its videos {num_frames}"
-        for chunk in range(array.num_chunks):
-            try:
-                array.check(chunk)
-            except DamagedChunk as error:
-                yield f"{array_name}, frames {chunk * array.chunk_frames} and on: {error}"
+        for chunk, error in array.damage():
+            yield f"{array_name}, frames {chunk * array.chunk_frames} and on: {error}"
     for array_name in TRACKS:
         try:
             # zarr-python checks the crc32c of these two, which are one chunk each.
