@@ -113,14 +113,14 @@ def test_a_hand_started_dask_cluster(mixed, tmp_path):
 def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatch):
     from mgm_prep import part
 
-    convert, calls = part.to_rgb, iter(range(10**6))
+    convert, calls = part.PlaneScaler.planes, iter(range(10**6))
 
-    def breaks_once(frame, height, width):
+    def breaks_once(self, frame, height, width):
         if next(calls) == 15:
             raise ValueError("made up")
-        return convert(frame, height, width)
+        return convert(self, frame, height, width)
 
-    monkeypatch.setattr(part, "to_rgb", breaks_once)
+    monkeypatch.setattr(part.PlaneScaler, "planes", breaks_once)
     extract(mixed, tmp_path / "out.store", ExtractSettings())
     monkeypatch.undo()
     (mixed / "good2.mp4").rename(tmp_path / "good2.mp4")

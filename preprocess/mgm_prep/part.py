@@ -16,13 +16,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mgm_prep.colour import to_rgb
+from mgm_prep.colour import PlaneScaler, luma_of, to_rgb
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
 from mgm_prep.strikes import convicted, journal
+from mgm_shared.codec import Planes
 from mgm_shared.files import flush
 from mgm_shared.schema import (
     PARTS_DIR,
@@ -161,8 +162,8 @@ class PartWriter:
         with VideoFile(source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)
-            for picture, frame_HWC, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
-                self._frames.append(frame_HWC)
+            for picture, frame, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
+                self._frames.append(frame)
                 self._motion.append(pack_motion(motion_YX2))
                 self._time_s.append(picture.time_s)
                 self._picture_type.append(picture.picture_type)
@@ -227,19 +228,26 @@ class PartWriter:
 
     def _converted(
         self, pictures: Iterator[Picture], motion_source: str
-    ) -> Iterator[tuple[Picture, NDArray[np.uint8], NDArray[np.float32]]]:
+    ) -> Iterator[tuple[Picture, Planes | NDArray[np.uint8], NDArray[np.float32]]]:
         """Each picture with its frame and motion, both as shown and at the stored size."""
         height, width = self._size
+        scaler = PlaneScaler()
         reencoder = Reencoder(height, width) if motion_source == "transcode" else None
         for picture, references in with_references(pictures):
-            frame, orientation = picture.frame, picture.orientation
-            coded_size = (width, height) if orientation.is_transposed else (height, width)
-            frame_HWC = np.ascontiguousarray(orientation.frame(to_rgb(frame, *coded_size)))
+            frame = self._frame(picture, scaler)
             if reencoder is not None:
-                yield picture, frame_HWC, reencoder.motion(frame_HWC)
+                yield picture, frame, reencoder.motion(luma_of(frame))
             else:
                 grid_YX2 = motion_grid(picture, references)
-                yield picture, frame_HWC, stored_motion(picture, grid_YX2, height, width)
+                yield picture, frame, stored_motion(picture, grid_YX2, height, width)
+
+    def _frame(self, picture: Picture, scaler: PlaneScaler) -> Planes | NDArray[np.uint8]:
+        """The picture as shown, at the stored size."""
+        lay = picture.orientation.frame
+        size = self._size[::-1] if picture.orientation.is_transposed else self._size
+        if self._settings.frame_codec == "jpeg":
+            return Planes(*map(lay, scaler.planes(picture.frame, *size)))
+        return lay(to_rgb(picture.frame, *size))
 
 
 def _whole_times(time_s: list[float], frame_rate: float) -> list[float]:

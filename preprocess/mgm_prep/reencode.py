@@ -37,16 +37,16 @@ class Reencoder:
         self._num_frames = 0
         self._encoder = av.CodecContext.create("libx264", "w")
         self._encoder.width, self._encoder.height = width, height
-        self._encoder.pix_fmt, self._encoder.time_base = "yuv420p", Fraction(1, 25)
+        self._encoder.pix_fmt, self._encoder.time_base = "gray", Fraction(1, 25)
         self._encoder.thread_count = 1
         self._encoder.options = ENCODER_OPTIONS
         self._decoder = av.CodecContext.create("h264", "r")
         self._decoder.thread_type, self._decoder.thread_count = "NONE", 1
         self._decoder.flags2 |= Flags2.export_mvs
 
-    def motion(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The velocity of each cell since the frame that was given before, (H/8, W/8, 2); all NaN for the first."""
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+    def motion(self, luma_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The velocity of each cell since the luma that was given before, (H/8, W/8, 2); all NaN for the first."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(luma_HW), format="gray")
         frame.pts = self._num_frames
         self._num_frames += 1
         (decoded,) = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]

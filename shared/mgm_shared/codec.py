@@ -1,4 +1,4 @@
-"""JPEG for one frame: two functions, and the Zarr codec that wraps them.
+"""JPEG for one frame: its functions, and the Zarr codec that wraps them.
 
 The codec carries the name and configuration keys of the imagecodecs package, so a store opens with that package as well
 as with this one; Zarr finds ours through the entry point group `zarr.codecs`, without an import.
@@ -6,16 +6,31 @@ as with this one; Zarr finds ours through the entry point group `zarr.codecs`, w
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 
 JPEG_CODEC_NAME = "imagecodecs_jpeg"
+
+
+class Planes(NamedTuple):
+    """A frame as JFIF holds it (ITU-T T.871): luma (H, W), chroma (H/2, W/2), uint8, BT.601 at full range."""
+
+    y_HW: NDArray[np.uint8]
+    cb_HW: NDArray[np.uint8]
+    cr_HW: NDArray[np.uint8]
+
+
+def encode_planes(planes: Planes, quality: int) -> bytes:
+    """4:2:0 planes → a baseline JPEG, without a way through RGB. `quality` is libjpeg's, 1–100."""
+    encoded: bytes = simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, planes), quality)
+    return encoded
 
 
 def encode_jpeg(frame_HWC: NDArray[np.uint8], quality: int) -> bytes:

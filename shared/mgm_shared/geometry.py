@@ -75,9 +75,9 @@ class Orientation:
     is_flipped_x: bool = False
     is_flipped_y: bool = False
 
-    def frame(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture as shown; a view."""
-        return self._lay(frame_HWC)
+    def frame(self, frame_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture, or one plane of it, as shown: (H, W) or (H, W, C), a view."""
+        return self._lay(frame_HW)
 
     def motion(self, motion_YX2: NDArray[np.float32]) -> NDArray[np.float32]:
         """Motion of the picture as shown: the cells move with the pixels and the vectors turn with them."""

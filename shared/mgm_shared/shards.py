@@ -24,7 +24,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from mgm_shared.codec import JPEG_CODEC_NAME, codec_names, decode_jpeg, encode_jpeg
+from mgm_shared.codec import JPEG_CODEC_NAME, Planes, codec_names, decode_jpeg, encode_jpeg, encode_planes
 from mgm_shared.objects import ByteRange, Url
 from mgm_shared.schema import ZSTD_LEVEL, ArraySpec
 from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, read_ranges, read_tail
@@ -182,22 +182,22 @@ class ShardWriter:
         self.num_frames = 0
         self._part = part
         self._index: list[tuple[int, int]] = []
-        self._pending: list[NDArray[Any]] = []
+        self._pending: list[NDArray[Any] | Planes] = []
         self._zstd = Zstd(level=ZSTD_LEVEL)
         (part / spec.name).mkdir(parents=True)
 
-    def append(self, frame: NDArray[Any]) -> None:
-        """Add one frame of the spec's inner shape."""
+    def append(self, frame: "NDArray[Any] | Planes") -> None:
+        """Add one frame of the spec's inner shape; or, where they are stored as JPEG, its planes."""
         self._pending.append(frame)
         self.num_frames += 1
         if len(self._pending) == self.spec.chunk_frames:
             self._write_chunk()
 
-    def mark(self) -> tuple[int, int, tuple[NDArray[Any], ...]]:
+    def mark(self) -> tuple[int, int, tuple[NDArray[Any] | Planes, ...]]:
         """A point to `rewind` to."""
         return self.num_frames, len(self._index), tuple(self._pending)
 
-    def rewind(self, mark: tuple[int, int, tuple[NDArray[Any], ...]]) -> None:
+    def rewind(self, mark: tuple[int, int, tuple[NDArray[Any] | Planes, ...]]) -> None:
         """Forget all that was appended since `mark`."""
         self.num_frames, num_chunks, pending = mark
         self._pending = list(pending)
@@ -225,10 +225,7 @@ class ShardWriter:
         self.spec.create(self._part, self.num_frames)
 
     def _write_chunk(self) -> None:
-        if self.spec.codec == "jpeg":
-            payload = encode_jpeg(self._pending[0], self.spec.jpeg_quality)
-        else:
-            payload = self._zstd.encode(np.ascontiguousarray(np.stack(self._pending), self.spec.dtype))
+        payload = self._encoded(self._pending)
         self._pending = []
         shard = self._shard_of(len(self._index))
         is_first = not self._index or self._shard_of(len(self._index) - 1) != shard
@@ -236,6 +233,12 @@ class ShardWriter:
         with self._shard_path(shard).open("ab") as file:
             file.write(payload + _crc(payload))
         self._index.append((offset, len(payload) + CRC_BYTES))
+
+    def _encoded(self, frames: list[NDArray[Any] | Planes]) -> bytes:
+        if self.spec.codec == "jpeg":
+            (frame,), quality = frames, self.spec.jpeg_quality
+            return encode_planes(frame, quality) if isinstance(frame, Planes) else encode_jpeg(frame, quality)
+        return bytes(self._zstd.encode(np.ascontiguousarray(np.stack(frames), self.spec.dtype)))
 
     def _shard_of(self, chunk: int) -> int:
         return chunk * self.spec.chunk_frames // self.spec.max_shard_frames
