@@ -6,7 +6,7 @@ from typing import Any
 from mgm_shared.config import Config, check, option
 
 FRAME_CODECS = ("jpeg", "lossless")
-NO_VECTORS = ("transcode", "skip")
+NO_VECTORS = ("transcode", "estimate", "skip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class ExtractSettings(Config):
     frame_codec: str = option("jpeg", "jpeg, or lossless (zstd), which is about nine times larger")
     jpeg_quality: int = option(90, "libjpeg's quality, 1 to 100")
     no_vectors: str = option(
-        "transcode", "codecs without motion vectors: transcode to H.264 and take those, or skip the motion"
+        "transcode",
+        "codecs without motion vectors: transcode to H.264, estimate by block matching, or skip the motion",
     )
     max_corrupt: float = option(
         0.5, "reject a video when more than this share of its frames is damaged; 1 keeps whatever decodes"

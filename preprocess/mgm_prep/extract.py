@@ -32,6 +32,11 @@ from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
 from mgm_shared.store import check_schema, committed_parts, part_attributes, read_index, write_index
 
 PROBES_PER_TASK = 32
+INSTEAD = {
+    "transcode": "their motion is taken from an H.264 transcode",
+    "estimate": "their motion is estimated by block matching",
+    "skip": "their motion is left missing",
+}
 # Of this many pairs of dead workers a task may be the cause before something else must be wrong.
 MAX_DEATHS = 20
 
@@ -210,8 +215,7 @@ def _say_without_vectors(
     codecs = Counter(probe.codec for probe in found if isinstance(probe, Probe) and probe.codec not in VECTOR_CODECS)
     if codecs:
         kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
-        taken = "taken from an H.264 transcode" if settings.no_vectors == "transcode" else "left missing"
-        say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); their motion is {taken}")
+        say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {INSTEAD[settings.no_vectors]}")
 
 
 def _extract_parts(

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from mgm_prep.colour import PlaneScaler, luma_of, to_rgb
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
+from mgm_prep.estimate import with_estimates
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
 from mgm_prep.strikes import convicted, journal
 from mgm_shared.codec import Planes
 from mgm_shared.files import flush
+from mgm_shared.geometry import CELL_PX
 from mgm_shared.schema import (
     PARTS_DIR,
     UNFINISHED_DIR,
@@ -224,7 +226,7 @@ class PartWriter:
     def _motion_source(self, header: Header) -> str:
         if header.codec in VECTOR_CODECS:
             return "codec"
-        return "transcode" if self._settings.no_vectors == "transcode" else "none"
+        return "none" if self._settings.no_vectors == "skip" else self._settings.no_vectors
 
     def _converted(
         self, pictures: Iterator[Picture], motion_source: str
@@ -232,17 +234,24 @@ class PartWriter:
         """Each picture with its frame and motion, both as shown and at the stored size."""
         height, width = self._size
         scaler = PlaneScaler()
-        reencoder = Reencoder(height, width) if motion_source == "transcode" else None
-        for picture, references in with_references(pictures):
-            frame = self._frame(picture, scaler)
-            if reencoder is not None:
-                yield picture, frame, reencoder.motion(luma_of(frame))
-            else:
+        if motion_source == "codec":
+            for picture, references in with_references(pictures):
                 grid_YX2 = motion_grid(picture, references)
-                yield picture, frame, stored_motion(picture, grid_YX2, height, width)
+                yield picture, self._frame(picture, scaler), stored_motion(picture, grid_YX2, height, width)
+            return
+        shown = ((picture, self._frame(picture, scaler)) for picture in pictures)
+        if motion_source == "estimate":
+            with_luma = ((item, luma_of(item[1])) for item in shown)
+            yield from ((*item, motion_YX2) for item, motion_YX2 in with_estimates(with_luma, height, width))
+        elif motion_source == "transcode":
+            reencoder = Reencoder(height, width)
+            yield from ((*item, reencoder.motion(luma_of(item[1]))) for item in shown)
+        else:
+            missing_YX2 = np.full((height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32)
+            yield from ((*item, missing_YX2) for item in shown)
 
     def _frame(self, picture: Picture, scaler: PlaneScaler) -> Planes | NDArray[np.uint8]:
-        """The picture as shown, at the stored size."""
+        """The picture as shown, at the stored size; one of another shape than the first is stretched to it."""
         lay = picture.orientation.frame
         size = self._size[::-1] if picture.orientation.is_transposed else self._size
         if self._settings.frame_codec == "jpeg":

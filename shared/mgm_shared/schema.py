@@ -100,7 +100,7 @@ class VideoRecord:
     rotation: int
     """Degrees the picture was turned counter-clockwise to be shown."""
     motion_source: str
-    """codec, transcode or none."""
+    """codec, transcode, estimate or none."""
     num_corrupt: int
     """Frames the decoder flagged as damaged."""
 
