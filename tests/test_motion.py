@@ -1,5 +1,6 @@
 """Vectors against textures of known speed, and the rasteriser against a loop over blocks."""
 
+import cv2
 import numpy as np
 import pytest
 from synthetic import moving_pattern, pan, texture, write_video
@@ -17,8 +18,13 @@ X264 = {
     "no B pictures": {"bf": "0"},
     "7 B pictures": {"bf": "7", "x264-params": "b-adapt=0"},
     "no pyramid": {"b-pyramid": "none"},
-    "6 references": {"refs": "6"},
+    "strict pyramid": {"b-pyramid": "strict"},
+    "1 reference": {"refs": "1"},
+    "4 references": {"refs": "4"},
+    "16 references": {"preset": "veryslow"},
     "open GOP": {"x264-params": "open-gop=1:keyint=20"},
+    "no CABAC": {"x264-params": "cabac=0"},
+    "weighted prediction": {"x264-params": "weightp=2"},
     "baseline": {"profile": "baseline"},
 }
 
@@ -37,15 +43,61 @@ def test_a_pan_has_its_speed_on_every_picture(tmp_path, setting, is_grey):
     path = write_video(tmp_path / "pan.mp4", pan(VELOCITY, is_grey=is_grey), options=X264[setting])
     grids = _grids(path)
     assert len(grids) == 48
-    for number, (picture_type, motion_YX2) in enumerate(grids):
-        is_known_YX = ~np.isnan(motion_YX2[..., 0])
+    assert _share_right(grids, VELOCITY) >= 0.98
+    assert {picture_type for picture_type, _ in grids} >= {1, 2}
+
+
+def _share_right(grids, velocity):
+    """Share of the P and B pictures whose median is within 0.25 px; of all their cells ≥ 85 % must be within 0.5."""
+    is_right, error = [], []
+    for picture_type, motion_YX2 in grids:
+        known_N2 = motion_YX2[~np.isnan(motion_YX2[..., 0])]
         if picture_type == 1:
-            assert not is_known_YX.any()
+            assert not len(known_N2)
             continue
-        known_N2 = motion_YX2[is_known_YX]
-        assert np.abs(np.median(known_N2, axis=0) - VELOCITY).max() <= 0.25, f"{setting}, picture {number}"
-        assert (np.abs(known_N2 - VELOCITY).max(-1) < 0.5).mean() >= 0.85, f"{setting}, picture {number}"
-    assert any(picture_type == 2 for picture_type, _ in grids)
+        is_right.append(np.abs(np.median(known_N2, axis=0) - velocity).max() <= 0.25)
+        error.append(np.abs(known_N2 - velocity).max(-1))
+    assert (np.concatenate(error) < 0.5).mean() >= 0.85
+    return np.mean(is_right)
+
+
+def test_a_pan_in_a_fade(tmp_path):
+    """With weights the encoder predicts across brightness; the reference is still told by the pattern."""
+    fading = ((frame * (0.3 + 0.7 * t / 47)).astype(np.uint8) for t, frame in enumerate(pan(VELOCITY)))
+    path = write_video(tmp_path / "fade.mp4", fading, options={"x264-params": "weightp=2"})
+    assert _share_right(_grids(path), VELOCITY) >= 0.98
+
+
+def test_odd_sizes(tmp_path):
+    """The grid covers the last, partial cells; FFmpeg's padding beyond them is not stored."""
+    path = write_video(tmp_path / "odd.mp4", pan(VELOCITY, num_frames=24, height=186, width=250))
+    grids = _grids(path)
+    assert {motion_YX2.shape for _, motion_YX2 in grids} == {(24, 32, 2)}
+    assert _share_right(grids, VELOCITY) >= 0.98
+
+
+@pytest.mark.parametrize("bframes", [0, 3])
+@pytest.mark.parametrize(("kind", "rate"), [("zoom", 1.02), ("zoom", 1 / 1.02), ("turn", 0.02), ("turn", -0.03)])
+def test_zooms_and_turns_follow_the_analytic_field(tmp_path, kind, rate, bframes):
+    """Up to 5.8 px a frame at the corners. Vectors over several frames are their mean, so B pictures bend the field."""
+    turn = np.array([[np.cos(rate), -np.sin(rate)], [np.sin(rate), np.cos(rate)]])
+    step = rate * np.eye(2) if kind == "zoom" else turn
+    path = write_video(tmp_path / "clip.mp4", _warped(step), options={"bf": str(bframes)})
+    from_centre_YX2 = np.stack(np.meshgrid(np.arange(4, 320, 8) - 160, np.arange(4, 240, 8) - 120), -1)
+    field_YX2 = from_centre_YX2 @ (np.eye(2) - np.linalg.inv(step)).T
+    errors = [np.hypot(*np.moveaxis(motion_YX2 - field_YX2, -1, 0)) for type_, motion_YX2 in _grids(path) if type_ != 1]
+    share_T = [(error_YX[~np.isnan(error_YX)] < 0.5).mean() for error_YX in errors]
+    assert np.median([np.nanmedian(error_YX) for error_YX in errors]) < 0.25
+    assert np.median(share_T) > (0.95 if bframes == 0 else 0.8)
+
+
+def _warped(step, num_frames=32):
+    """A texture that is mapped by the 2×2 matrix `step` from frame to frame, about the picture's centre."""
+    texture_HWC, whole = texture(900, 900), np.eye(2)
+    for _ in range(num_frames):
+        shift = np.array([159.5, 119.5]) - whole @ (450, 450)
+        yield cv2.warpAffine(texture_HWC, np.column_stack([whole, shift]), (320, 240), flags=cv2.INTER_CUBIC)
+        whole = step @ whole
 
 
 @pytest.mark.parametrize(

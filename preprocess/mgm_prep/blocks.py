@@ -21,6 +21,7 @@ MIN_DISPUTED_PX = 1.0
 # Where in its cell a prediction is compared with the picture: eight pixels in a quincunx.
 SAMPLE_Y = np.array([0, 0, 2, 2, 4, 4, 6, 6])
 SAMPLE_X = np.array([1, 5, 3, 7, 1, 5, 3, 7])
+NUM_SAMPLES = len(SAMPLE_Y)
 
 Luma = NDArray[Any]
 """8- or 16-bit luma, (H, W)."""
@@ -62,6 +63,7 @@ def fit(
     what one of 256 levels is in the units of the luma.
     """
     height, width = luma_HW.shape
+    difference_S = np.empty(NUM_SAMPLES, np.float32)
     num_open = 0
     for y in range(towards_YX2.shape[0]):
         for x in range(towards_YX2.shape[1]):
@@ -69,17 +71,26 @@ def fit(
             # Also false for NaN, a cell without a vector.
             if not dx * dx + dy * dy > MIN_DISPUTED_PX * MIN_DISPUTED_PX or error_YX[y, x] <= GOOD_ERROR:
                 continue
-            total = np.float32(0)
-            for s in range(SAMPLE_Y.shape[0]):
+            for s in range(NUM_SAMPLES):
                 row, column = min(y * CELL_PX + SAMPLE_Y[s], height - 1), min(x * CELL_PX + SAMPLE_X[s], width - 1)
-                predicted = _bilinear(reference_HW, row + dy, column + dx)
-                total += abs(np.float32(luma_HW[row, column]) - predicted)
-            error = total / np.float32(SAMPLE_Y.shape[0] * grey_level)
+                difference_S[s] = np.float32(luma_HW[row, column]) - _bilinear(reference_HW, row + dy, column + dx)
+            # Without its mean: in a fade the encoder predicts with weights, and the brightness differs as a whole.
+            error = _mean_deviation(difference_S) / np.float32(grey_level)
             if error + MIN_GAIN < error_YX[y, x]:
                 error_YX[y, x] = error
                 distance_YX[y, x] = distance
             num_open += error_YX[y, x] > GOOD_ERROR
     return num_open
+
+
+@kernel
+def _mean_deviation(values_S: NDArray[np.float32]) -> np.float32:
+    mean = deviation = np.float32(0)
+    for value in values_S:
+        mean += value / np.float32(NUM_SAMPLES)
+    for value in values_S:
+        deviation += abs(value - mean) / np.float32(NUM_SAMPLES)
+    return deviation
 
 
 @kernel
