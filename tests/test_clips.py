@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -27,8 +27,8 @@ from mgm_train.clips import (
     read_clip,
     sample_indices,
     segment_indices,
+    split_rows,
     start_worker,
-    video_ids,
     view_indices,
 )
 from mgm_train.masking import make_mask
@@ -57,9 +57,14 @@ class MemoryStore:
     path: str = "memory"
 
     @property
-    def videos(self):
-        rows = [{"label": self.labels.get(name), "split": self.splits.get(name)} for name in self.lengths]
-        return pd.DataFrame(rows, index=list(self.lengths), dtype=object)
+    def table(self):
+        columns = {"video_id": list(self.lengths)}
+        for name, values in (("label", self.labels), ("split", self.splits)):
+            columns[name] = pa.array([values.get(video_id) for video_id in self.lengths], pa.string())
+        return pa.table(columns)
+
+    def video_at(self, row):
+        return self[list(self.lengths)[row]]
 
     def __getitem__(self, video_id):
         num_frames = self.lengths[video_id]
@@ -248,17 +253,18 @@ def test_classes_are_the_sorted_labels_of_the_split():
     labels = {"a": "up", "b": "down", "c": "up", "d": "left"}
     store = MemoryStore(dict.fromkeys("abcd", 9), labels, {"a": "train", "b": "train", "c": "test", "d": "val"})
     assert class_names(store) == ["down", "up"]
-    assert label_numbers(store, "test", ["down", "up"]) == [("c", 1)]
+    rows, labels = label_numbers(store, "test", ["down", "up"])
+    assert (rows.tolist(), labels.tolist()) == ([2], [1])
     with pytest.raises(UserError, match=r"val.*left"):
         label_numbers(store, "val", ["down", "up"])
 
 
 def test_a_video_without_a_split_trains():
     store = MemoryStore({"a": 9, "b": 9}, {"a": "x"}, {"a": None, "b": "test"})
-    assert video_ids(store, "train") == ["a"]
-    assert video_ids(store, "test") == ["b"]
+    assert split_rows(store, "train").tolist() == [0]
+    assert split_rows(store, "test").tolist() == [1]
     with pytest.raises(UserError, match="no video of split 'val', only test, train"):
-        video_ids(store, "val")
+        split_rows(store, "val")
 
 
 def test_a_video_without_a_label_is_named():

@@ -45,7 +45,7 @@ def measure(store: Store, rounds: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     for epoch in range(rounds):
         for index in range(len(dataset)):
-            video = store[dataset.video_ids[index]]
+            video = store.video_at(int(dataset.rows[index]))
             span = slice(0, min(video.num_frames, NUM_FRAMES * STRIDE), STRIDE)
             encoded = [encode_jpeg(frame_HWC, 90) for frame_HWC in video.frames[span]]
             frames = zarr.open_array(video.part / "frames", mode="r")

@@ -135,11 +135,12 @@ def labels(store: Path, files: tuple[Path, ...], fold: int, dry_run: bool, is_js
 @json_option
 def index(store: Path, is_json: bool) -> None:
     """Rebuild STORE's index.parquet from its parts."""
-    from mgm_shared.store import check_schema, write_index
+    from mgm_shared.index import numbers, write_index
+    from mgm_shared.store import check_schema
 
     check_schema(store)
     table = write_index(store)
-    emit({"store": str(store), "videos": len(table), "frames": int(table["num_frames"].sum())}, is_json)
+    emit({"store": str(store), "videos": len(table), "frames": int(numbers(table, "num_frames").sum())}, is_json)
 
 
 @main.command()

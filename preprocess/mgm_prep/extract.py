@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import av
+import numpy as np
 import zarr
 
 from mgm_prep.cluster import Cluster, open_cluster
@@ -28,8 +29,9 @@ from mgm_prep.plan import (
 from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
+from mgm_shared.index import codes, committed_parts, numbers, part_attributes, read_index, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
-from mgm_shared.store import check_schema, committed_parts, part_attributes, read_index, write_index
+from mgm_shared.store import check_schema
 
 PROBES_PER_TASK = 32
 INSTEAD = {
@@ -90,7 +92,7 @@ def outlook(videos: Path, store: Path) -> Outlook:
     planned = {video_id for part in read_plan(store) for video_id in part.videos}
     failed = {failure.video_id for failure in read_failures(store)}
     listed = {source.video_id for source in found.sources}
-    done = set(read_index(store).index)
+    done = set(read_index(store)["video_id"].to_pylist())
     return Outlook(
         store=str(store),
         listed=len(listed),
@@ -143,15 +145,16 @@ def extract(
             table = write_index(store)
             failures = _all_failures(store)
             write_failures(store, failures)
-    listed = table.loc[table.index.isin(list(sources))]
-    codecs = Counter(listed["codec"])
+    is_listed = np.array([video_id in sources for video_id in table["video_id"].to_pylist()], bool)
+    codec_of_row, codec_names = codes(table, "codec")
+    codecs = Counter(codec_names[code] or "" for code in codec_of_row[is_listed])
     return Summary(
         store=str(store),
         listed=len(sources),
-        done=len(listed),
+        done=int(is_listed.sum()),
         failed=len({failure.video_id for failure in failures} & sources.keys()),
         extracted_now=progress.num_done,
-        frames=int(listed["num_frames"].sum()),
+        frames=int(numbers(table, "num_frames")[is_listed].sum()),
         parts=len(committed_parts(store)),
         ignored_files=sum(found.ignored.values()),
         without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},

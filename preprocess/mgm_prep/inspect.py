@@ -11,12 +11,11 @@ from mgm_shared.store import Store, Video
 
 def find_video(store: Store, wanted: str | None) -> Video:
     """The video of that id, or the only one whose id contains the text; the first one for None."""
-    ids = store.videos.index
-    if not len(ids):
+    if not len(store):
         raise UserError(f"{store.path} holds no video")
-    if wanted is None or wanted in ids:
-        return store[wanted or ids[0]]
-    matches = [video_id for video_id in ids if wanted in video_id]
+    if wanted is None or wanted in store:
+        return store.video_at(0) if wanted is None else store[wanted]
+    matches = [video_id for video_id in store.table["video_id"].to_pylist() if wanted in video_id]
     if len(matches) != 1:
         found = f"{len(matches)} ids contain it, such as {', '.join(matches[:3])}" if matches else "no id contains it"
         raise UserError(f"{store.path} has no video {wanted!r}; {found}")

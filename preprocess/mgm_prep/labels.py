@@ -12,8 +12,9 @@ from mgm_prep.annotations import VIDEO_SUFFIXES, Annotation, is_annotation_folde
 from mgm_prep.plan import locked, read_failures, read_plan, write_rows
 from mgm_prep.sources import find_sources
 from mgm_shared.errors import UserError
+from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
-from mgm_shared.store import check_schema, read_index, read_labels, write_index
+from mgm_shared.store import check_schema
 
 NUM_EXAMPLES = 3
 
@@ -72,7 +73,9 @@ def attach_labels(
         table = read_index(store)
         # Videos that are still to come, or to be tried again, get theirs now.
         planned = {video_id for part in read_plan(store) for video_id in part.videos}
-        video_ids = planned | set(table.index) | {failure.video_id for failure in read_failures(store)}
+        video_ids = (
+            planned | set(table["video_id"].to_pylist()) | {failure.video_id for failure in read_failures(store)}
+        )
         match = match_videos(annotations, video_ids)
         if not match.values and video_ids:
             raise UserError(
@@ -86,13 +89,13 @@ def attach_labels(
     return LabelSummary(
         store=str(store),
         listed=len(annotations),
-        attached=len(match.values.keys() & set(table.index)),
+        attached=len(match.values.keys() & set(table["video_id"].to_pylist())),
         unmatched=len(match.unmatched),
         ambiguous=len(match.ambiguous),
         videos=len(table),
-        without_label=int(table["label"].isna().sum()),
-        labels=int(table["label"].nunique()),
-        splits={str(name): int(count) for name, count in table["split"].fillna("none").value_counts().items()},
+        without_label=table["label"].null_count,
+        labels=sum(name is not None for name in codes(table, "label")[1]),
+        splits=dict(Counter(split or "none" for split in table["split"].to_pylist()).most_common()),
     )
 
 

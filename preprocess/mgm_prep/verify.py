@@ -1,6 +1,5 @@
 """Is a store what it says: every chunk's checksum, every array's length, every video's place, the index."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from mgm_shared.index import committed_parts, part_attributes, read_index
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
 from mgm_shared.shards import ShardedArray
-from mgm_shared.store import committed_parts, open_store, part_attributes, read_index
+from mgm_shared.store import open_store
 
 SHARDED, TRACKS = ("frames", "motion"), ("time", "picture_type")
 
@@ -74,5 +74,5 @@ def _part_problems(store: Path, name: str) -> Iterator[str]:
 def _index_problems(store: Path) -> Iterator[str]:
     if not (store / INDEX_FILE).exists():
         yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` makes it"
-    elif json.loads(open_store(store).videos.to_json()) != json.loads(read_index(store).to_json()):
+    elif not open_store(store).table.equals(read_index(store)):
         yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` makes it anew"

@@ -3,24 +3,24 @@
 Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) pixels per frame, NaN where missing.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from mgm_shared import index
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_file
-from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, SCHEMA_VERSION, VideoRecord, unpack_motion
+from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shards import ShardedArray
 
-# pandas, a quarter of a second, is imported by the functions that make tables: opening a store needs none.
+# pandas, a quarter of a second, is imported where a notebook asks for a DataFrame: training and extraction never do.
 if TYPE_CHECKING:
     import pandas as pd
     import xarray
@@ -57,23 +57,26 @@ class Store:
     path: Path
 
     @cached_property
+    def table(self) -> pa.Table:
+        """One row a video, sorted by video_id, in Arrow: the fields of `VideoRecord` and part, height, width."""
+        return index.open_index(self.path)
+
+    @cached_property
     def videos(self) -> "pd.DataFrame":
-        """One row a video, indexed by video_id; the fields of `VideoRecord` and part, height, width."""
+        """`table` as a pandas DataFrame, indexed by video_id. A missing label or split is None."""
         import pandas as pd
 
-        parts = set(committed_parts(self.path))
-        try:
-            table = pd.read_parquet(self.path / INDEX_FILE)
-        except FileNotFoundError:
-            return read_index(self.path)
-        # An extraction that was killed leaves parts that the index has not heard of.
-        return _as_objects(table) if set(table["part"].unique()) == parts else read_index(self.path)
+        # Text as str and None, whatever pandas' version makes of it: a NaN for a label would be true.
+        columns = {
+            name: np.array(column.to_pylist(), object) if pa.types.is_string(column.type) else column.to_numpy()
+            for name, column in zip(self.table.column_names, self.table.columns, strict=True)
+        }
+        return pd.DataFrame(columns).set_index("video_id")
 
     @cached_property
     def digest(self) -> str:
         """Names the data: a hash of which frames of which videos are where. Two equal stores have the same."""
-        rows = self.videos[["part", "start", "num_frames", "label", "split"]].to_csv()
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
+        return index.digest(self.table)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -81,25 +84,32 @@ class Store:
         return check_schema(self.path)
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return len(self.table)
 
     def __contains__(self, video_id: object) -> bool:
-        return video_id in self.videos.index
+        return isinstance(video_id, str) and self._row(video_id) is not None
 
     def __getitem__(self, video_id: str) -> "Video":
-        try:
-            row = self.videos.loc[video_id]
-        except KeyError:
-            raise KeyError(f"no video {video_id!r} in {self.path}; see store.videos") from None
-        record = {str(name): value for name, value in row.items()}
-        return Video(self.path / PARTS_DIR / record["part"], video_id, record)
+        row = self._row(video_id)
+        if row is None:
+            raise KeyError(f"no video {video_id!r} in {self.path}; see store.videos")
+        return self.video_at(row)
+
+    def video_at(self, row: int) -> "Video":
+        """The video in that row of `table`."""
+        names, columns = self.table.column_names, self.table.columns
+        record = {name: column[row].as_py() for name, column in zip(names, columns, strict=True)}
+        return Video(self.path / PARTS_DIR / record["part"], record.pop("video_id"), record)
+
+    def _row(self, video_id: str) -> int | None:
+        return index.find_row(self.table, video_id)
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cached table: a worker that is spawned reads it again, faster than it is sent.
         return {"path": self.path}
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}: {len(self)} videos, {int(self.videos['num_frames'].sum())} frames)"
+        return f"Store({str(self.path)!r}: {len(self)} videos, {index.numbers(self.table, 'num_frames').sum()} frames)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,50 +233,3 @@ class TimeView:
 
     def __repr__(self) -> str:
         return f"TimeView(shape={self.shape}, dtype={self.dtype})"
-
-
-def committed_parts(store_path: Path) -> list[str]:
-    """Names of the finished parts, sorted."""
-    parts = store_path / PARTS_DIR
-    return sorted(entry.name for entry in os.scandir(parts) if entry.is_dir()) if parts.is_dir() else []
-
-
-def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
-    """A part's own attributes: height, width, videos, failures."""
-    metadata = json.loads((store_path / PARTS_DIR / part / "zarr.json").read_text())
-    attributes: dict[str, Any] = metadata["attributes"]
-    return attributes
-
-
-def read_labels(store_path: Path) -> dict[str, dict[str, str | None]]:
-    """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
-    file = store_path / LABELS_FILE
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row.pop("video_id"): row for row in rows}
-
-
-def read_index(store_path: Path) -> "pd.DataFrame":
-    """The table of videos, read from the parts themselves and the attached labels; sorted by video_id."""
-    import pandas as pd
-
-    attached = read_labels(store_path)
-    rows: list[dict[str, Any]] = []
-    for part in committed_parts(store_path):
-        attributes = part_attributes(store_path, part)
-        place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
-        rows.extend(video | place | attached.get(video["video_id"], {}) for video in attributes["videos"])
-    columns = [record_field.name for record_field in fields(VideoRecord)] + ["part", "height", "width"]
-    return _as_objects(pd.DataFrame(rows, columns=columns).set_index("video_id").sort_index())
-
-
-def _as_objects(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Text columns as str and None, whatever pandas' version makes of them: a NaN for a label would be true."""
-    text = table[["label", "split", "codec", "motion_source", "part"]].astype(object)
-    return table.assign(**text.where(text.notna(), None)).set_index(table.index.astype(object))
-
-
-def write_index(store_path: Path) -> "pd.DataFrame":
-    """Rebuild index.parquet from the parts: written beside, then renamed."""
-    table = read_index(store_path)
-    replace_file(store_path / INDEX_FILE, table.to_parquet)
-    return table

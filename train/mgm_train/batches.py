@@ -95,16 +95,16 @@ class StepKeys(Sampler[list[Key]]):
         plan = self.plan
         first_epoch, first_step_of_epoch = divmod(self.first_step, plan.steps_per_epoch)
         for epoch in range(first_epoch, plan.epochs):
-            order = plan.order(epoch).tolist()
+            order = plan.order(epoch)
             for step in range(first_step_of_epoch, plan.steps_per_epoch):
                 yield from self._step_keys(epoch, order[step * plan.batch_size : (step + 1) * plan.batch_size])
             first_step_of_epoch = 0
 
-    def _step_keys(self, epoch: int, indices: list[int]) -> Iterator[list[Key]]:
+    def _step_keys(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[list[Key]]:
         share = self.plan.batch_size // (self.plan.accumulate * self.ranks.num_ranks)
         for part in range(self.plan.accumulate):
             first = (part * self.ranks.num_ranks + self.ranks.rank) * share
-            yield [(epoch, index) for index in indices[first : first + share]]
+            yield [(epoch, index) for index in indices[first : first + share].tolist()]
 
 
 def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:

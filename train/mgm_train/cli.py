@@ -210,19 +210,19 @@ def visualize(store: Path, run_folder: Path, video: str | None, out: Path | None
     from mgm_shared.figures import save
     from mgm_shared.store import open_store
     from mgm_train.checkpoint import load_weights, read_config
-    from mgm_train.clips import video_ids
+    from mgm_train.clips import split_rows
     from mgm_train.model import VideoMAE
     from mgm_train.visualize import centre_clip, loss_figure, mask_figure, reconstruction_figure
 
     opened = open_store(store)
     config = read_config(run_folder, "pretrain", PretrainConfig)
-    video_id = video or video_ids(opened, "train")[0]
-    if video_id not in opened:
-        raise UserError(f"{store} has no video {video_id!r}; `mgm-prep inspect` lists them")
+    if video is not None and video not in opened:
+        raise UserError(f"{store} has no video {video!r}; `mgm-prep inspect` lists them")
+    shown = opened.video_at(int(split_rows(opened, "train")[0])) if video is None else opened[video]
     loaded = load_weights(run_folder)
     model = VideoMAE(loaded.model)
     model.load_state_dict(loaded.state, strict=True)
-    clip = centre_clip(opened[video_id], config)
+    clip = centre_clip(shown, config)
     figures = {
         "loss": loss_figure(run_folder),
         "masks": mask_figure(clip, config, np.random.default_rng(config.seed)),

@@ -13,13 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mgm_shared.errors import UserError
+from mgm_shared.index import codes
 from mgm_shared.store import Store, Video
 
 Sample = dict[str, Any]
@@ -122,31 +122,31 @@ def read_clip(video: Video, indices_T: NDArray[np.int64], *, label: int = -1, is
     return Clip(frames_THWC=frames_THWC, motion_TYX2=motion_TYX2, label=label, video_id=video.video_id)
 
 
-def video_ids(store: Store, split: str) -> list[str]:
-    """The videos of a split, in the store's order; a video without one trains. UserError when there are none."""
-    split_of = store.videos["split"].where(store.videos["split"].astype(bool), None).fillna("train")
-    found = [str(video_id) for video_id in store.videos.index[split_of == split]]
-    if not found:
-        there = ", ".join(sorted(set(split_of))) or "no video at all"
+def split_rows(store: Store, split: str) -> NDArray[np.int64]:
+    """The rows of `store.table` of a split, ascending; a video without one trains. UserError when there are none."""
+    code_of_row, splits = codes(store.table, "split")
+    rows = np.flatnonzero(np.array([(name or "train") == split for name in splits])[code_of_row])
+    if not len(rows):
+        there = ", ".join(sorted({name or "train" for name in splits})) or "no video at all"
         raise UserError(f"{store.path} has no video of split {split!r}, only {there}")
-    return found
+    return rows
 
 
 def class_names(store: Store, split: str = "train") -> list[str]:
     """The labels of a split, sorted: class k is the k-th. UserError when a video of it has none."""
-    return sorted({label for _, label in _labels(store, split)})
+    code_of_row, labels = _labels(store, split_rows(store, split))
+    return sorted({labels[code] for code in np.unique(code_of_row)})
 
 
-def _labels(store: Store, split: str) -> list[tuple[str, str]]:
-    """(video_id, label) of each video of the split."""
-    ids = video_ids(store, split)
-    labels = store.videos["label"].loc[ids]
-    for video_id, label in zip(ids, labels, strict=True):
-        if pd.isna(label) or not label:
-            raise UserError(
-                f"video {video_id!r} has no label; extract from class folders, or from a list file with labels"
-            )
-    return list(zip(ids, map(str, labels), strict=True))
+def _labels(store: Store, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], list[str]]:
+    """As `codes`, of some rows. UserError for one without a label."""
+    code_of_row, labels = codes(store.table, "label")
+    code_of_row = code_of_row[rows]
+    is_missing = np.array([not label for label in labels])[code_of_row]
+    if is_missing.any():
+        video_id = store.table["video_id"][int(rows[is_missing.argmax()])].as_py()
+        raise UserError(f"video {video_id!r} has no label; extract from class folders, or from a list file with labels")
+    return code_of_row, [label or "" for label in labels]
 
 
 @dataclass(eq=False)
@@ -178,14 +178,14 @@ class PretrainDataset(_ClipDataset):
     mask: MaskMaker
 
     def __post_init__(self) -> None:
-        self.video_ids = video_ids(self.store, self.split)
+        self.rows = split_rows(self.store, self.split)
 
     def __len__(self) -> int:
-        return len(self.video_ids)
+        return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         rngs = self._generators(key)
-        video = self.store[self.video_ids[key[1]]]
+        video = self.store.video_at(int(self.rows[key[1]]))
         clip = read_clip(video, sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0]))
         samples = []
         for rng in rngs:
@@ -208,15 +208,14 @@ class LabelledDataset(_ClipDataset):
     sampling: str = "dense"
 
     def __post_init__(self) -> None:
-        self.labels = label_numbers(self.store, self.split, self.classes)
+        self.rows, self.labels = label_numbers(self.store, self.split, self.classes)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         rngs = self._generators(key)
-        video_id, label = self.labels[key[1]]
-        video = self.store[video_id]
+        video, label = self.store.video_at(int(self.rows[key[1]])), int(self.labels[key[1]])
         clip = read_clip(video, self._indices(video.num_frames, rngs[0]), label=label, is_motion_read=False)
         return [_sample(self.augment(clip, rng), key[1]) for rng in rngs]
 
@@ -226,15 +225,16 @@ class LabelledDataset(_ClipDataset):
         return sample_indices(num_frames_in_video, self.num_frames, self.stride, rng)
 
 
-def label_numbers(store: Store, split: str, classes: list[str]) -> list[tuple[str, int]]:
-    """(video_id, place of its label in `classes`) of each video of a split; UserError for a label that is not there."""
-    number_of = {name: number for number, name in enumerate(classes)}
-    labels = _labels(store, split)
-    unknown = sorted({label for _, label in labels} - set(number_of))
+def label_numbers(store: Store, split: str, classes: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of a split, and each label's place in `classes`; UserError for a label that is not there."""
+    rows = split_rows(store, split)
+    code_of_row, labels = _labels(store, rows)
+    place_of = {name: place for place, name in enumerate(classes)}
+    unknown = sorted({labels[code] for code in np.unique(code_of_row)} - set(place_of))
     if unknown:
         names = ", ".join(unknown[:5]) + ("…" if len(unknown) > 5 else "")
         raise UserError(f"split {split!r} of {store.path} has labels that training does not know: {names}")
-    return [(video_id, number_of[label]) for video_id, label in labels]
+    return rows, np.array([place_of.get(label, -1) for label in labels])[code_of_row]
 
 
 def _sample(clip: Clip, index: int) -> Sample:

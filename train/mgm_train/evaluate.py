@@ -65,18 +65,18 @@ class ViewDataset(Dataset[Views]):
 
     def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: EvaluateConfig) -> None:
         self.store, self.model, self.config = store, model, config
-        self.labels = label_numbers(store, config.split, classes)
+        self.rows, self.labels = label_numbers(store, config.split, classes)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Views:
-        video_id, label = self.labels[index]
+        video, label = self.store.video_at(int(self.rows[index])), int(self.labels[index])
         try:
-            frames_VCTHW = torch.from_numpy(self._views(self.store[video_id]))
+            frames_VCTHW = torch.from_numpy(self._views(video))
         except OSError as error:
-            return Views(video_id=video_id, label=label, frames_VCTHW=None, reason=str(error))
-        return Views(video_id=video_id, label=label, frames_VCTHW=frames_VCTHW)
+            return Views(video_id=video.video_id, label=label, frames_VCTHW=None, reason=str(error))
+        return Views(video_id=video.video_id, label=label, frames_VCTHW=frames_VCTHW)
 
     def _views(self, video: Video) -> NDArray[np.uint8]:
         config, side_px = self.config, self.model.image_px

@@ -1,0 +1,133 @@
+"""The table of a store's videos, in Arrow: one row a video, sorted by video_id, the same for a notebook and a trainer.
+
+`index.parquet` is derived: the parts hold the truth, and a store whose index does not name exactly its parts is read
+from them. Arrow, because 240,000 rows of Python objects take seconds and half a gigabyte in every reading process.
+
+pyarrow imports pandas, half a second, as soon as it turns Python's or numpy's values into Arrow's or back. What is here
+goes round that: rows come in as JSON and columns go out through DLPack.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mgm_shared.files import replace_file
+from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, VideoRecord
+
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    str | None: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+}
+
+INDEX_SCHEMA = pa.schema(
+    [(record_field.name, _ARROW_TYPES[record_field.type]) for record_field in fields(VideoRecord)]
+    + [("part", pa.string()), ("height", pa.int64()), ("width", pa.int64())]
+)
+
+# What decides which pixels and labels a training run sees.
+DATA_COLUMNS = ("video_id", "part", "start", "num_frames", "label", "split")
+
+
+def committed_parts(store_path: Path) -> list[str]:
+    """Names of the finished parts, sorted."""
+    parts = store_path / PARTS_DIR
+    return sorted(entry.name for entry in os.scandir(parts) if entry.is_dir()) if parts.is_dir() else []
+
+
+def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
+    """A part's own attributes: height, width, videos, failures."""
+    metadata = json.loads((store_path / PARTS_DIR / part / "zarr.json").read_text())
+    attributes: dict[str, Any] = metadata["attributes"]
+    return attributes
+
+
+def read_labels(store_path: Path) -> dict[str, dict[str, str | None]]:
+    """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
+    file = store_path / LABELS_FILE
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {row.pop("video_id"): row for row in rows}
+
+
+def read_index(store_path: Path) -> pa.Table:
+    """The table of videos, read from the parts themselves and the attached labels."""
+    attached = read_labels(store_path)
+    rows: list[dict[str, Any]] = []
+    for part in committed_parts(store_path):
+        attributes = part_attributes(store_path, part)
+        place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
+        rows.extend(video | place | attached.get(video["video_id"], {}) for video in attributes["videos"])
+    rows.sort(key=lambda row: row["video_id"])
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    if not rows:
+        return INDEX_SCHEMA.empty_table()
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    options = pa.json.ParseOptions(explicit_schema=INDEX_SCHEMA, unexpected_field_behavior="error")
+    return pa.json.read_json(pa.BufferReader(lines), parse_options=options).combine_chunks()
+
+
+def write_index(store_path: Path) -> pa.Table:
+    """Rebuild index.parquet from the parts: written beside, then renamed."""
+    table = read_index(store_path)
+    replace_file(store_path / INDEX_FILE, lambda file: pq.write_table(table, file))
+    return table
+
+
+def open_index(store_path: Path) -> pa.Table:
+    """The table of videos: index.parquet, or the parts where it is missing or has not heard of all of them."""
+    try:
+        # Not `pq.read_table`: it imports pandas.
+        with pq.ParquetFile(store_path / INDEX_FILE) as file:
+            table = file.read(columns=INDEX_SCHEMA.names).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    except FileNotFoundError:
+        return read_index(store_path)
+    # An extraction that was killed leaves parts that the index has not heard of.
+    is_current = set(table["part"].unique().to_pylist()) == set(committed_parts(store_path))
+    return table.combine_chunks() if is_current else read_index(store_path)
+
+
+def find_row(table: pa.Table, video_id: str) -> int | None:
+    """The row of a video; None when it is not there."""
+    ids = table["video_id"]
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if ids[middle].as_py() < video_id else (low, middle)
+    return low if low < len(ids) and ids[low].as_py() == video_id else None
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of numbers as an array; a view."""
+    return np.from_dlpack(table[name].combine_chunks())
+
+
+def codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str | None]]:
+    """A column of text as (row → place in a list, the list); None where a text is missing."""
+    encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
+    return np.asarray(np.from_dlpack(encoded.indices), np.int32), encoded.dictionary.to_pylist()
+
+
+def digest(table: pa.Table) -> str:
+    """Names the data: a hash of which frames of which videos are where. Two equal tables have the same."""
+    running = hashlib.sha256()
+    for name in DATA_COLUMNS:
+        if table.schema.field(name).type == pa.string():
+            code_of_row, texts = codes(table, name)
+            running.update(json.dumps(texts).encode())
+            running.update(code_of_row.astype("<i4").tobytes())
+        else:
+            running.update(numbers(table, name).astype("<i8").tobytes())
+    return running.hexdigest()[:16]
