@@ -180,6 +180,12 @@ def test_a_killed_run_is_completed(tmp_path):
     assert calm == killed
 
 
+def test_a_run_that_was_killed_at_once_is_no_foreign_store(mixed, tmp_path):
+    (tmp_path / "out.store/parts").mkdir(parents=True)
+    (tmp_path / "out.store/parts/zarr.json").write_text("{}")
+    assert extract(mixed, tmp_path / "out.store", ExtractSettings()).done == 3
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(mixed, tmp_path):
     store = tmp_path / "out.store"
     (tmp_path / "empty").mkdir()

@@ -45,6 +45,8 @@ def main() -> None:
 @config_options(ExtractSettings)
 @click.option("--labels", type=path_argument, multiple=True, metavar="FILE", help="As `mgm-prep labels`.")
 @fold_option
+@click.option("--refresh", is_flag=True, help="Take files anew that changed since they were extracted.")
+@click.option("--retry-failed", is_flag=True, help="Try rejected videos again.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
 @dry_run_option
@@ -56,6 +58,8 @@ def extract(
     config: ExtractSettings,
     labels: tuple[Path, ...],
     fold: int,
+    refresh: bool,
+    retry_failed: bool,
     workers: int | None,
     scheduler: str | None,
     dry_run: bool,
@@ -74,11 +78,12 @@ def extract(
     if dry_run:
         emit(asdict(outlook(videos, store)), is_json)
         return
+    choices = {"labels": labels, "fold": fold, "refresh": refresh, "retry_failed": retry_failed}
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
     # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary = _with_bar(videos, store, config, workers=num_workers, scheduler=scheduler, labels=labels, fold=fold)
+        summary = _with_bar(videos, store, config, workers=num_workers, scheduler=scheduler, **choices)
     except KeyboardInterrupt:
         say("stopped; the same command again goes on from here")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -95,13 +100,20 @@ def _with_bar(videos: Path, store: Path, config: ExtractSettings, **arguments: A
     from mgm_prep.extract import Progress
     from mgm_prep.extract import extract as run
 
+    step = ""
     with tqdm(unit="video", disable=not is_terminal(), smoothing=0.1) as bar:
 
         def report(progress: Progress) -> None:
+            nonlocal step
+            if progress.step != step:
+                step = progress.step
+                bar.reset(progress.num_to_do)
+                bar.set_description(step)
             bar.total = progress.num_to_do
             bar.update(progress.num_done + progress.num_failed - bar.n)
             rate = progress.num_frames / max(1e-9, bar.format_dict["elapsed"])
-            bar.set_postfix_str(f"{rate:.0f} frames/s, {progress.num_failed} failed")
+            speed = f"{rate:.0f} frames/s, " if progress.num_frames else ""
+            bar.set_postfix_str(f"{speed}{progress.num_failed} failed")
 
         def say_above_bar(line: str) -> None:
             tqdm.write(line, file=sys.stderr)

@@ -6,7 +6,7 @@ plain records, never arrays.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-IN_FLIGHT_PER_WORKER = 2
+# Enough waiting work that an adaptive cluster sees what it is needed for.
+IN_FLIGHT_PER_THREAD, MIN_IN_FLIGHT = 2, 64
 # One worker may die of anything; the second that dies of the same item convicts it.
 ALLOWED_DEATHS = 1
 
@@ -33,7 +34,7 @@ class Cluster:
     def map(
         self,
         function: Callable[..., Result],
-        items: Sequence[Item],
+        items: Iterable[Item],
         *arguments: Any,
         after_deaths: Callable[[Item], Item] | None = None,
     ) -> Iterator[Result]:
@@ -56,10 +57,7 @@ class Cluster:
             return future
 
         waiting = iter(items)
-        num_workers = max(1, len(self._client.scheduler_info()["workers"]))
-        completed = as_completed(
-            map(submit, islice(waiting, IN_FLIGHT_PER_WORKER * num_workers)), loop=self._client.loop
-        )
+        completed = as_completed(map(submit, islice(waiting, self._num_in_flight())), loop=self._client.loop)
         for future in completed:
             item = submitted.pop(future.key)
             try:
@@ -70,9 +68,13 @@ class Cluster:
                 completed.add(submit(after_deaths(item)))
                 continue
             future.release()
-            for following in islice(waiting, 1):
+            # A cluster may grow and shrink while we work.
+            for following in islice(waiting, max(0, self._num_in_flight() - len(submitted))):
                 completed.add(submit(following))
             yield result
+
+    def _num_in_flight(self) -> int:
+        return max(MIN_IN_FLIGHT, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
 
 
 def is_expendable() -> bool:

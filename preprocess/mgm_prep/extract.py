@@ -1,8 +1,9 @@
 """The first stage: sources → plan → parts → index. The same call again does only what is missing."""
 
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,42 +12,35 @@ import av
 import numpy as np
 import zarr
 
+from mgm_prep.changes import Changes, find_changes, plan_without, replace_part, to_replace
 from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
+from mgm_prep.failures import Failure, after_deaths, read_failures, write_failures
+from mgm_prep.headers import Probe, read_headers
 from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
-from mgm_prep.part import AnyTask, Failure, Task, extract_part, without_killer
-from mgm_prep.plan import (
-    PlannedPart,
-    Probe,
-    locked,
-    plan_parts,
-    probe_all,
-    read_failures,
-    read_plan,
-    write_failures,
-    write_plan,
-)
+from mgm_prep.part import extract_part
+from mgm_prep.plan import PlannedPart, locked, next_number, plan_parts, read_plan, write_plan
 from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
-from mgm_shared.index import codes, committed_parts, numbers, part_attributes, read_index, write_index
+from mgm_shared.index import codes, committed_parts, extracted_ids, numbers, part_attributes, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
 from mgm_shared.store import check_schema
 
-PROBES_PER_TASK = 32
 INSTEAD = {
     "transcode": "their motion is taken from an H.264 transcode",
     "estimate": "their motion is estimated by block matching",
     "skip": "their motion is left missing",
 }
-# Of this many pairs of dead workers a task may be the cause before something else must be wrong.
-MAX_DEATHS = 20
+FAILURES_EVERY_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What `extract` reports as it goes: videos to do, done and failed, frames written, in this call."""
+    """What `extract` reports as it goes: videos to do, done and failed, frames written, in this call and step."""
 
+    step: str = "videos"
+    """First `headers`, then `videos`."""
     num_to_do: int
     num_done: int = 0
     num_failed: int = 0
@@ -65,6 +59,10 @@ class Summary:
     frames: int
     parts: int
     ignored_files: int
+    changed: int
+    """Files that are others now than those that were extracted, and were not refreshed."""
+    vanished: int
+    """Videos of the store that are not in the data set any more."""
     without_vectors: dict[str, int] = field(default_factory=dict)
     """Videos by codec, of those whose codec exports no motion vectors."""
 
@@ -77,6 +75,8 @@ class Outlook:
     listed: int
     done: int
     failed: int
+    changed: int
+    vanished: int
     to_do: int
     new: int
 
@@ -89,15 +89,20 @@ def outlook(videos: Path, store: Path) -> Outlook:
     found = find_sources(videos)
     if (store / "zarr.json").exists():
         check_schema(store)
+        changes = find_changes(store, {source.video_id: source for source in found.sources})
+        done = extracted_ids(store)
+    else:
+        changes, done = Changes(), set()
     planned = {video_id for part in read_plan(store) for video_id in part.videos}
-    failed = {failure.video_id for failure in read_failures(store)}
+    failed = read_failures(store).keys()
     listed = {source.video_id for source in found.sources}
-    done = set(read_index(store)["video_id"].to_pylist())
     return Outlook(
         store=str(store),
         listed=len(listed),
         done=len(listed & done),
         failed=len(listed & failed),
+        changed=len(changes.changed),
+        vanished=len(changes.vanished),
         to_do=len(listed - done - failed),
         new=len(listed - planned - failed),
     )
@@ -112,11 +117,14 @@ def extract(
     scheduler: str | None = None,
     labels: Sequence[Path] = (),
     fold: int = 1,
+    refresh: bool = False,
+    retry_failed: bool = False,
     report: Report = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Extract all videos that the store does not have yet; `labels` and `fold` as in `attach_labels`.
 
+    `refresh` takes those anew whose files changed since, `retry_failed` those that were rejected.
     UserError for a data set without videos, labels that cannot be read, or a store that other settings or another
     schema made.
     """
@@ -133,7 +141,11 @@ def extract(
             with open_cluster(workers, scheduler) as cluster:
                 if cluster.dashboard:
                     say(f"dask dashboard: {cluster.dashboard}")
-                plan = _completed_plan(store, found.sources, settings, cluster, say)
+                changes = find_changes(store, sources)
+                _say_changes(changes, refresh, say)
+                plan = _current_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
+                plan = _replace_parts(store, plan, settings, cluster)
+                plan = _completed_plan(store, plan, found.sources, settings, cluster, report, say)
                 if annotations:
                     match = match_videos(annotations, _known(store, plan))
                     say_unattached(match, say)
@@ -144,7 +156,7 @@ def extract(
             shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
             table = write_index(store)
             failures = _all_failures(store)
-            write_failures(store, failures)
+            write_failures(store, failures.values())
     is_listed = np.array([video_id in sources for video_id in table["video_id"].to_pylist()], bool)
     codec_of_row, codec_names = codes(table, "codec")
     codecs = Counter(codec_names[code] or "" for code in codec_of_row[is_listed])
@@ -152,11 +164,13 @@ def extract(
         store=str(store),
         listed=len(sources),
         done=int(is_listed.sum()),
-        failed=len({failure.video_id for failure in failures} & sources.keys()),
+        failed=len(failures.keys() & sources.keys()),
         extracted_now=progress.num_done,
         frames=int(numbers(table, "num_frames")[is_listed].sum()),
         parts=len(committed_parts(store)),
         ignored_files=sum(found.ignored.values()),
+        changed=0 if refresh else len(changes.changed),
+        vanished=len(changes.vanished),
         without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},
     )
 
@@ -164,7 +178,7 @@ def extract(
 def _open_or_create(store: Path, settings: ExtractSettings) -> None:
     """Write the root group of a new store, or make sure that an old one was made with the same settings."""
     if not (store / "zarr.json").exists():
-        if store.exists() and (not store.is_dir() or any(store.iterdir())):
+        if store.exists() and not _is_begun(store):
             raise UserError(f"{store} exists and is not an mgm store; choose another place for the store")
         store.mkdir(parents=True, exist_ok=True)
         libraries = {name: version(name) for name in ("mgm", "av", "opencv-python", "zarr", "numcodecs")}
@@ -184,38 +198,100 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         raise UserError(f"{store} was extracted with {was}; use the same settings, or another store, or --force")
 
 
+def _is_begun(store: Path) -> bool:
+    """Whether nothing is there but what a run that was killed at once has left."""
+    return store.is_dir() and all(entry.name == PARTS_DIR for entry in store.iterdir()) and not committed_parts(store)
+
+
+def _current_plan(
+    store: Path, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
+) -> list[PlannedPart]:
+    """The store's plan, in which videos to be taken anew have no place any more."""
+    plan, failures = _whole_plan(store), read_failures(store)
+    anew = set(changes.changed) if is_refresh else set()
+    anew |= failures.keys() & sources.keys() if is_retry else set()
+    if anew:
+        plan = plan_without(plan, anew, extracted=changes.changed)
+        # In this order: a run that is killed in between has only to be told again.
+        write_plan(store, plan)
+        write_failures(store, (failure for failure in failures.values() if failure.video_id not in anew))
+    return plan
+
+
+def _whole_plan(store: Path) -> list[PlannedPart]:
+    """The plan, and should it have been lost, what the parts say of it."""
+    plan = read_plan(store)
+    named = {row.name for row in plan} | {row.replaces for row in plan}
+    for name in committed_parts(store):
+        if name not in named:
+            attributes = part_attributes(store, name)
+            videos = tuple(record["video_id"] for key in ("videos", "failures") for record in attributes[key])
+            plan.append(PlannedPart(name=name, height=attributes["height"], width=attributes["width"], videos=videos))
+    return plan
+
+
+def _replace_parts(
+    store: Path, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
+) -> list[PlannedPart]:
+    """Take changed videos out of the parts that hold them; a run that was killed meanwhile is completed."""
+    rows = to_replace(plan, store)
+    for _ in cluster.map(replace_part, rows, store, settings):
+        pass
+    kept = [row for row in plan if row.videos]
+    if kept != plan:
+        write_plan(store, kept)
+    return kept
+
+
 def _completed_plan(
-    store: Path, sources: Sequence[Source], settings: ExtractSettings, cluster: Cluster, say: Callable[[str], None]
+    store: Path,
+    plan: list[PlannedPart],
+    sources: Iterable[Source],
+    settings: ExtractSettings,
+    cluster: Cluster,
+    report: Report,
+    say: Callable[[str], None],
 ) -> list[PlannedPart]:
     """The store's plan, extended by the sources that it does not know yet."""
-    plan = read_plan(store)
     known = _known(store, plan)
     new = [source for source in sources if source.video_id not in known]
     if not new:
         return plan
     say(f"reading the headers of {len(new)} videos")
-    starts = range(0, len(new), PROBES_PER_TASK)
-    batches = [Task(name=f"headers-{start}", sources=tuple(new[start : start + PROBES_PER_TASK])) for start in starts]
-    probed = cluster.map(probe_all, batches, store, settings, after_deaths=_after_deaths(store))
-    found = [probe for batch in probed for probe in batch]
-    plan += plan_parts((probe for probe in found if isinstance(probe, Probe)), num_planned=len(plan))
-    failures = [probe for probe in found if isinstance(probe, Failure)]
-    write_failures(store, [*read_failures(store), *failures])
+
+    def report_headers(num_done: int, num_failed: int) -> None:
+        report(Progress(step="headers", num_to_do=len(new), num_done=num_done, num_failed=num_failed))
+
+    probes, rejected = read_headers(new, store, settings, cluster, report_headers)
+    plan = [*plan, *plan_parts(probes, next_number(plan))]
+    write_failures(store, [*read_failures(store).values(), *rejected])
     write_plan(store, plan)
-    _say_without_vectors(found, settings, say)
+    _say_without_vectors(probes, settings, say)
     return plan
 
 
-def _known(store: Path, plan: Sequence[PlannedPart]) -> set[str]:
-    """The videos that have a place in the plan, or none because they were rejected."""
-    rejected = {failure.video_id for failure in read_failures(store)}
-    return rejected | {video_id for part in plan for video_id in part.videos}
+def _known(store: Path, plan: Iterable[PlannedPart]) -> set[str]:
+    """The videos that are extracted, have a place in the plan, or none because they were rejected."""
+    planned = {video_id for part in plan for video_id in part.videos}
+    return planned | read_failures(store).keys() | extracted_ids(store)
 
 
-def _say_without_vectors(
-    found: Sequence[Probe | Failure], settings: ExtractSettings, say: Callable[[str], None]
-) -> None:
-    codecs = Counter(probe.codec for probe in found if isinstance(probe, Probe) and probe.codec not in VECTOR_CODECS)
+def _say_changes(changes: Changes, is_refresh: bool, say: Callable[[str], None]) -> None:
+    if changes.changed:
+        what = "they are taken anew" if is_refresh else "--refresh takes them anew"
+        say(f"{len(changes.changed)} files changed since they were extracted ({_some(changes.changed)}); {what}")
+    if changes.vanished:
+        say(f"{len(changes.vanished)} videos of the store are not in VIDEOS ({_some(changes.vanished)}); they are kept")
+
+
+def _some(video_ids: Iterable[str]) -> str:
+    """The first three."""
+    first, *rest = sorted(video_ids)
+    return ", ".join([first, *rest[:2]]) + (" …" if len(rest) > 2 else "")
+
+
+def _say_without_vectors(probes: Iterable[Probe], settings: ExtractSettings, say: Callable[[str], None]) -> None:
+    codecs = Counter(probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
     if codecs:
         kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
         say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {INSTEAD[settings.no_vectors]}")
@@ -223,23 +299,32 @@ def _say_without_vectors(
 
 def _extract_parts(
     store: Path,
-    plan: Sequence[PlannedPart],
-    sources: dict[str, Source],
+    plan: Iterable[PlannedPart],
+    sources: Mapping[str, Source],
     settings: ExtractSettings,
     cluster: Cluster,
     report: Report,
 ) -> Progress:
     """Extract the parts of the plan that are neither committed nor known to hold nothing readable."""
-    committed = set(committed_parts(store))
-    failures = {failure.video_id: failure for failure in read_failures(store)}
-    missing = [part for part in plan if part.name not in committed and not failures.keys() >= set(part.videos)]
-    parts = [part.part(sources, failures) for part in missing]
-    progress = Progress(num_to_do=sum(len(part.sources) for part in parts))
+    committed, failures = set(committed_parts(store)), read_failures(store)
+    missing = [
+        row
+        for row in plan
+        if row.name not in committed
+        and not failures.keys() >= set(row.videos)
+        # The others' files are elsewhere: another run of this command planned them.
+        and not sources.keys().isdisjoint(row.videos)
+    ]
+    parts = (row.part(sources, failures) for row in missing)
+    progress = Progress(num_to_do=sum(len(row.videos) for row in missing))
     report(progress)
-    for result in cluster.map(extract_part, parts, store, settings, after_deaths=_after_deaths(store)):
-        if result.failures:
-            failures |= {failure.video_id: failure for failure in result.failures}
+    written_s = time.monotonic()
+    for result in cluster.map(extract_part, parts, store, settings, after_deaths=after_deaths(store)):
+        failures |= {failure.video_id: failure for failure in result.failures}
+        # Not after each: the list may be long. What is lost with a killed run is in the parts, or found out again.
+        if result.failures and time.monotonic() - written_s > FAILURES_EVERY_S:
             write_failures(store, failures.values())
+            written_s = time.monotonic()
         progress = replace(
             progress,
             num_done=progress.num_done + result.num_videos,
@@ -247,28 +332,17 @@ def _extract_parts(
             num_frames=progress.num_frames + result.num_frames,
         )
         report(progress)
+    write_failures(store, failures.values())
     return progress
 
 
-def _after_deaths(store: Path) -> Callable[[AnyTask], AnyTask]:
-    """What to try instead of a task that ended two workers. RuntimeError when that goes on and on."""
-    deaths: Counter[str] = Counter()
-
-    def after_deaths(task: AnyTask) -> AnyTask:
-        deaths[task.name] += 1
-        if deaths[task.name] > MAX_DEATHS:
-            raise RuntimeError(
-                f"workers keep dying at {task.name}; the rest is done, and the same command goes on from there"
-            )
-        return without_killer(task, store)
-
-    return after_deaths
-
-
-def _all_failures(store: Path) -> list[Failure]:
+def _all_failures(store: Path) -> dict[str, Failure]:
     """Those of the list and those that the parts recorded, should a run have been killed between the two."""
-    failures = {failure.video_id: failure for failure in read_failures(store)}
+    failures = read_failures(store)
+    planned = {row.name: row.videos for row in read_plan(store)}
     for part in committed_parts(store):
         for row in part_attributes(store, part)["failures"]:
-            failures.setdefault(row["video_id"], Failure(**row))
-    return list(failures.values())
+            # Without a place in the plan it has been tried again.
+            if row["video_id"] in planned.get(part, ()):
+                failures.setdefault(row["video_id"], Failure(**row))
+    return failures

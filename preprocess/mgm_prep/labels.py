@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mgm_prep.annotations import VIDEO_SUFFIXES, Annotation, is_annotation_folder, read_annotations
-from mgm_prep.plan import locked, read_failures, read_plan, write_rows
+from mgm_prep.failures import read_failures
+from mgm_prep.plan import locked, read_plan
 from mgm_prep.sources import find_sources
 from mgm_shared.errors import UserError
+from mgm_shared.files import write_rows
 from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
 from mgm_shared.store import check_schema
@@ -73,9 +75,7 @@ def attach_labels(
         table = read_index(store)
         # Videos that are still to come, or to be tried again, get theirs now.
         planned = {video_id for part in read_plan(store) for video_id in part.videos}
-        video_ids = (
-            planned | set(table["video_id"].to_pylist()) | {failure.video_id for failure in read_failures(store)}
-        )
+        video_ids = planned | set(table["video_id"].to_pylist()) | read_failures(store).keys()
         match = match_videos(annotations, video_ids)
         if not match.values and video_ids:
             raise UserError(

@@ -1,12 +1,11 @@
 """Write one part of a store: the videos of one stored size, decoded once, whole or not at all.
 
-A part is written beside the store's parts and renamed into place when all its bytes are on disk, so a reader never sees
+A part is written beside the store's parts and put into its place when all its bytes are on disk, so a reader never sees
 half of one, and a run that was killed leaves only a directory to delete.
 """
 
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +19,11 @@ from mgm_prep.colour import PlaneScaler, luma_of, to_rgb
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.estimate import with_estimates
+from mgm_prep.failures import Failure, Task, failure_of
 from mgm_prep.motion import motion_grid, stored_motion, with_references
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
-from mgm_prep.strikes import convicted, journal
+from mgm_prep.strikes import journal
 from mgm_shared.codec import Planes
 from mgm_shared.files import flush
 from mgm_shared.geometry import CELL_PX
@@ -37,22 +37,12 @@ from mgm_shared.schema import (
     pack_motion,
 )
 from mgm_shared.shards import ShardWriter
+from mgm_shared.storage import publish, scratch_folder
 
 Item = TypeVar("Item")
-AnyTask = TypeVar("AnyTask", bound="Task")
 
 # What reading a bad file can raise; FFmpeg's and OpenCV's errors are among these. Anything else is our mistake.
 REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Videos that one worker opens, in order."""
-
-    name: str
-    sources: tuple[Source, ...]
-    rejected: tuple["Failure", ...] = ()
-    """Videos that belonged to it and are known to be unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +51,6 @@ class Part(Task):
 
     height: int
     width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A video that was rejected: a row of failures.jsonl."""
-
-    video_id: str
-    path: str
-    reason: str
-    exception: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +66,8 @@ class PartResult:
 def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResult:
     """Decode the part's videos and commit it; nothing is committed when every video of it is rejected."""
     # A name of its own: Dask may start a task again while the first try is still running somewhere.
-    directory = store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}"
-    directory.mkdir(parents=True)
-    try:
-        writer = PartWriter(directory, part.height, part.width, settings)
+    with scratch_folder(store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}") as folder:
+        writer = PartWriter(folder, part.height, part.width, settings)
         failures = list(part.rejected)
         with journal(store, part.name, settings.max_seconds) as notes:
             for source in part.sources:
@@ -101,43 +79,15 @@ def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResu
                     writer.rewind(mark)
                     failures.append(failure_of(source, error))
         if writer.records:
-            writer.finish(failures)
-            _commit(directory, store / PARTS_DIR / part.name)
+            failures.sort(key=lambda failure: failure.video_id)
+            writer.finish({"failures": [asdict(failure) for failure in failures]})
+            publish(folder, store / PARTS_DIR / part.name)
         return PartResult(
             part=part.name,
             num_videos=len(writer.records),
             num_frames=sum(record.num_frames for record in writer.records),
             failures=tuple(failures),
         )
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def without_killer(task: AnyTask, store: Path) -> AnyTask:
-    """The task without the video that ended two of its workers, which is rejected; as it is when there is none."""
-    causes = convicted(store, task.name)
-    rejected = tuple(
-        Failure(
-            video_id=source.video_id,
-            path=str(source.path),
-            reason=f"decoding it ended the worker process, twice ({causes[source.video_id]})",
-            exception="KilledWorker",
-        )
-        for source in task.sources
-        if source.video_id in causes
-    )
-    sources = tuple(source for source in task.sources if source.video_id not in causes)
-    return replace(task, sources=sources, rejected=task.rejected + rejected)
-
-
-def failure_of(source: Source, error: Exception) -> Failure:
-    """The row that says why a video is not in the store."""
-    return Failure(
-        video_id=source.video_id,
-        path=str(source.path),
-        reason=str(error) or type(error).__name__,
-        exception=type(error.__cause__ or error).__name__,
-    )
 
 
 class PartWriter:
@@ -197,6 +147,24 @@ class PartWriter:
             )
         )
 
+    def copy_video(
+        self,
+        record: VideoRecord,
+        encoded_frames: Iterable[bytes | memoryview],
+        packed_TYX2: NDArray[np.int16],
+        time_s: NDArray[np.float64],
+        picture_type: NDArray[np.uint8],
+    ) -> None:
+        """Append a video as another part holds it, without decoding a frame."""
+        start = self._frames.num_frames
+        for payload in encoded_frames:
+            self._frames.append_encoded(bytes(payload))
+        for packed_YX2 in packed_TYX2:
+            self._motion.append(packed_YX2)
+        self._time_s.extend(time_s.tolist())
+        self._picture_type.extend(picture_type.tolist())
+        self.records.append(replace(record, start=start))
+
     def mark(self) -> tuple[Any, Any]:
         """A point to `rewind` to."""
         return self._frames.mark(), self._motion.mark()
@@ -207,19 +175,18 @@ class PartWriter:
         self._motion.rewind(mark[1])
         del self._time_s[self._motion.num_frames :], self._picture_type[self._motion.num_frames :]
 
-    def finish(self, failures: list[Failure]) -> None:
-        """Write indexes and metadata, and wait until all is on disk."""
+    def finish(self, attributes: dict[str, Any]) -> None:
+        """Write indexes and metadata, the part's own `attributes` among them, and wait until all is on disk."""
         self._frames.close()
         self._motion.close()
         create_tracks(self._directory, np.array(self._time_s), np.array(self._picture_type, np.uint8))
-        attributes = {
+        described = {
             "Conventions": "CF-1.11",
             "height": self._size[0],
             "width": self._size[1],
             "videos": [asdict(record) for record in self.records],
-            "failures": [asdict(failure) for failure in failures],
         }
-        zarr.create_group(str(self._directory), attributes=attributes)
+        zarr.create_group(str(self._directory), attributes=described | attributes)
         for path in [*self._directory.rglob("*"), self._directory]:
             flush(path)
 
@@ -273,13 +240,17 @@ def _mean_rate(time_s: list[float], frame_rate: float) -> float:
     return (len(time_s) - 1) / span if span > 0 else frame_rate
 
 
+def file_version(path: Path) -> tuple[int, float]:
+    """Bytes and modification time of a file. OSError where there is none."""
+    status = path.stat()
+    return status.st_size, status.st_mtime
+
+
 def _version(source: Source) -> tuple[int, float]:
-    """Bytes and modification time of the file."""
     try:
-        status = source.path.stat()
+        return file_version(source.path)
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
-    return status.st_size, status.st_mtime
 
 
 def _reading(converted: Iterator[Item]) -> Iterator[Item]:
@@ -292,13 +263,3 @@ def _reading(converted: Iterator[Item]) -> Iterator[Item]:
         except REJECTED as error:
             raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
         yield item
-
-
-def _commit(directory: Path, part: Path) -> None:
-    try:
-        directory.rename(part)
-    except OSError:
-        # A retried task may find that the first try was committed after all; the two are equal.
-        if not part.is_dir():
-            raise
-    flush(part.parent)

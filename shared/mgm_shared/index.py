@@ -20,7 +20,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mgm_shared.files import replace_file
+from mgm_shared.files import read_rows, replace_file
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, VideoRecord
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
@@ -54,17 +54,19 @@ def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
 
 def read_labels(store_path: Path) -> dict[str, dict[str, str | None]]:
     """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
-    file = store_path / LABELS_FILE
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row.pop("video_id"): row for row in rows}
+    return {row.pop("video_id"): row for row in read_rows(store_path / LABELS_FILE)}
 
 
 def read_index(store_path: Path) -> pa.Table:
     """The table of videos, read from the parts themselves and the attached labels."""
     attached = read_labels(store_path)
+    parts = {part: part_attributes(store_path, part) for part in committed_parts(store_path)}
+    # For a moment, or after a kill, a part is there together with the one that replaces it.
+    replaced = {attributes.get("replaces") for attributes in parts.values()}
     rows: list[dict[str, Any]] = []
-    for part in committed_parts(store_path):
-        attributes = part_attributes(store_path, part)
+    for part, attributes in parts.items():
+        if part in replaced:
+            continue
         place = {"part": part, "height": attributes["height"], "width": attributes["width"]}
         rows.extend(video | place | attached.get(video["video_id"], {}) for video in attributes["videos"])
     rows.sort(key=lambda row: row["video_id"])
@@ -97,6 +99,11 @@ def open_index(store_path: Path) -> pa.Table:
     # An extraction that was killed leaves parts that the index has not heard of.
     is_current = set(table["part"].unique().to_pylist()) == set(committed_parts(store_path))
     return table.combine_chunks() if is_current else read_index(store_path)
+
+
+def extracted_ids(store_path: Path) -> set[str]:
+    """The videos that the store holds."""
+    return set(open_index(store_path)["video_id"].to_pylist())
 
 
 def find_row(table: pa.Table, video_id: str) -> int | None:

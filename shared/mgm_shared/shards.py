@@ -109,7 +109,7 @@ class ShardedArray:
             raise IndexError(f"frames {indices_T.min()}…{indices_T.max()} of an array of {self.shape[0]}")
         out = np.empty((len(indices_T), *self.shape[1:]), self.dtype)
         chunks, inverse_T = np.unique(indices_T // self.chunk_frames, return_inverse=True)
-        for k, payload in enumerate(self._payloads(chunks.tolist())):
+        for k, payload in enumerate(self.encoded(chunks.tolist())):
             (wanted,) = np.nonzero(inverse_T == k)
             out[wanted] = self._decoded(payload)[indices_T[wanted] % self.chunk_frames]
         return out
@@ -129,14 +129,14 @@ class ShardedArray:
 
     def _problem(self, chunks: Sequence[int]) -> DamagedChunk | None:
         try:
-            for _ in self._payloads(chunks):
+            for _ in self.encoded(chunks):
                 pass
         except DamagedChunk as error:
             return error
         return None
 
-    def _payloads(self, chunks: Sequence[int]) -> Iterator[memoryview]:
-        """The encoded bytes of each chunk, checked."""
+    def encoded(self, chunks: Sequence[int]) -> Iterator[memoryview]:
+        """The encoded bytes of each chunk. DamagedChunk for bytes that are missing or fail their checksum."""
         places = [self._place(chunk) for chunk in chunks]
         read = read_ranges(places)
         for chunk, place in zip(chunks, places, strict=True):
@@ -193,6 +193,12 @@ class ShardWriter:
         if len(self._pending) == self.spec.chunk_frames:
             self._write_chunk()
 
+    def append_encoded(self, payload: bytes) -> None:
+        """Add one frame as another array of this spec holds it; only where each frame is a chunk of its own."""
+        assert self.spec.chunk_frames == 1
+        self.num_frames += 1
+        self._write_payload(payload)
+
     def mark(self) -> tuple[int, int, tuple[NDArray[Any] | Planes, ...]]:
         """A point to `rewind` to."""
         return self.num_frames, len(self._index), tuple(self._pending)
@@ -227,6 +233,9 @@ class ShardWriter:
     def _write_chunk(self) -> None:
         payload = self._encoded(self._pending)
         self._pending = []
+        self._write_payload(payload)
+
+    def _write_payload(self, payload: bytes) -> None:
         shard = self._shard_of(len(self._index))
         is_first = not self._index or self._shard_of(len(self._index) - 1) != shard
         offset = 0 if is_first else sum(self._index[-1])
