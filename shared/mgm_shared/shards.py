@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -184,6 +184,7 @@ class ShardWriter:
         self._index: list[tuple[int, int]] = []
         self._pending: list[NDArray[Any] | Planes] = []
         self._zstd = Zstd(level=ZSTD_LEVEL)
+        self._file: BinaryIO | None = None
         (part / spec.name).mkdir(parents=True)
 
     def append(self, frame: "NDArray[Any] | Planes") -> None:
@@ -205,6 +206,7 @@ class ShardWriter:
 
     def rewind(self, mark: tuple[int, int, tuple[NDArray[Any] | Planes, ...]]) -> None:
         """Forget all that was appended since `mark`."""
+        self._close_file()
         self.num_frames, num_chunks, pending = mark
         self._pending = list(pending)
         for shard in range(self._shard_of(num_chunks), self._shard_of(len(self._index) - 1) + 1):
@@ -219,6 +221,7 @@ class ShardWriter:
             self._pending.append(np.zeros_like(self._pending[-1]))
         if self._pending:
             self._write_chunk()
+        self._close_file()
         chunks_per_shard = self.spec.shard_frames(self.num_frames) // self.spec.chunk_frames
         for shard in range(self._shard_of(len(self._index) - 1) + 1):
             entries = np.full((chunks_per_shard, 2), NO_CHUNK, "<u8")
@@ -239,9 +242,17 @@ class ShardWriter:
         shard = self._shard_of(len(self._index))
         is_first = not self._index or self._shard_of(len(self._index) - 1) != shard
         offset = 0 if is_first else sum(self._index[-1])
-        with self._shard_path(shard).open("ab") as file:
-            file.write(payload + _crc(payload))
+        if is_first or self._file is None:
+            self._close_file()
+            self._file = self._shard_path(shard).open("ab")
+        self._file.write(payload + _crc(payload))
         self._index.append((offset, len(payload) + CRC_BYTES))
+
+    def _close_file(self) -> None:
+        """Close the shard that is being written; a chunk that follows opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _encoded(self, frames: list[NDArray[Any] | Planes]) -> bytes:
         if self.spec.codec == "jpeg":
