@@ -40,21 +40,21 @@ TOY = ModelConfig(
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    folder.start("pretrain", PretrainConfig(), "store-hash")
+    folder.start("pretrain", PretrainConfig(), {"store": "store-hash"})
     return folder
 
 
 @pytest.fixture
 def pretrained(run: RunFolder) -> VideoMAE:
     model = build(lambda: VideoMAE(TOY), seed=5)
-    save_weights(run.weights(3), model, TOY, {"mgm_epoch": "3"})
+    save_weights(run.weights(3), model.state_dict(), TOY, {"mgm_epoch": "3"})
     return model
 
 
 def test_start_writes_settings_and_environment_and_clears_half_files(run: RunFolder) -> None:
     half = run.checkpoints / ".last.pt.123.part"
     half.write_text("half")
-    run.start("pretrain", PretrainConfig(), "store-hash")
+    run.start("pretrain", PretrainConfig(), {"store": "store-hash"})
     assert not half.exists()
     settings = yaml.safe_load((run.root / "config.yaml").read_text())
     assert PretrainConfig.from_dict(settings["pretrain"]) == PretrainConfig()
@@ -96,7 +96,7 @@ def test_last_does_not_run_pickled_code(run: RunFolder) -> None:
 
 
 def _saved_state() -> dict[str, object]:
-    return {"task": "pretrain", "store": "a", "config": to_dict(PretrainConfig())}
+    return {"task": "pretrain", "position": {"store": "a"}, "config": to_dict(PretrainConfig())}
 
 
 def test_resuming_refuses_what_matters_and_names_it(run: RunFolder) -> None:
@@ -112,7 +112,7 @@ def test_resuming_refuses_what_matters_and_names_it(run: RunFolder) -> None:
 
 
 def test_resuming_allows_what_only_moves_work(run: RunFolder) -> None:
-    moved = PretrainConfig(num_workers=0, device="cpu", accumulate=4, log_every_steps=1, recompute=True)
+    moved = PretrainConfig(num_workers=0, device="cpu", accumulate=4, log_every_steps=1, recompute=True, fsdp=True)
     check_resumable(run, _saved_state(), "pretrain", moved, "a")
     names = {item.name for item in dataclasses.fields(PretrainConfig)}
     assert names >= FREE_SETTINGS
@@ -129,7 +129,7 @@ def test_weights_explain_themselves(run: RunFolder, pretrained: VideoMAE) -> Non
 
 
 def test_a_run_folder_means_its_latest_weights(run: RunFolder, pretrained: VideoMAE) -> None:
-    save_weights(run.weights(20), pretrained, TOY, {})
+    save_weights(run.weights(20), pretrained.state_dict(), TOY, {})
     assert load_weights(run.root).path == run.weights(20)
 
 

@@ -10,7 +10,7 @@ Axes: B clips · N tokens.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,14 @@ class Plan:
     def clips_per_step(self) -> int:
         return self.batch_size * self.repeats
 
+    def position(self, step: int) -> dict[str, int]:
+        """Where the data stand after `step` steps. It names no process and no worker: any number of them goes on."""
+        return {"epoch": step // self.steps_per_epoch, "samples_seen": step * self.batch_size, "seed": self.seed}
+
+    def step_at(self, position: Mapping[str, Any]) -> int:
+        """The steps done at a position that `position` gave."""
+        return int(position["samples_seen"]) // self.batch_size
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The videos of an epoch, shuffled, int64."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
@@ -118,18 +126,33 @@ def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
     return batch
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The tensors of the batch on the device; the rest as it was."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+class ToDevice:
+    """Brings batches to the device. A GPU copies a batch while it still computes on the one before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of the batch on the device; the rest as it was."""
+        if self.stream is None:
+            return batch
+        computing = torch.cuda.current_stream(self.device)
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        with torch.cuda.stream(self.stream):
+            tensors = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
+        computing.wait_stream(self.stream)
+        for tensor in tensors.values():
+            # Their memory is the copying stream's; it must not be used anew before the computing one is done with it.
+            tensor.record_stream(computing)
+        return batch | tensors
 
 
 def _start_worker(worker: int) -> None:
     # A terminal sends Ctrl-C, and torchrun SIGTERM, to the whole group; a reader that dies of it would end the run.
+    # A second SIGTERM is the loader's own, to a reader that hangs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     start_worker(worker)
 
 
@@ -137,12 +160,19 @@ def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_loader(dataset: KeyedDataset, plan: Plan, first_step: int, ranks: Ranks, num_workers: int) -> DataLoader[Any]:
-    """A loader of this process's batches from `first_step` to the end of the run; no more workers than CPUs."""
+def make_loader(
+    dataset: KeyedDataset, plan: Plan, first_step: int, ranks: Ranks, num_workers: int, worker_start: str = "auto"
+) -> DataLoader[Any]:
+    """A loader of this process's batches from `first_step` to the end of the run; no more workers than CPUs.
+
+    `worker_start` is fork, spawn, forkserver, or auto: what this Python takes by itself.
+    """
+    num_workers = min(num_workers, _num_cpus())
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=StepKeys(plan, first_step, ranks),
-        num_workers=min(num_workers, _num_cpus()),
+        num_workers=num_workers,
+        multiprocessing_context=worker_start if num_workers and worker_start != "auto" else None,
         collate_fn=collate_counted,
         pin_memory=ranks.device.type == "cuda",
         worker_init_fn=_start_worker,

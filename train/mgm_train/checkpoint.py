@@ -39,6 +39,8 @@ FREE_SETTINGS = {
     "device",
     "compile",
     "recompute",
+    "fsdp",
+    "worker_start",
     "save_every_epochs",
     "log_every_steps",
 }
@@ -68,14 +70,14 @@ class RunFolder:
         """Weights after `epoch` whole epochs."""
         return self.checkpoints / f"epoch-{epoch:04d}.safetensors"
 
-    def start(self, task: str, config: TrainConfig, store: str) -> None:
-        """Make the folder and write config.yaml and environment.json."""
+    def start(self, task: str, config: TrainConfig, about: Mapping[str, object]) -> None:
+        """Make the folder and write config.yaml and environment.json, which `about` joins."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for left_by_a_kill in self.checkpoints.glob(".*.part"):
             left_by_a_kill.unlink()
         text = yaml.safe_dump({task: to_dict(config)}, sort_keys=False)
         replace_file(self.root / "config.yaml", lambda path: path.write_text(text))
-        environment = json.dumps(describe_environment() | {"store": store}, indent=2) + "\n"
+        environment = json.dumps(describe_environment() | dict(about), indent=2) + "\n"
         replace_file(self.root / "environment.json", lambda path: path.write_text(environment))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -147,7 +149,7 @@ def load_last(run: RunFolder) -> dict[str, Any] | None:
 
 def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config: TrainConfig, store: str) -> None:
     """UserError unless a run that stopped with `state` may go on with these settings; it names what differs."""
-    saved = {"task": state["task"], "store": state["store"]} | state["config"]
+    saved = {"task": state["task"], "store": state["position"]["store"]} | state["config"]
     asked = {"task": task, "store": store} | to_dict(config)
     differing = [
         f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
@@ -168,9 +170,9 @@ class Weights:
     metadata: dict[str, str]
 
 
-def save_weights(path: Path, model: nn.Module, config: ModelConfig, metadata: Mapping[str, str]) -> None:
-    """Write the weights as safetensors with the model's configuration in the metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str]) -> None:
+    """Write a model's state dict as safetensors with its configuration in the metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     texts = {"format": "pt", "mgm_model": json.dumps(asdict(config)), **metadata}
     replace_file(path, lambda beside: save_file(state, beside, metadata=texts))
 

@@ -56,8 +56,9 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
     from mgm_train.augment import PretrainAugment
     from mgm_train.checkpoint import RunFolder
     from mgm_train.clips import PretrainDataset
+    from mgm_train.flops import pretrain_flops
     from mgm_train.loop import Job
-    from mgm_train.masking import MaskMaker
+    from mgm_train.masking import MaskMaker, num_hidden
     from mgm_train.model import VideoMAE, build, model_config
     from mgm_train.objective import PretrainObjective
 
@@ -76,10 +77,11 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape), config.seed),
-        objective=PretrainObjective(),
+        objective=PretrainObjective.of(config),
         dataset=dataset,
         run=RunFolder(run_folder),
         store=opened.digest,
+        flops_per_clip=pretrain_flops(shape, num_hidden(shape.grid, config.mask_ratio)),
     )
     _train(job, dry_run, force, is_json)
 
@@ -99,6 +101,7 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
     from mgm_train.augment import FinetuneAugment
     from mgm_train.checkpoint import RunFolder, load_trunk
     from mgm_train.clips import LabelledDataset, class_names
+    from mgm_train.flops import finetune_flops
     from mgm_train.loop import Job
     from mgm_train.model import VideoClassifier, build, model_config
     from mgm_train.objective import FinetuneObjective
@@ -129,6 +132,7 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
         run=RunFolder(run_folder),
         store=opened.digest,
         layer_decay=config.layer_decay,
+        flops_per_clip=finetune_flops(shape, len(classes)),
         metadata={"labels": json.dumps(classes)},
     )
     _train(job, dry_run, force, is_json)

@@ -15,6 +15,7 @@ MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block")
 SAMPLINGS = ("dense", "segment")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
+WORKER_STARTS = ("auto", "fork", "spawn", "forkserver")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,14 @@ class TrainConfig(Config):
     clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip")
     seed: int = option(0, "decides the weights at the start, the order, the crops and the masks")
     num_workers: int = option(4, "processes that read clips, for each GPU; 0 reads in the training process")
+    worker_start: str = option("auto", "how those begin: fork, spawn, forkserver, or auto, Python's own choice")
     precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
     device: str = option("auto", "auto, cpu or cuda")
     compile: bool = option(False, "compile the model with torch.compile: slower start, faster steps")
+    fsdp: bool = option(
+        False, "cut weights, gradients and AdamW's moments up among the GPUs: for models too large for one"
+    )
+    ema_decay: float = option(0.0, "average the weights over the steps with this decay, save and test that; 0 is off")
     recompute: bool = option(False, "compute activations twice instead of keeping them: less memory, 30 % slower")
     save_every_epochs: int = option(50, "epochs between the weights kept as epoch-XXXX.safetensors")
     log_every_steps: int = option(10, "optimiser steps between two lines of metrics.jsonl")
@@ -111,6 +117,8 @@ class TrainConfig(Config):
         self._check_counts()
         self._check_optimiser()
         _check_hardware(self.precision, self.device)
+        starts = f"one of {', '.join(WORKER_STARTS)}"
+        check(self.worker_start in WORKER_STARTS, "worker_start", self.worker_start, starts)
 
     def _check_counts(self) -> None:
         for name in ("batch_size", "accumulate", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
@@ -126,6 +134,7 @@ class TrainConfig(Config):
         check(0 <= self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         for name in ("weight_decay", "clip_grad"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
         is_pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         check(is_pair, "betas", self.betas, "two numbers from 0 to below 1")
 

@@ -10,27 +10,26 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch import nn
 
 from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
-from mgm_train.batches import KeyedDataset, Plan, make_loader, to_device
+from mgm_train.batches import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.checkpoint import RunFolder, check_resumable, load_last, save_last, save_weights
 from mgm_train.config import TrainConfig
+from mgm_train.flops import Peak, peak
 from mgm_train.interrupt import StopRequest
+from mgm_train.learner import Learner
 from mgm_train.meter import Meter, step_line
 from mgm_train.model import VideoClassifier, VideoMAE
 from mgm_train.objective import Objective
 from mgm_train.ranks import Ranks, autocast_dtype
-from mgm_train.schedule import make_optimizer, planned_rate, set_rate
+from mgm_train.schedule import planned_rate
 
 # An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
 SAVE_LAST_EVERY_S = 600.0
@@ -41,8 +40,8 @@ class Job:
     """What is trained, on what, and where it goes.
 
     `store` names the data (a hash), so that a run does not go on with other data. `metadata` goes into the weights
-    files. `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1; what it returns joins
-    metrics.jsonl.
+    files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after
+    each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
     """
 
     task: str
@@ -53,6 +52,7 @@ class Job:
     run: RunFolder
     store: str = ""
     layer_decay: float | None = None
+    flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
 
@@ -80,68 +80,66 @@ class _Trainer:
     def __init__(self, job: Job, ranks: Ranks) -> None:
         self.job, self.ranks, self.config = job, ranks, job.config
         self.plan = Plan.of(job.config, len(job.dataset))
-        self.model = job.model.to(ranks.device)
-        self.model.set_grad_checkpointing(job.config.recompute)
-        self.optimizer = make_optimizer(self.model, job.config, job.layer_decay)
         self.step = 0
-        self.grad_norm: Tensor | None = None
         self.meter = Meter(ranks)
+        self.to_device = ToDevice(ranks.device)
         self.stop = StopRequest()
         self.saved_s = time.perf_counter()
 
     def run(self) -> Outcome:
-        self._resume()
+        state = load_last(self.job.run)
+        if state is not None:
+            check_resumable(self.job.run, state, self.job.task, self.config, self.job.store)
+            self.step = self.plan.step_at(state["position"])
+            self.meter.restore(state)
+        self._open_folder()
         if self.step < self.plan.num_steps:
-            self.parallel_model = self._wrap()
-            loader = make_loader(self.job.dataset, self.plan, self.step, self.ranks, self.config.num_workers)
-            with self.stop.listening():
-                self._run_steps(iter(loader))
+            self.learner = Learner(self.job.model, self.config, self.ranks, self.job.layer_decay, state)
+            self._run_steps()
         return self._outcome()
 
-    def _resume(self) -> None:
-        job, run = self.job, self.job.run
-        state = load_last(run)
-        if state is not None:
-            check_resumable(run, state, job.task, self.config, job.store)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            self.meter.restore(state)
+    def _open_folder(self) -> None:
         # No process may read last.pt after another has gone on and replaced it.
         self.ranks.wait()
-        if self.ranks.is_main:
-            run.start(job.task, self.config, job.store)
-            run.cut_metrics(self.step)
-            self._say(f"going on after step {self.step} of {self.plan.num_steps}" if state else self._describe())
+        self.peak = self._peak()
+        if not self.ranks.is_main:
+            return
+        about = {"store": self.job.store, "peak_flops": vars(self.peak)}
+        self.job.run.start(self.job.task, self.config, about)
+        self.job.run.cut_metrics(self.step)
+        self._say(f"going on after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
+
+    def _peak(self) -> Peak:
+        return peak(self.ranks.device, autocast_dtype(self.config.precision, self.ranks.device) or torch.float32)
 
     def _describe(self) -> str:
-        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
+        num_weights = sum(parameter.numel() for parameter in self.job.model.parameters())
         return (
-            f"{self.model.config.name}: {num_weights / 1e6:.1f} M weights · {self.plan.num_videos} videos · "
+            f"{self.job.model.config.name}: {num_weights / 1e6:.1f} M weights · {self.plan.num_videos} videos · "
             f"{self.plan.num_steps} steps of {self.plan.clips_per_step} clips · {self.ranks.device.type} × "
             f"{self.ranks.num_ranks} · learning rate {self.config.base_lr * self.config.batch_size / 256:.2e}"
         )
 
-    def _wrap(self) -> nn.Module:
-        wrapped = DistributedDataParallel(self.model) if self.ranks.num_ranks > 1 else self.model
-        return torch.compile(wrapped) if self.config.compile else wrapped  # type: ignore[return-value]
-
-    def _run_steps(self, batches: Iterator[dict[str, Any]]) -> None:
-        self.model.train()
-        while self.step < self.plan.num_steps:
-            self._one_step(batches)
-            self.step += 1
-            is_epoch_end = self.step % self.plan.steps_per_epoch == 0
-            if self._is_logged(self.step):
-                self._log()
-                if self._is_save_due():
+    def _run_steps(self) -> None:
+        self.job.model.train()
+        loader = make_loader(
+            self.job.dataset, self.plan, self.step, self.ranks, self.config.num_workers, self.config.worker_start
+        )
+        with self.stop.listening():
+            batches = iter(loader)
+            while self.step < self.plan.num_steps:
+                self._one_step(batches)
+                is_epoch_end = self.step % self.plan.steps_per_epoch == 0
+                if self._is_logged(self.step):
+                    self._log()
+                    if self._is_save_due():
+                        self._save_last()
+                if is_epoch_end:
+                    self._end_epoch(self.step // self.plan.steps_per_epoch)
+                if self.step < self.plan.num_steps and self._must_stop(is_epoch_end):
                     self._save_last()
-            if is_epoch_end:
-                self._end_epoch(self.step // self.plan.steps_per_epoch)
-            if self.step < self.plan.num_steps and self._must_stop(is_epoch_end):
-                self._save_last()
-                self._say(f"stopped after step {self.step} and saved; the same command goes on from there")
-                return
+                    self._say(f"stopped after step {self.step} and saved; the same command goes on from there")
+                    return
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
@@ -154,41 +152,22 @@ class _Trainer:
         return self.stop.is_agreed(self.ranks, is_epoch_end or self._is_logged(self.step))
 
     def _one_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        set_rate(self.optimizer, planned_rate(self.step, self.config, self.plan))
         for part in range(self.config.accumulate):
             start_s = time.perf_counter()
-            batch = to_device(next(batches), self.ranks.device)
+            batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
-            self._accumulate(batch, part)
-        self._clip_grad()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.meter.num_clips += self.plan.clips_per_step
+            self._one_part(self.to_device(batch), part)
+        rate = planned_rate(self.step, self.config, self.plan)
+        self.step += 1
+        self.learner.step(rate, is_norm_wanted=self._is_logged(self.step))
+        self.meter.add_step(self.plan.clips_per_step)
 
-    def _accumulate(self, batch: dict[str, Any], part: int) -> None:
+    def _one_part(self, batch: dict[str, Any], part: int) -> None:
         seed = _draw_seed(self.config.seed, self.step, part, self.ranks.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
-        device_type = self.ranks.device.type
-        dtype = autocast_dtype(self.config.precision, self.ranks.device)
-        with self._sync(is_last=part == self.config.accumulate - 1):
-            with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
-                loss = self.job.objective(self.parallel_model, batch, seed)
-            (loss / self.config.accumulate).backward()
+        loss = self.learner.accumulate(lambda model: self.job.objective(model, batch, seed), part)
         self.meter.add_loss(loss)
-
-    def _sync(self, is_last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients in the last part of a step only."""
-        if self.ranks.num_ranks > 1 and not is_last:
-            return self.parallel_model.no_sync()  # type: ignore[operator]
-        return nullcontext()
-
-    def _clip_grad(self) -> None:
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        if self.config.clip_grad:
-            self.grad_norm = clip_grad_norm_(parameters, self.config.clip_grad)
-        elif self._is_logged(self.step + 1):
-            self.grad_norm = get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
 
     def _checked_loss(self) -> float:
         """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
@@ -201,14 +180,15 @@ class _Trainer:
         return loss
 
     def _log(self) -> None:
+        norm = self.learner.grad_norm
         row = {
             "step": self.step,
             "epoch": (self.step - 1) // self.plan.steps_per_epoch + 1,
             "loss": self._checked_loss(),
             "lr": planned_rate(self.step - 1, self.config, self.plan),
-            "grad_norm": float(self.grad_norm) if self.grad_norm is not None else math.nan,
+            "grad_norm": float(norm) if norm is not None else math.nan,
             "num_clips": self.step * self.plan.clips_per_step,
-            **self.meter.speed(),
+            **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
         }
         if self.ranks.is_main:
             self.job.run.append_metrics(row)
@@ -220,15 +200,22 @@ class _Trainer:
         self._checked_loss()
         start_s = time.perf_counter()
         if self.job.on_epoch_end is not None:
-            scores = self.job.on_epoch_end(epoch, self.model)
-            self.model.train()
+            scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
+            self.job.model.train()
             if self.ranks.is_main and scores:
                 self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
-        if self.ranks.is_main and (epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs):
-            metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
-            save_weights(self.job.run.weights(epoch), self.model, self.model.config, metadata)
+        if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
+            self._save_weights(epoch)
         self._save_last()
         self.meter.pause(time.perf_counter() - start_s)
+
+    def _save_weights(self, epoch: int) -> None:
+        weights = self.learner.weights()
+        metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
+        if self.config.ema_decay:
+            metadata["mgm_ema_decay"] = str(self.config.ema_decay)
+        if self.ranks.is_main:
+            save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
 
     def _save_last(self) -> None:
         self._checked_loss()
@@ -236,12 +223,8 @@ class _Trainer:
         state = {
             "task": self.job.task,
             "config": to_dict(self.config),
-            "store": self.job.store,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.step // self.plan.steps_per_epoch,
-            "step": self.step,
-            "num_videos_seen": self.step * self.plan.batch_size,
+            "position": {**self.plan.position(self.step), "store": self.job.store},
+            **self.learner.state(),
             **self.meter.state(),
         }
         if self.ranks.is_main:

@@ -19,9 +19,11 @@ class Meter:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
+        if ranks.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(ranks.device)
         self.loss_sum = torch.zeros((), device=ranks.device)
         self.num_parts = 0
-        self.num_clips = 0
+        self.num_steps = self.num_clips = 0
         self.data_wait_s = 0.0
         self.start_s = time.perf_counter()
 
@@ -29,6 +31,11 @@ class Meter:
         """The mean loss of one part of a step, on this process."""
         self.loss_sum += loss.detach()
         self.num_parts += 1
+
+    def add_step(self, num_clips: int) -> None:
+        """A step is done, with that many clips over all processes."""
+        self.num_steps += 1
+        self.num_clips += num_clips
 
     def loss(self) -> float:
         """Mean over all parts and processes; nan before the first. All processes must ask together."""
@@ -49,17 +56,30 @@ class Meter:
         """Leave out time that was not spent training."""
         self.start_s += seconds
 
-    def speed(self) -> dict[str, float]:
-        """Clips a second over all processes, and the share of the time that this one waited for its data."""
+    def speed(self, flops_per_clip: float | None, peak_flops_per_s: float) -> dict[str, Any]:
+        """What metrics.jsonl says of the speed, over all processes, but for the wait and the memory: this one's.
+
+        The wait is the time until a batch was there, per step and as a share; `mfu` is None where nobody counted the
+        operations of a clip, `gpu_memory_gib`, the most that was used at a time, without a GPU.
+        """
         duration_s = time.perf_counter() - self.start_s
-        return {"clips_per_s": self.num_clips / duration_s, "data_wait": self.data_wait_s / duration_s}
+        clips_per_s = self.num_clips / duration_s
+        is_gpu = self.ranks.device.type == "cuda"
+        return {
+            "clips_per_s": clips_per_s,
+            "data_wait": self.data_wait_s / duration_s,
+            "data_wait_ms": 1e3 * self.data_wait_s / max(1, self.num_steps),
+            "mfu": flops_per_clip and flops_per_clip * clips_per_s / (peak_flops_per_s * self.ranks.num_ranks),
+            "gpu_memory_gib": torch.cuda.max_memory_allocated(self.ranks.device) / 2**30 if is_gpu else None,
+        }
 
 
 def step_line(row: Mapping[str, Any], num_steps: int, left_s: float) -> str:
     """A row of metrics.jsonl for people."""
     left = f"{left_s / 60:.0f} min left" if left_s > 90 else f"{left_s:.0f} s left"
+    mfu = f"MFU {row['mfu']:.0%} | " if row["mfu"] is not None else ""
     return (
         f"step {row['step']}/{num_steps} | epoch {row['epoch']} | loss {row['loss']:.4f} | lr {row['lr']:.2e} | "
         f"grad {row['grad_norm']:.3f} | {row['clips_per_s']:.1f} clips/s | "
-        f"waited for data {row['data_wait']:.0%} | {left}"
+        f"waited for data {row['data_wait']:.0%} | {mfu}{left}"
     )

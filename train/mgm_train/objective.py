@@ -4,6 +4,7 @@ Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,
 a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
 from mgm_train.augment import global_random
-from mgm_train.config import FinetuneConfig
+from mgm_train.config import FinetuneConfig, PretrainConfig
 from mgm_train.model import normalise, patchify, pick, split_mask
 
 Batch = dict[str, Any]
@@ -48,13 +49,21 @@ def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hi
     return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, hidden_BM))
 
 
+@dataclass(frozen=True, kw_only=True)
 class PretrainObjective:
     """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_hidden`."""
+
+    error: Callable[[Tensor, Tensor, Tensor, int], Tensor] = masked_mse
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> "PretrainObjective":
+        """With the error compiled, like the model, where the configuration says so."""
+        return cls(error=torch.compile(masked_mse)) if config.compile else cls()
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         frames_BCTHW, mask_BN, num_hidden = batch["frames_BCTHW"], batch["mask_BN"], batch["num_hidden"]
         pixels_BMP = model(frames_BCTHW, mask_BN, num_hidden)
-        return masked_mse(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+        return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
 
 
 def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """The optimiser of a run and its learning rate over time."""
 
 import math
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -39,15 +38,14 @@ def planned_rate(step: int, config: TrainConfig, plan: Plan) -> float:
 
 def make_optimizer(model: nn.Module, config: TrainConfig, layer_decay: float | None) -> torch.optim.Optimizer:
     """AdamW by timm: no weight decay on biases, norms and the mask token; with `layer_decay`, a rate for each layer."""
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    options: dict[str, Any] = {"betas": config.betas} | ({"fused": True} if on_gpu else {})
     return create_optimizer_v2(
         model,
         "adamw",
         lr=config.base_lr,
         weight_decay=config.weight_decay,
         layer_decay=layer_decay,
-        **options,
+        betas=config.betas,
+        fused=True,
     )
 
 

@@ -1,0 +1,92 @@
+"""The count of operations against torch's own counter, on real forward and backward passes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from toy import CPU, TOY, pretrain_job
+
+from mgm_train.checkpoint import RunFolder
+from mgm_train.config import ModelConfig
+from mgm_train.flops import BF16_PEAKS, Peak, finetune_flops, matmul_rate, peak, pretrain_flops
+from mgm_train.loop import train
+from mgm_train.model import VideoClassifier, VideoMAE
+
+LOPSIDED = ModelConfig(
+    name="lopsided",
+    width=48,
+    depth=3,
+    num_heads=3,
+    decoder_width=32,
+    decoder_depth=2,
+    decoder_num_heads=2,
+    num_frames=4,
+    image_px=48,
+)
+
+
+def _counted(model: torch.nn.Module, *inputs: object) -> int:
+    # The fused attention computes its scores again on the way back, which MFU does not count.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(*inputs).sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("num_hidden", [5, 12])
+@pytest.mark.parametrize("config", [TOY, LOPSIDED], ids=lambda config: config.name)
+def test_pretraining_count_is_torchs(config: ModelConfig, num_hidden: int) -> None:
+    num_hidden = min(num_hidden, config.grid.num_tokens - 1)
+    generator = torch.Generator().manual_seed(0)
+    frames_BCTHW = torch.zeros(2, 3, config.num_frames, config.image_px, config.image_px, dtype=torch.uint8)
+    num_tokens = config.grid.num_tokens
+    mask_BN = torch.stack([torch.randperm(num_tokens, generator=generator) < num_hidden for _ in range(2)])
+    assert 2 * pretrain_flops(config, num_hidden) == _counted(VideoMAE(config), frames_BCTHW, mask_BN, num_hidden)
+
+
+def test_finetuning_count_is_torchs() -> None:
+    frames_BCTHW = torch.zeros(2, 3, 4, 48, 48, dtype=torch.uint8)
+    assert 2 * finetune_flops(LOPSIDED, 7) == _counted(VideoClassifier(LOPSIDED, 7), frames_BCTHW)
+
+
+def test_vit_base_is_videomaes_180_gigaflops_forward() -> None:
+    """The paper of VideoMAE gives 180 for a view of ViT-B, where a multiplication with its addition is one."""
+    from mgm_train.model import model_config
+
+    assert finetune_flops(model_config("vit_base"), 400) / 3 / 2 == pytest.approx(180e9, rel=0.03)
+
+
+def test_the_peak_is_measured_where_no_data_sheet_is_known() -> None:
+    measured = peak(CPU.device, torch.float32)
+    assert measured.source == "measured"
+    assert 1e9 < measured.flops_per_s < 1e14
+    assert matmul_rate(CPU.device, torch.float32, side=256) > 1e9
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GH200 480GB", "GH200"),
+    ],
+)
+def test_a_gpu_is_found_by_its_name(name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    peak.cache_clear()
+    found = peak(torch.device("cuda", 0), torch.bfloat16)
+    peak.cache_clear()
+    assert found == Peak(flops_per_s=BF16_PEAKS[part], source=f"data sheet of {part}")
+
+
+def test_mfu_is_operations_over_time_over_the_peak(tmp_path: Path) -> None:
+    train(pretrain_job(tmp_path, flops_per_clip=1_000_000), CPU)
+    row = RunFolder(tmp_path).read_metrics()[3]
+    flops_per_s = json.loads((tmp_path / "environment.json").read_text())["peak_flops"]["flops_per_s"]
+    assert row["mfu"] == pytest.approx(1e6 * row["clips_per_s"] / flops_per_s)
+    assert row["gpu_memory_gib"] is None

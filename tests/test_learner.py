@@ -1,0 +1,87 @@
+"""Copies, shares and averages of a model: two processes against one, and each kind of run going on as another."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from toy import CPU, assert_same_run, losses_of, pretrain_job, run_toy, toy_config
+
+from mgm_train.checkpoint import RunFolder, load_last, load_weights
+from mgm_train.loop import train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums on one thread always have the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+KINDS = pytest.mark.parametrize("is_sharded", [False, True], ids=["copies", "shares"])
+
+
+@KINDS
+def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, is_sharded: bool) -> None:
+    """One process that adds up two halves does the same arithmetic as two processes: halves are exact."""
+    train(pretrain_job(tmp_path / "one", toy_config(accumulate=2, ema_decay=0.9)), CPU)
+    assert run_toy(tmp_path / "two", 2, fsdp=is_sharded, ema_decay=0.9) == [0, 0]
+    assert (tmp_path / "two.log").read_text().count("step 10/10") == 1, "one process prints"
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    one, two = (load_weights(tmp_path / name).state for name in ("one", "two"))
+    torch.testing.assert_close(two, one, atol=0, rtol=0)
+
+
+@KINDS
+def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path, is_sharded: bool) -> None:
+    run, settings = tmp_path / "parts", {"fsdp": is_sharded, "ema_decay": 0.9}
+    train(pretrain_job(tmp_path / "whole", toy_config(accumulate=2, ema_decay=0.9)), CPU)
+    assert 0 not in run_toy(run, 2, kill_at=9, **settings)
+    seen = (load_last(RunFolder(run)) or {})["position"]["samples_seen"]
+    assert seen == 16, "two epochs of eight videos; each process had read eight of its own"
+    assert run_toy(run, 1, kill_at=9, **settings | {"accumulate": 2}) == [-signal.SIGKILL]
+    assert run_toy(run, 2, **settings) == [0, 0]
+    assert_same_run(tmp_path / "whole", run)
+
+
+@KINDS
+def test_other_orders_of_summing_differ_by_rounding_only(tmp_path: Path, is_sharded: bool) -> None:
+    """Two processes of two parts each; the norm of shares is a sum over processes."""
+    train(pretrain_job(tmp_path / "one", toy_config(clip_grad=0.05)), CPU)
+    assert run_toy(tmp_path / "two", 2, accumulate=2, clip_grad=0.05, fsdp=is_sharded, recompute=True) == [0, 0]
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-4)
+    norms = [[row["grad_norm"] for row in RunFolder(tmp_path / name).read_metrics()] for name in ("one", "two")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
+
+
+def test_the_average_by_hand(tmp_path: Path) -> None:
+    weights = []
+    job = pretrain_job(tmp_path, toy_config(ema_decay=0.75, log_every_steps=100))
+    name = "decoder.head.weight"
+    start = job.model.state_dict()[name].clone()
+
+    def note(epoch: int, scored: torch.nn.Module) -> dict[str, float]:
+        weights.append(scored.state_dict()[name].clone())
+        return {}
+
+    stepped = []
+    objective = job.objective
+
+    def watch(model: torch.nn.Module, batch: dict, seed: int) -> torch.Tensor:
+        stepped.append(model.state_dict()[name].clone())
+        return objective(model, batch, seed)
+
+    train(type(job)(**(vars(job) | {"objective": watch, "on_epoch_end": note})), CPU)
+    stepped.append(job.model.state_dict()[name])
+    average = start
+    for step, weight in enumerate(stepped[1:], 1):
+        average = 0.75 * average + 0.25 * weight
+        if step % 2 == 0:
+            torch.testing.assert_close(weights[step // 2 - 1], average)
+    saved = load_weights(tmp_path)
+    torch.testing.assert_close(saved.state[name], average)
+    assert saved.metadata["mgm_ema_decay"] == "0.75"
+    assert not torch.allclose(average, stepped[-1], atol=1e-4)

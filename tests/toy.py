@@ -1,0 +1,167 @@
+"""A model and eight videos so small that a run takes a second; a clip and its mask depend on (epoch, index) alone."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from mgm_train.checkpoint import RunFolder, load_last
+from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
+from mgm_train.loop import Job, train
+from mgm_train.model import VideoClassifier, VideoMAE, build
+from mgm_train.objective import FinetuneObjective, PretrainObjective
+from mgm_train.ranks import Ranks, join_ranks
+
+TOY = ModelConfig(
+    name="toy",
+    width=32,
+    depth=2,
+    num_heads=2,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_num_heads=2,
+    num_frames=4,
+    image_px=32,
+)
+CPU = Ranks(device=torch.device("cpu"))
+
+
+@dataclass
+class MovingStripes:
+    """Eight videos of stripes that move at their own speed; a clip and its mask depend on (epoch, index) alone.
+
+    At the read number `signal_at` it sends the process `signal_number`.
+    """
+
+    num_clips: int = 1
+    signal_at: int = -1
+    signal_number: int = signal.SIGTERM
+    is_poisoned: bool = False
+    num_reads: int = 0
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key: tuple[int, int]) -> list[dict[str, Any]]:
+        epoch, index = key
+        self.num_reads += 1
+        if self.num_reads == self.signal_at:
+            os.kill(os.getpid(), self.signal_number)
+        return [self._clip(epoch, index, repeat) for repeat in range(self.num_clips)]
+
+    def _clip(self, epoch: int, index: int, repeat: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(epoch * 1000 + index * 10 + repeat)
+        place_HW = torch.arange(32)[:, None] + torch.arange(32)
+        frames_THW = torch.stack([torch.sin((place_HW + t * (index - 4)) / 3) for t in range(4)])
+        frames_CTHW = (frames_THW * 100 + 128).to(torch.uint8).expand(3, -1, -1, -1)
+        mask_N = torch.zeros(8, dtype=torch.bool)
+        mask_N[torch.randperm(8, generator=generator)[:6]] = True
+        return {"frames_CTHW": frames_CTHW, "mask_N": mask_N, "label": index % 2, "index": index}
+
+
+def toy_config(**changes: Any) -> PretrainConfig:
+    settings: dict[str, Any] = {
+        "batch_size": 4,
+        "epochs": 5,
+        "warmup_epochs": 1,
+        "base_lr": 0.5,
+        "num_workers": 0,
+        "precision": "fp32",
+        "device": "cpu",
+        "log_every_steps": 1,
+        "save_every_epochs": 2,
+    }
+    return PretrainConfig(**(settings | changes))
+
+
+def pretrain_job(
+    run: Path, config: PretrainConfig | None = None, dataset: MovingStripes | None = None, **more: Any
+) -> Job:
+    config = config or toy_config()
+    return Job(
+        task="pretrain",
+        config=config,
+        model=build(lambda: VideoMAE(TOY), config.seed),
+        objective=PretrainObjective(),
+        dataset=dataset or MovingStripes(config.repeats),
+        run=RunFolder(run),
+        **more,
+    )
+
+
+def finetune_job(run: Path, dataset: MovingStripes | None = None, **changes: Any) -> Job:
+    settings: dict[str, Any] = {"batch_size": 4, "epochs": 3, "warmup_epochs": 1, "repeats": 2, "drop_path": 0.3}
+    settings |= {"num_workers": 0, "device": "cpu", "log_every_steps": 1, "fc_dropout": 0.5, "base_lr": 0.1}
+    config = FinetuneConfig(**(settings | changes))
+    return Job(
+        task="finetune",
+        config=config,
+        model=build(lambda: VideoClassifier(TOY, 2, drop_path=0.3, fc_dropout=0.5), config.seed),
+        objective=FinetuneObjective.of(config, num_classes=2),
+        dataset=dataset or MovingStripes(config.repeats),
+        run=RunFolder(run),
+        layer_decay=config.layer_decay,
+    )
+
+
+def losses_of(run: Path) -> list[float]:
+    return [row["loss"] for row in RunFolder(run).read_metrics() if "loss" in row]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit for bit: losses, weights, optimiser."""
+    assert losses_of(first) == losses_of(second)
+    for name in ("model", "optimizer", "position", "loss_sum"):
+        one, two = ((load_last(RunFolder(run)) or {})[name] for run in (first, second))
+        if name == "position":
+            assert one == two
+        else:
+            torch.testing.assert_close(one, two, atol=0, rtol=0)
+
+
+def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
+    """Train the toy in processes of its own, as torchrun would start them; their exit codes.
+
+    `kill_at`: the read in which each kills itself. What they print is in RUN.log. They are forked from a process that
+    has loaded torch once, so they start in no time.
+    """
+    context = _server()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ranks = [(rank, num_processes, port) for rank in range(num_processes)]
+    processes = [context.Process(target=_train_toy, args=(run, rank, settings)) for rank in ranks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+    return [process.exitcode for process in processes]
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toy"])
+    # Python 3.11's fork server does not take over the path of its parent, and then silently loads nothing.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
+    return context
+
+
+def _train_toy(run: Path, rank: tuple[int, int, int], settings: dict[str, Any]) -> None:
+    names = ("RANK", "WORLD_SIZE", "MASTER_PORT")
+    os.environ |= {name: str(value) for name, value in zip(names, rank, strict=True)} | {"MASTER_ADDR": "127.0.0.1"}
+    sys.stderr = run.with_suffix(".log").open("a")
+    torch.set_num_threads(1)
+    dataset = MovingStripes(signal_at=settings.pop("kill_at", -1), signal_number=signal.SIGKILL)
+    with join_ranks("cpu") as ranks:
+        train(pretrain_job(run, toy_config(**settings), dataset), ranks)

@@ -1,0 +1,108 @@
+"""How much arithmetic the training of a clip needs, and how much the hardware can do: the two sides of MFU.
+
+MFU (model FLOPs utilisation, PaLM's appendix B) counts the matrix products that the model needs, two operations for a
+multiplication and its addition; what is computed twice to save memory counts once. Axes: N tokens · D width.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
+from mgm_train.config import ModelConfig
+
+_PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
+
+# Dense bfloat16 products with float32 sums, operations a second: the makers' data sheets, without sparsity. A name is
+# looked up as a part of what torch calls the device, the first that fits.
+BF16_PEAKS = {
+    "B200": 2250e12,
+    "GH200": 989.4e12,
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.4e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+def _linear(num_rows: int, num_in: int, num_out: int) -> int:
+    return 2 * num_rows * num_in * num_out
+
+
+def _block(num_tokens: int, width: int) -> int:
+    """Forward operations of a transformer block: the three projections, the two of the MLP, scores and their mix."""
+    projections = _linear(num_tokens, width, 3 * width) + _linear(num_tokens, width, width)
+    mlp = 2 * _linear(num_tokens, width, 4 * width)
+    return projections + mlp + 2 * _linear(num_tokens, width, num_tokens)
+
+
+def _with_backward(rest: int, embedding: int) -> int:
+    """Backward is two products for each one forward; but nobody asks for the gradient of the pixels."""
+    return 3 * rest + 2 * embedding
+
+
+def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
+    """Operations of one clip of which `num_hidden` tokens are hidden, forward and backward."""
+    num_tokens = config.grid.num_tokens
+    num_visible = num_tokens - num_hidden
+    encoder = config.depth * _block(num_visible, config.width)
+    bridge = _linear(num_visible, config.width, config.decoder_width)
+    decoder = config.decoder_depth * _block(num_tokens, config.decoder_width)
+    head = _linear(num_hidden, config.decoder_width, _PATCH_VALUES)
+    return _with_backward(encoder + bridge + decoder + head, _linear(num_visible, _PATCH_VALUES, config.width))
+
+
+def finetune_flops(config: ModelConfig, num_classes: int) -> int:
+    """Operations of one labelled clip, forward and backward."""
+    num_tokens = config.grid.num_tokens
+    rest = config.depth * _block(num_tokens, config.width) + _linear(1, config.width, num_classes)
+    return _with_backward(rest, _linear(num_tokens, _PATCH_VALUES, config.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most operations a second that a device does, and how that is known."""
+
+    flops_per_s: float
+    source: str
+
+
+@lru_cache
+def peak(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The peak of the device: from the data sheet where there is one for it, otherwise measured, in well under 1 s."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for part, flops_per_s in BF16_PEAKS.items():
+            if part in name:
+                return Peak(flops_per_s=flops_per_s, source=f"data sheet of {part}")
+    return Peak(flops_per_s=matmul_rate(device, dtype), source="measured")
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+    """Operations a second of square products, the best of five: what this device really reaches."""
+    side = side or (8192 if device.type == "cuda" else 768)
+    # Of ones a GPU draws less power than of real numbers, and runs faster.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        _wait(device)
+        start_s = time.perf_counter()
+        left @ right
+        _wait(device)
+        seconds.append(time.perf_counter() - start_s)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
