@@ -15,7 +15,7 @@ from mgm_prep.plan import read_failures
 from mgm_shared.store import open_store
 
 PEAK_MB = """
-import resource, sys
+import sys
 from pathlib import Path
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Unreadable, VideoFile
@@ -24,7 +24,9 @@ try:
         print(sum(1 for _ in video.pictures()), end=" ")
 except Unreadable:
     print("refused", end=" ")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# Not getrusage: its peak includes that of the process which forked this one.
+(peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) // 1024)
 """
 
 

@@ -1,11 +1,13 @@
 """What can be set of an extraction. No decoder and no Zarr here, so that `--help` is fast."""
 
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from mgm_shared.config import Config, check, option
 
 FRAME_CODECS = ("jpeg", "lossless")
+DECODERS = ("pyav", "mv-extractor")
 NO_VECTORS = ("transcode", "estimate", "skip")
 
 
@@ -16,6 +18,7 @@ class ExtractSettings(Config):
     short_side: int = option(256, "short side of the stored frames, px; smaller videos keep their size")
     frame_codec: str = option("jpeg", "jpeg, or lossless (zstd), which is about nine times larger")
     jpeg_quality: int = option(90, "libjpeg's quality, 1 to 100")
+    decoder: str = option("pyav", "pyav, or mv-extractor, which is right on less and bound to Linux on x86-64")
     no_vectors: str = option(
         "transcode",
         "codecs without motion vectors: transcode to H.264, estimate by block matching, or skip the motion",
@@ -34,6 +37,9 @@ class ExtractSettings(Config):
         check(self.short_side >= 16, "short_side", self.short_side, "at least 16")
         check(self.frame_codec in FRAME_CODECS, "frame_codec", self.frame_codec, " or ".join(FRAME_CODECS))
         check(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
+        check(self.decoder in DECODERS, "decoder", self.decoder, " or ".join(DECODERS))
+        is_there = self.decoder != "mv-extractor" or find_spec("mvextractor") is not None
+        check(is_there, "decoder", self.decoder, "pyav: the package motion-vector-extractor is not installed")
         check(self.no_vectors in NO_VECTORS, "no_vectors", self.no_vectors, " or ".join(NO_VECTORS))
         check(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "a share from 0 to 1")
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")

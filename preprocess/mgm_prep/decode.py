@@ -75,11 +75,13 @@ class Picture:
     is_corrupt: bool
     codec: str
     """FFmpeg's name, such as h264 or mpeg4: motion.py knows their habits."""
+    orientation: Orientation
 
     @cached_property
     def luma_HW(self) -> NDArray[Any]:
         """The first plane, a view: 8-bit, or up to 16-bit where the stream has more."""
-        plane = self.frame.planes[0]
+        is_interleaved = self.frame.format.name == "bgr24"
+        plane = (self.frame.reformat(format="yuv420p") if is_interleaved else self.frame).planes[0]
         dtype = np.uint8 if self.grey_level == 1 else np.uint16
         return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)[:, : plane.width]
 
@@ -93,10 +95,6 @@ class Picture:
         """Whether some of its vectors point to a picture that is shown later."""
         is_b = self.picture_type == PictureType.B and self.vectors_K is not None
         return is_b and bool((self.vectors_K["source"] > 0).any())  # type: ignore[index]
-
-    @cached_property
-    def orientation(self) -> Orientation:
-        return _orientation(self.frame)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +126,16 @@ class VideoFile:
         settings = settings or ExtractSettings()
         self.num_errors = 0
         self._max_pixels = settings.max_pixels
-        # FFmpeg compares sides that it has rounded up.
-        self._ffmpeg_limit = {"max_pixels": str(2 * settings.max_pixels + 2**22)}
         self._max_seconds = settings.max_seconds
         self._deadline_s = time.monotonic() + (settings.max_seconds or float("inf"))
         self._last_error = "no frame could be decoded"
-        _check_regular(path)
-        # Of all streams, so that FFmpeg refuses a far larger picture wherever it turns up, before it takes memory.
-        options = OPEN_OPTIONS | self._ffmpeg_limit
+        # FFmpeg compares sides that it has rounded up. Told of all streams, it refuses a far larger picture wherever
+        # one turns up, before it takes memory.
+        ffmpeg_limit = {"max_pixels": str(2 * settings.max_pixels + 2**22)}
+        self._container = open_container(path, ffmpeg_limit)
         try:
-            self._container = av.open(str(path.absolute()), options=options, **LENIENT)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise Unreadable(_reason(error)) from error
-        try:
-            self._stream = _main_stream(self._container)
-            self._configure()
+            self._stream = main_stream(self._container)
+            self._configure(ffmpeg_limit)
             self._pictures = self._decode()
             first = next(self._pictures, None)
             if first is None:
@@ -167,14 +160,14 @@ class VideoFile:
         yield self._first
         yield from self._pictures
 
-    def _configure(self) -> None:
+    def _configure(self, options: dict[str, str]) -> None:
         """One thread, so that every run gives the same; vectors; packets' tags on their frames."""
         context = self._stream.codec_context
         self._check_size(context.height, context.width)
         context.thread_type, context.thread_count = "NONE", 1
         context.flags2 |= Flags2.export_mvs
         context.copy_opaque = True
-        context.options = self._ffmpeg_limit
+        context.options = options
         self._codec: str = context.codec.canonical_name
         self._time_base: Fraction = self._stream.time_base
         # Before H.264 a picture had one reference on each side.
@@ -185,13 +178,16 @@ class VideoFile:
             pixels = f"{width:.0f}×{height:.0f} px"
             raise Unreadable(f"its pictures have {pixels}, more than max-pixels = {self._max_pixels}")
 
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline_s:
+            raise Unreadable(f"not done after max-seconds = {self._max_seconds}")
+
     def _decode(self) -> Iterator[Picture]:
         context = self._stream.codec_context
         is_h264 = self._codec == "h264"
         length_bytes = nal_length_bytes(context.extradata)
         for decode_index, packet in enumerate(self._packets()):
-            if time.monotonic() > self._deadline_s:
-                raise Unreadable(f"not done after max-seconds = {self._max_seconds}")
+            self._check_time()
             if packet is not None:
                 packet.opaque = (decode_index, is_reference(bytes(packet), length_bytes) if is_h264 else None)
             try:
@@ -238,6 +234,7 @@ class VideoFile:
             num_references=self._num_references,
             is_corrupt=frame.is_corrupt,
             codec=self._codec,
+            orientation=_orientation(frame),
         )
 
     def _read_header(self, first: Picture) -> Header:
@@ -264,27 +261,29 @@ class VideoFile:
         )
 
 
-def _check_regular(path: Path) -> None:
-    """A pipe would be waited for, and a device read for ever."""
+def open_container(path: Path, options: dict[str, str]) -> Any:
+    """The file, and no other that it may name. Unreadable when FFmpeg does not know it."""
     try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
+        # A pipe would be waited for, and a device read for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Unreadable("not a regular file")
+        return av.open(str(path.absolute()), options=OPEN_OPTIONS | options, **LENIENT)
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise Unreadable(_reason(error)) from error
-    if not stat.S_ISREG(mode):
-        raise Unreadable("not a regular file")
 
 
 def _size_without_decoding(path: Path) -> tuple[int, int]:
     """Coded (height, width) as the stream's own headers state it, (0, 0) where they do not."""
     try:
-        with av.open(str(path.absolute()), options=OPEN_OPTIONS | {"skip_frame": "all"}, **LENIENT) as container:
-            context = _main_stream(container).codec_context
+        with open_container(path, {"skip_frame": "all"}) as container:
+            context = main_stream(container).codec_context
             return context.height, context.width
-    except (av.FFmpegError, OSError, ValueError):
+    except Unreadable:
         return 0, 0
 
 
-def _main_stream(container: Any) -> Any:
+def main_stream(container: Any) -> Any:
+    """The video stream that FFmpeg thinks best, cover art apart. Unreadable when there is none."""
     streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
     if not streams:
         raise Unreadable("no video stream")

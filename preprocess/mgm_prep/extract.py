@@ -181,7 +181,9 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         if store.exists() and not _is_begun(store):
             raise UserError(f"{store} exists and is not an mgm store; choose another place for the store")
         store.mkdir(parents=True, exist_ok=True)
-        libraries = {name: version(name) for name in ("mgm", "av", "opencv-python", "zarr", "numcodecs")}
+        names = ["mgm", "av", "opencv-python", "zarr", "numcodecs"]
+        names += ["motion-vector-extractor"] if settings.decoder == "mv-extractor" else []
+        libraries = {name: version(name) for name in names}
         attributes = {
             "mgm_schema_version": SCHEMA_VERSION,
             "settings": settings.recorded(),

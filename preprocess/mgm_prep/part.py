@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import av
 import cv2
 import numpy as np
 import zarr
@@ -21,6 +22,7 @@ from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
 from mgm_prep.estimate import with_estimates
 from mgm_prep.failures import Failure, Task, failure_of
 from mgm_prep.motion import motion_grid, stored_motion, with_references
+from mgm_prep.mv_extractor import CapturedFile
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
 from mgm_prep.strikes import journal
@@ -41,8 +43,10 @@ from mgm_shared.storage import publish, scratch_folder
 
 Item = TypeVar("Item")
 
-# What reading a bad file can raise; FFmpeg's and OpenCV's errors are among these. Anything else is our mistake.
-REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, cv2.error)
+DECODERS = {"pyav": VideoFile, "mv-extractor": CapturedFile}
+
+# What reading a bad file can raise. Anything else is our mistake.
+REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, av.FFmpegError, cv2.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ class PartWriter:
         version = _version(source)
         start = self._frames.num_frames
         num_corrupt = 0
-        with VideoFile(source.path, self._settings) as video:
+        with DECODERS[self._settings.decoder](source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)
             for picture, frame, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
