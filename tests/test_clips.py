@@ -83,8 +83,8 @@ def pretrain_dataset(store, **settings):
     return PretrainDataset(store, **({"num_frames": 16, "stride": 2, "augment": keep, "mask": mask} | settings))
 
 
-def mask_of(motion_TYX2, rng, strategy):
-    return make_mask(strategy, motion_TYX2[:, :8, :8], ratio=0.75, rng=rng)
+def mask_of(clip, rng, strategy):
+    return make_mask(strategy, clip.motion_TYX2[:, :8, :8, 0], ratio=0.75, rng=rng)
 
 
 def frame_numbers(sample):

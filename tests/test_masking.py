@@ -1,6 +1,8 @@
 """Masks: exact counts, the motion peak under the mask, one region, no bias towards the first rows."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgm_shared.geometry import TokenGrid
+from mgm_train import masking
 from mgm_train.masking import (
     CELLS_PER_PATCH,
     STRATEGIES,
     MaskOptions,
-    filled_magnitude,
     make_mask,
-    motion_peaks,
     num_hidden,
     num_hidden_per_slice,
+    strongest_places,
 )
 
 PAPER_GRID = TokenGrid(t=8, h=14, w=14)
@@ -24,14 +26,16 @@ DENSE = ("mgm", "smm", "block")
 SLICE_WISE = tuple(name for name in STRATEGIES if name != "random")
 
 
-def noise(grid, rng, share_missing=0.0):
-    motion_TYX2 = rng.normal(size=(2 * grid.t, 2 * grid.h, 2 * grid.w, 2)).astype(np.float32)
-    motion_TYX2[rng.random(motion_TYX2.shape[:3]) < share_missing] = np.nan
-    return motion_TYX2
+def noise(grid, rng, share_equal=0.0):
+    """Lengths of random vectors, a share of them 0 and so equal."""
+    shape = (2 * grid.t, 2 * grid.h, 2 * grid.w)
+    strength_TYX = np.hypot(rng.normal(size=shape), rng.normal(size=shape)).astype(np.float32)
+    strength_TYX[rng.random(shape) < share_equal] = 0
+    return strength_TYX
 
 
-def mask_thw(strategy, grid, motion_TYX2, rng, ratio=0.75, **options):
-    mask_N = make_mask(strategy, motion_TYX2, ratio=ratio, rng=rng, options=MaskOptions(**options))
+def mask_thw(strategy, grid, strength_TYX, rng, ratio=0.75, **options):
+    mask_N = make_mask(strategy, strength_TYX, ratio=ratio, rng=rng, options=MaskOptions(**options))
     assert mask_N.dtype == np.bool_
     assert mask_N.shape == (grid.num_tokens,)
     return mask_N.reshape(grid.t, grid.h, grid.w)
@@ -71,9 +75,9 @@ def test_the_count_equals_exact_decimal_arithmetic(thousandths, patches):
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.0, 0.2, 1.0]))
-def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strategy, share_missing):
+def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strategy, share_equal):
     rng = np.random.default_rng(seed)
-    hidden_thw = mask_thw(strategy, grid, noise(grid, rng, share_missing), rng, ratio)
+    hidden_thw = mask_thw(strategy, grid, noise(grid, rng, share_equal), rng, ratio)
     assert hidden_thw.sum() == num_hidden(grid, ratio)
     if strategy in SLICE_WISE:
         assert set(hidden_thw.sum((1, 2)).tolist()) == {num_hidden_per_slice(grid, ratio)}
@@ -81,8 +85,8 @@ def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strateg
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_mask_is_decided_by_its_seed(strategy):
-    motion_TYX2 = noise(PAPER_GRID, np.random.default_rng(0), 0.1)
-    masks = [mask_thw(strategy, PAPER_GRID, motion_TYX2, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    strength_TYX = noise(PAPER_GRID, np.random.default_rng(0), 0.1)
+    masks = [mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(masks[0], masks[1])
     # On motion without ties, mgm-sparse has nothing to draw.
     assert np.array_equal(masks[0], masks[2]) == (strategy == "mgm-sparse")
@@ -96,6 +100,31 @@ def test_a_dense_mask_is_one_region_in_each_slice(grid, ratio, seed, strategy, j
     assert all(is_one_region(hidden_hw) for hidden_hw in hidden_thw if hidden_hw.any())
 
 
+@settings(deadline=None, max_examples=60)
+@given(grids, ratios, seeds, st.sampled_from(DENSE), st.sampled_from([0.0, 0.15, 0.5]))
+def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(grid, ratio, seed, strategy, jitter):
+    # A rectangle that hung over the border and was topped up elsewhere would have holes behind its outermost ring.
+    rng = np.random.default_rng(seed)
+    for hidden_hw in mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter):
+        rows, columns = (np.flatnonzero(hidden_hw.any(axis)) for axis in (1, 0))
+        if len(rows) and len(columns):
+            assert hidden_hw[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]].all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(grids, ratios, seeds, st.data())
+def test_the_strongest_cell_is_hidden_wherever_it_is(grid, ratio, seed, data):
+    if not num_hidden_per_slice(grid, ratio):
+        return
+    rng = np.random.default_rng(seed)
+    strength_TYX = noise(grid, rng)
+    for k in range(grid.t):
+        y, x = data.draw(st.integers(0, 2 * grid.h - 1)), data.draw(st.integers(0, 2 * grid.w - 1))
+        strength_TYX[2 * k, y, x] = 50
+        hidden_thw = mask_thw("mgm", grid, strength_TYX, np.random.default_rng(seed), ratio, is_first_guided=True)
+        assert hidden_thw[k, y // CELLS_PER_PATCH, x // CELLS_PER_PATCH]
+
+
 def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
     rng = np.random.default_rng(0)
     slices = np.arange(1, PAPER_GRID.t)
@@ -104,11 +133,10 @@ def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
         # Every strategy in turn, mgm in every second draw; one clip of noise is enough for fourteen.
         strategy = "mgm" if draw % 2 else names[draw // 2 % len(names)]
         if draw % 14 == 0:
-            motion_TYX2 = noise(PAPER_GRID, rng, 0.05)
-            magnitude_TYX = filled_magnitude(motion_TYX2)
-            peak_t = (magnitude_TYX[0::2] + magnitude_TYX[1::2]).reshape(PAPER_GRID.t, -1).argmax(1)
+            strength_TYX = noise(PAPER_GRID, rng, 0.05)
+            peak_t = (strength_TYX[0::2] + strength_TYX[1::2]).reshape(PAPER_GRID.t, -1).argmax(1)
             row_t, column_t = (place // CELLS_PER_PATCH for place in np.unravel_index(peak_t, (28, 28)))
-        hidden_thw = mask_thw(strategy, PAPER_GRID, motion_TYX2, rng)
+        hidden_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, rng)
         assert hidden_thw.sum() == int(0.75 * 196) * 8
         if strategy == "mgm":
             assert hidden_thw[slices, row_t[1:], column_t[1:]].all()
@@ -118,9 +146,9 @@ def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
 @pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
 def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner, jitter):
     rng = np.random.default_rng(0)
-    motion_TYX2 = np.zeros((16, 28, 28, 2), np.float32)
-    motion_TYX2[:, corner[0], corner[1]] = (3, -4)
-    hidden_thw = mask_thw("mgm", PAPER_GRID, motion_TYX2, rng, jitter=jitter)
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
+    strength_TYX[:, corner[0], corner[1]] = 5
+    hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, jitter=jitter)
     opposite = tuple(-1 - place for place in corner)
     assert hidden_thw[1:, corner[0], corner[1]].all()
     assert not hidden_thw[1:, opposite[0], opposite[1]].any()
@@ -132,14 +160,39 @@ def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner, jitter):
 
 def test_the_center_follows_the_peak_when_there_is_room():
     rng = np.random.default_rng(0)
-    motion_TYX2 = np.zeros((16, 28, 28, 2), np.float32)
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
     rows, columns = np.linspace(10, 18, 16).astype(int), np.linspace(18, 10, 16).astype(int)
-    motion_TYX2[np.arange(16), rows, columns, 0] = 5
-    hidden_thw = mask_thw("mgm", PAPER_GRID, motion_TYX2, rng, ratio=0.2, jitter=0.0)
+    strength_TYX[np.arange(16), rows, columns] = 5
+    hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, ratio=0.2, jitter=0.0)
     for k in range(1, 8):
         centre_2 = np.argwhere(hidden_thw[k]).mean(0) + 0.5
         expected_2 = (np.array([rows[2 * k], columns[2 * k]]) + 0.5) / 2
         assert np.abs(centre_2 - expected_2).max() < 0.8, k
+
+
+@settings(deadline=None)
+@given(grids, seeds, st.integers(1, 9), st.sampled_from([0.0, 0.9]))
+def test_top_k_pools_the_places_of_the_strongest_cells(grid, seed, top_k, share_equal):
+    rng = np.random.default_rng(seed)
+    strength_TYX = noise(grid, rng, share_equal)
+    places_t2 = strongest_places(strength_TYX, rng, top_k)
+    for place_2, strength_YX in zip(places_t2, strength_TYX[0::2] + strength_TYX[1::2], strict=True):
+        ranked = sorted(strength_YX.ravel().tolist(), reverse=True)
+        if len(set(ranked[: top_k + 1])) < min(top_k + 1, len(ranked)):
+            continue
+        rows, columns = np.nonzero(strength_YX >= ranked[min(top_k, len(ranked)) - 1])
+        np.testing.assert_allclose(place_2, [(columns.mean() + 0.5) / 2, (rows.mean() + 0.5) / 2])
+
+
+def test_equal_cells_are_equally_likely_to_be_the_strongest():
+    rng = np.random.default_rng(0)
+    strength_TYX = np.zeros((2, 4, 6), np.float32)
+    strength_TYX[:, [0, 1, 3], [5, 2, 0]] = 1
+    for top_k, expected in ((1, 1 / 3), (2, 1 / 3)):
+        places = [tuple(strongest_places(strength_TYX, rng, top_k)[0]) for _ in range(3000)]
+        counts = [places.count(place) for place in set(places)]
+        assert len(counts) == 3
+        assert np.abs(np.array(counts) / 3000 - expected).max() < 0.04
 
 
 def test_without_jitter_the_region_is_the_square_of_the_paper():
@@ -153,11 +206,11 @@ def test_without_jitter_the_region_is_the_square_of_the_paper():
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
 def test_jitter_changes_the_proportion_of_the_sides(jitter):
-    motion_TYX2 = np.zeros((16, 28, 28, 2), np.float32)
-    motion_TYX2[:, 14, 14] = 7
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
+    strength_TYX[:, 14, 14] = 7
     extents = set()
     for seed in range(20):
-        hidden_thw = mask_thw("mgm", PAPER_GRID, motion_TYX2, np.random.default_rng(seed), 0.4, jitter=jitter)
+        hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, np.random.default_rng(seed), 0.4, jitter=jitter)
         extents |= {tuple((np.ptp(np.argwhere(hidden_hw), axis=0) + 1).tolist()) for hidden_hw in hidden_thw[1:]}
     differences = {height - width for height, width in extents}
     # √(0.4 · 196) = 8.9: a square up to one row, or sides up to 30 % longer and shorter.
@@ -166,11 +219,11 @@ def test_jitter_changes_the_proportion_of_the_sides(jitter):
 
 
 def test_the_first_slice_is_random_unless_it_is_guided():
-    motion_TYX2 = np.zeros((16, 28, 28, 2), np.float32)
-    motion_TYX2[:, 1, 1] = 9
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
+    strength_TYX[:, 1, 1] = 9
     for is_first_guided in (False, True):
         hits = [
-            mask_thw("mgm", PAPER_GRID, motion_TYX2, np.random.default_rng(seed), is_first_guided=is_first_guided)[
+            mask_thw("mgm", PAPER_GRID, strength_TYX, np.random.default_rng(seed), is_first_guided=is_first_guided)[
                 0, 0, 0
             ]
             for seed in range(60)
@@ -181,62 +234,50 @@ def test_the_first_slice_is_random_unless_it_is_guided():
 
 def test_a_clip_without_motion_gets_a_random_place_that_stays():
     corner_hits = []
-    for motion in (np.nan, 0.0):
-        motion_TYX2 = np.full((16, 28, 28, 2), motion, np.float32)
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
+    for top_k in (1, 3):
         for seed in range(100):
-            peaks_t2 = motion_peaks(motion_TYX2, np.random.default_rng(seed))
+            peaks_t2 = strongest_places(strength_TYX, np.random.default_rng(seed), top_k)
             assert (peaks_t2 == peaks_t2[0]).all()
             corner_hits.append(tuple(peaks_t2[0]) == (0.25, 0.25))
     assert sum(corner_hits) < 5
 
 
-def test_missing_cells_are_filled_from_the_nearest_frame():
-    rng = np.random.default_rng(0)
-    grid = TokenGrid(t=4, h=2, w=3)
-    motion_TYX2 = noise(grid, rng, 0.6)
-    filled_TYX = filled_magnitude(motion_TYX2)
-    for y in range(4):
-        for x in range(6):
-            known = [t for t in range(8) if not np.isnan(motion_TYX2[t, y, x, 0])]
-            for t in range(8):
-                nearest = min(known, key=lambda other, t=t: (abs(other - t), other), default=None)
-                expected = 0 if nearest is None else np.hypot(*motion_TYX2[nearest, y, x])
-                assert filled_TYX[t, y, x] == pytest.approx(expected)
-
-
+@pytest.mark.parametrize("sides", [(6, 6), (5, 7)], ids=["square", "oblong"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_on_noise_no_side_of_the_picture_is_preferred(strategy):
+def test_on_noise_no_side_of_the_picture_is_preferred(strategy, sides):
     rng = np.random.default_rng(5)
-    grid = TokenGrid(t=2, h=6, w=6)
+    grid = TokenGrid(t=2, h=sides[0], w=sides[1])
     num_draws = 3000
-    share_hw = np.zeros((6, 6))
+    share_hw = np.zeros(sides)
     for _ in range(num_draws):
         share_hw += mask_thw(strategy, grid, noise(grid, rng), rng, 0.5)[1] / num_draws
-    # The eight turns and mirrors of a patch form its class; pure noise must treat all of them alike.
-    turned = [np.rot90(flipped_hw, k) for flipped_hw in (share_hw, share_hw[:, ::-1]) for k in range(4)]
+    # The turns and mirrors of a patch form its class, four or in a square eight; noise must treat all of them alike.
+    quarters = range(4) if sides[0] == sides[1] else (0, 2)
+    turned = [np.rot90(flipped_hw, k) for flipped_hw in (share_hw, share_hw[:, ::-1]) for k in quarters]
     mean_hw = np.mean(turned, axis=0)
     assert np.abs(share_hw - mean_hw).max() < 5 * 0.5 / np.sqrt(num_draws)
 
 
 def test_the_sparse_mask_hides_the_patches_of_largest_motion():
-    motion_TYX2 = noise(PAPER_GRID, np.random.default_rng(0))
-    hidden_thw = mask_thw("mgm-sparse", PAPER_GRID, motion_TYX2, np.random.default_rng(1))
-    magnitude_thw = np.hypot(*np.moveaxis(motion_TYX2, -1, 0)).reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5))
-    for hidden_hw, magnitude_hw in zip(hidden_thw, magnitude_thw, strict=True):
-        assert magnitude_hw[hidden_hw].min() > magnitude_hw[~hidden_hw].max()
+    strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
+    hidden_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(1))
+    strength_thw = strength_TYX.reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5))
+    for hidden_hw, strength_hw in zip(hidden_thw, strength_thw, strict=True):
+        assert strength_hw[hidden_hw].min() > strength_hw[~hidden_hw].max()
 
 
 def test_the_simulated_rectangle_moves_and_the_static_ones_do_not():
-    motion_TYX2 = noise(PAPER_GRID, np.random.default_rng(0))
+    strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     for strategy in ("smm", "smm-sparse", "block", "tube"):
-        hidden_thw = mask_thw(strategy, PAPER_GRID, motion_TYX2, np.random.default_rng(2), 0.3)
+        hidden_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(2), 0.3)
         num_different = len({hidden_hw.tobytes() for hidden_hw in hidden_thw})
         assert num_different == 1 if strategy in ("block", "tube") else num_different > 2, strategy
 
 
 def test_the_sparse_simulation_moves_one_pattern_about():
-    motion_TYX2 = noise(PAPER_GRID, np.random.default_rng(0))
-    hidden_thw = mask_thw("smm-sparse", PAPER_GRID, motion_TYX2, np.random.default_rng(2))
+    strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
+    hidden_thw = mask_thw("smm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(2))
     for hidden_hw in hidden_thw:
         shifts = (np.roll(hidden_thw[0], (y, x), (0, 1)) for y in range(14) for x in range(14))
         assert any(np.array_equal(hidden_hw, shifted_hw) for shifted_hw in shifts)
@@ -245,9 +286,19 @@ def test_the_sparse_simulation_moves_one_pattern_about():
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
 def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
     with pytest.raises(ValueError, match="mask ratio"):
-        make_mask("tube", np.zeros((2, 4, 4, 2), np.float32), ratio=ratio, rng=np.random.default_rng(0))
+        make_mask("tube", np.zeros((2, 4, 4), np.float32), ratio=ratio, rng=np.random.default_rng(0))
 
 
 def test_an_unknown_strategy_is_refused_by_name():
     with pytest.raises(ValueError, match=r"'mgn'.*mgm"):
-        make_mask("mgn", np.zeros((2, 4, 4, 2), np.float32), ratio=0.5, rng=np.random.default_rng(0))
+        make_mask("mgn", np.zeros((2, 4, 4), np.float32), ratio=0.5, rng=np.random.default_rng(0))
+
+
+def test_the_example_of_contributing_is_a_strategy_and_its_test_passes(monkeypatch):
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    function, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    in_masking, in_tests = dict(vars(masking)), {**globals(), "RNG": np.random.default_rng(0)}
+    exec(function, in_masking)
+    monkeypatch.setitem(STRATEGIES, "chess", in_masking["chess"])
+    exec(test, in_tests)
+    in_tests["test_half_of_a_chess_mask_is_one_colour"]()

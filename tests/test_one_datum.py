@@ -16,6 +16,7 @@ from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.store import open_store
 from mgm_train.augment import crop_clip, flip_clip
 from mgm_train.clips import collate, read_clip
+from mgm_train.guidance import Guidance
 from mgm_train.masking import make_mask
 from mgm_train.model import VideoMAE, build, model_config
 from mgm_train.objective import PretrainObjective
@@ -74,7 +75,7 @@ def test_one_datum(tmp_path):
 
     # → a mask that covers the square in every slice but, perhaps, the first, whose place is random (eq. 7)
     grid = TokenGrid.of_clip(8, 128, 128)
-    mask_N = make_mask("mgm", clip.motion_TYX2, ratio=0.5, rng=np.random.default_rng(0))
+    mask_N = make_mask("mgm", Guidance().strength(clip), ratio=0.5, rng=np.random.default_rng(0))
     assert mask_N.sum() == 32 * grid.t
     mask_thw = mask_N.reshape(grid.t, grid.h, grid.w)
     for t in range(1, grid.t):

@@ -24,6 +24,7 @@ from mgm_shared.store import Store, open_store
 from mgm_train.augment import PretrainAugment
 from mgm_train.clips import PretrainDataset
 from mgm_train.config import PretrainConfig
+from mgm_train.guidance import filled, magnitude
 from mgm_train.masking import MaskMaker, make_mask
 
 NUM_FRAMES, STRIDE = 16, 4
@@ -57,7 +58,7 @@ def measure(store: Store, rounds: int) -> dict[str, float]:
                 "zarr-python's": lambda frames=frames, start=start, span=span: frames[
                     start : start + span.stop : STRIDE
                 ],
-                "mask": lambda: make_mask("mgm", motion_TYX2, ratio=0.75, rng=rng),
+                "mask": lambda: make_mask("mgm", filled(magnitude(motion_TYX2)), ratio=0.75, rng=rng),
             }
             for name, side in sides.items():
                 times.setdefault(name, []).append(milliseconds(side))

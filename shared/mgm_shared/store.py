@@ -156,6 +156,14 @@ class Video:
         return self._view("motion", "float32", unpack_motion)
 
     @property
+    def flow(self) -> "TimeView":
+        """As `motion`, by optical flow; NaN for a video's first frame. UserError before `mgm-prep flow` has run."""
+        try:
+            return self._view("flow", "float32", unpack_motion)
+        except FileNotFoundError:
+            raise UserError(f"{self.part} has no flow; `mgm-prep flow` puts it into the store") from None
+
+    @property
     def time_s(self) -> NDArray[np.float64]:
         """(T,) presentation times in seconds; the first is the container's own, often 0."""
         return np.asarray(self._track("time"))

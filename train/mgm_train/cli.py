@@ -57,6 +57,7 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
     from mgm_train.checkpoint import RunFolder
     from mgm_train.clips import PretrainDataset
     from mgm_train.flops import pretrain_flops
+    from mgm_train.guidance import Guidance
     from mgm_train.loop import Job
     from mgm_train.masking import MaskMaker, num_hidden
     from mgm_train.model import VideoMAE, build, model_config
@@ -72,6 +73,7 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
         repeats=config.repeats,
         seed=config.seed,
         mask=MaskMaker.of(config),
+        read_field=Guidance.of(config).read,
     )
     job = Job(
         task="pretrain",

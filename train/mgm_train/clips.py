@@ -39,7 +39,8 @@ class Clip:
 
 
 Augment = Callable[[Clip, Generator], Clip]
-MaskMaker = Callable[[NDArray[np.float32], Generator], NDArray[np.bool_]]
+MaskMaker = Callable[[Clip, Generator], NDArray[np.bool_]]
+ReadField = Callable[[Video, slice], NDArray[np.float32]]
 
 
 def fitting_stride(num_frames_in_video: int, num_frames: int, stride: int) -> int:
@@ -109,13 +110,23 @@ def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64
     return motion_TYX2
 
 
-def read_clip(video: Video, indices_T: NDArray[np.int64], *, label: int = -1, is_motion_read: bool = True) -> Clip:
-    """Read the frames at ascending `indices_T` and the motion between them. UserError names a video that is damaged."""
+def vectors(video: Video, frames: slice) -> NDArray[np.float32]:
+    """The codec's vectors at some stored frames, (S, Y, X, 2): the `ReadField` of the paper."""
+    return video.motion[frames]
+
+
+def read_clip(
+    video: Video, indices_T: NDArray[np.int64], *, label: int = -1, read_field: ReadField | None = vectors
+) -> Clip:
+    """Read the frames at ascending `indices_T` and the motion between them, or what `read_field` reads in its place.
+
+    UserError names a video that is damaged.
+    """
     try:
         frames_THWC = video.frames[indices_T]
         motion_TYX2 = np.zeros((len(indices_T), 0, 0, 2), np.float32)
-        if is_motion_read:
-            motion_SYX2 = video.motion[int(indices_T[0]) : int(indices_T[-1]) + 1]
+        if read_field is not None:
+            motion_SYX2 = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
             motion_TYX2 = motion_between(motion_SYX2, indices_T)
     except OSError as error:
         raise UserError(f"video {video.video_id!r} cannot be read: {error}") from error
@@ -176,6 +187,7 @@ class PretrainDataset(_ClipDataset):
 
     _: KW_ONLY
     mask: MaskMaker
+    read_field: ReadField = vectors
 
     def __post_init__(self) -> None:
         self.rows = split_rows(self.store, self.split)
@@ -186,11 +198,12 @@ class PretrainDataset(_ClipDataset):
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         rngs = self._generators(key)
         video = self.store.video_at(int(self.rows[key[1]]))
-        clip = read_clip(video, sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0]))
+        indices_T = sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0])
+        clip = read_clip(video, indices_T, read_field=self.read_field)
         samples = []
         for rng in rngs:
             augmented = self.augment(clip, rng)
-            mask_N = torch.from_numpy(self.mask(augmented.motion_TYX2, rng))
+            mask_N = torch.from_numpy(self.mask(augmented, rng))
             samples.append({**_sample(augmented, key[1]), "mask_N": mask_N})
         return samples
 
@@ -216,7 +229,7 @@ class LabelledDataset(_ClipDataset):
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         rngs = self._generators(key)
         video, label = self.store.video_at(int(self.rows[key[1]])), int(self.labels[key[1]])
-        clip = read_clip(video, self._indices(video.num_frames, rngs[0]), label=label, is_motion_read=False)
+        clip = read_clip(video, self._indices(video.num_frames, rngs[0]), label=label, read_field=None)
         return [_sample(self.augment(clip, rng), key[1]) for rng in rngs]
 
     def _indices(self, num_frames_in_video: int, rng: Generator) -> NDArray[np.int64]:

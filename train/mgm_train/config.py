@@ -12,6 +12,7 @@ from mgm_shared.config import Config, check, option
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
 
 MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block")
+GUIDANCES = ("vectors", "clean", "flow", "boxes")
 SAMPLINGS = ("dense", "segment")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
@@ -146,15 +147,24 @@ class PretrainConfig(TrainConfig):
     mask: str = option("mgm", f"what is hidden from the encoder: {', '.join(MASKS)}")
     mask_ratio: float = option(0.75, "share of the tokens that is hidden")
     mask_jitter: float = option(0.15, "how far a side of a moving block may stray, as a share of it; 0 is off")
+    mask_top_k: int = option(1, "centre the block of mgm on the mean of so many strongest cells (paper: 1)")
     mask_first_guided: bool = option(False, "let the first slice of mgm follow its motion too (paper: random place)")
-    guidance: str = option("motion", "what moves the block of mgm: motion (the codec's vectors)")
+    guidance: str = option(
+        "vectors",
+        "what moves the block of mgm: vectors (the codec's, as in the paper); clean (the same, less the camera's "
+        "motion and as far as the picture backs them); flow (of `mgm-prep flow`); boxes",
+    )
+    boxes: str = option("", "folder of MOT files, one a video, for guidance boxes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.mask in MASKS, "mask", self.mask, f"one of {', '.join(MASKS)}")
         check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
         check(0 <= self.mask_jitter < 1, "mask_jitter", self.mask_jitter, "from 0 to below 1")
-        check(self.guidance == "motion", "guidance", self.guidance, "motion")
+        check(self.mask_top_k >= 1, "mask_top_k", self.mask_top_k, "at least 1")
+        check(self.guidance in GUIDANCES, "guidance", self.guidance, f"one of {', '.join(GUIDANCES)}")
+        has_boxes = (self.guidance == "boxes") == bool(self.boxes)
+        check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and none for the others")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Which tokens of a clip are hidden: motion-guided masks (paper §3.3) and what they are compared with (Table 4e).
 
-All of it runs on the 8-px motion grid: the argmax there equals the argmax on the upsampled map of eq. 6, at 1/64 of
-the work. Every mask of a strategy hides the same number of tokens, whatever the motion, the jitter and the borders do.
+What draws a mask is the strength of each cell, by default |motion|, which `guidance.py` makes. All of it runs on the
+8-px motion grid: the argmax there equals the argmax on the upsampled map of eq. 6, at 1/64 of the work. Every mask of a
+strategy hides the same number of tokens, whatever the motion, the jitter and the borders do.
 
-Axes: T frames · Y,X cells of 8×8 px · 2 = (dx, dy), or (x, y) of a place · t,h,w tubelets of 2×16×16 px · N = t·h·w.
-True = hidden. Places and sizes of rectangles are in patches.
+Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (x, y) of a place · t,h,w tubelets of
+2×16×16 px · N = t·h·w. True = hidden. Places and sizes of rectangles are in patches.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_train.clips import Clip
 from mgm_train.config import PretrainConfig
+from mgm_train.guidance import Guidance
 
 CELLS_PER_PATCH = PATCH_PX // CELL_PX
 
@@ -30,34 +33,40 @@ class MaskOptions:
     """What a strategy may do beyond its ratio; the sparse and the static ones ignore it.
 
     `jitter`: how far a side of a moving rectangle may stray from its start, as a share of it (Table 4c; 0 is off).
+    `top_k`: the rectangle is centred on the mean place of so many strongest cells (eq. 7; 1 in the paper).
     `is_first_guided`: slice 0 follows its motion too, instead of the paper's random place.
     """
 
     jitter: float = 0.15
+    top_k: int = 1
     is_first_guided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMaker:
-    """A strategy with its settings, for a dataset: (motion_TYX2, rng) → mask_N."""
+    """A strategy with its settings and its guidance, for a dataset: (clip, rng) → mask_N."""
 
     strategy: str
     ratio: float
     options: MaskOptions
+    guidance: Guidance
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "MaskMaker":
         """What the configuration says."""
-        options = MaskOptions(jitter=config.mask_jitter, is_first_guided=config.mask_first_guided)
-        return cls(strategy=config.mask, ratio=config.mask_ratio, options=options)
+        options = MaskOptions(
+            jitter=config.mask_jitter, top_k=config.mask_top_k, is_first_guided=config.mask_first_guided
+        )
+        return cls(strategy=config.mask, ratio=config.mask_ratio, options=options, guidance=Guidance.of(config))
 
-    def __call__(self, motion_TYX2: NDArray[np.float32], rng: Generator) -> NDArray[np.bool_]:
-        return make_mask(self.strategy, motion_TYX2, ratio=self.ratio, rng=rng, options=self.options)
+    def __call__(self, clip: Clip, rng: Generator) -> NDArray[np.bool_]:
+        strength_TYX = self.guidance.strength(clip)
+        return make_mask(self.strategy, strength_TYX, ratio=self.ratio, rng=rng, options=self.options)
 
 
-Motion = NDArray[np.float32]
+Strength = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Strategy = Callable[[Motion, TokenGrid, float, Generator, MaskOptions], Mask]
+Strategy = Callable[[Strength, TokenGrid, float, Generator, MaskOptions], Mask]
 
 
 @lru_cache(maxsize=64)
@@ -73,37 +82,23 @@ def num_hidden(grid: TokenGrid, ratio: float) -> int:
     return num_hidden_per_slice(grid, ratio) * grid.t
 
 
-def filled_magnitude(motion_TYX2: Motion) -> NDArray[np.float32]:
-    """|motion| as (T, Y, X) px a frame; a missing cell takes its nearest frame's, 0 where the clip has none at all.
+def strongest_places(strength_TYX: Strength, rng: Generator, top_k: int = 1) -> NDArray[np.float64]:
+    """Mean place (x, y) in patches of the `top_k` strongest cells of each tubelet, (t, 2) (eq. 6–7).
 
-    I frames and intra blocks have no vector (the paper does not mention them), and missing is not static.
-    """
-    dx_TYX, dy_TYX = motion_TYX2[..., 0], motion_TYX2[..., 1]
-    known_TYX = np.sqrt(dx_TYX * dx_TYX + dy_TYX * dy_TYX)
-    filled_TYX = known_TYX.copy()
-    for distance in range(1, len(motion_TYX2)):
-        is_missing_TYX = np.isnan(filled_TYX)
-        if not is_missing_TYX.any():
-            break
-        np.copyto(filled_TYX[:-distance], known_TYX[distance:], where=is_missing_TYX[:-distance])
-        # Of two frames equally near, the earlier one.
-        is_known_TYX = ~np.isnan(known_TYX[:-distance])
-        np.copyto(filled_TYX[distance:], known_TYX[:-distance], where=is_missing_TYX[distance:] & is_known_TYX)
-    return np.nan_to_num(filled_TYX, copy=False)
-
-
-def motion_peaks(motion_TYX2: Motion, rng: Generator) -> NDArray[np.float64]:
-    """Centre (x, y) in patches of the cell of largest motion in each tubelet, (t, 2) (eq. 6–7 with top-1).
-
-    A tubelet's magnitude is the sum of its two frames'. Equal cells are drawn from, once a clip, so that a clip without
+    A tubelet's strength is the sum of its two frames'. Equal cells are drawn from, once a clip, so that a clip without
     motion gets a random place that stays, and never the top left corner.
     """
-    num_rows, num_columns = motion_TYX2.shape[1:3]
-    magnitude_TYX = filled_magnitude(motion_TYX2)
-    magnitude_tC = magnitude_TYX.reshape(-1, TUBELET_FRAMES, num_rows * num_columns).sum(1)
-    is_peak_tC = magnitude_tC == magnitude_tC.max(1, keepdims=True)
-    row_t, column_t = np.divmod((is_peak_tC * (1 - rng.random(is_peak_tC.shape[1]))).argmax(1), num_columns)
-    return (np.stack([column_t, row_t], 1) + 0.5) / CELLS_PER_PATCH
+    num_rows, num_columns = strength_TYX.shape[1:]
+    strength_tC = strength_TYX.reshape(-1, TUBELET_FRAMES, num_rows * num_columns).sum(1)
+    # Which of several equal cells is taken depends on their order: hence a random one.
+    order_C = rng.permutation(strength_tC.shape[1])
+    shuffled_tC = strength_tC[:, order_C]
+    if top_k == 1:
+        strongest_tK = shuffled_tC.argmax(1)[:, None]
+    else:
+        strongest_tK = np.argpartition(-shuffled_tC, min(top_k, len(order_C)) - 1)[:, :top_k]
+    row_tK, column_tK = np.divmod(order_C[strongest_tK], num_columns)
+    return (np.stack([column_tK.mean(1), row_tK.mean(1)], 1) + 0.5) / CELLS_PER_PATCH
 
 
 def _cover(
@@ -168,23 +163,22 @@ def _side_walk(
     return sides_2 * (1 + walk_tk * stray_k)
 
 
-def mgm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def mgm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Motion-guided, dense (§3.3, eq. 7): a rectangle on the motion peak of each slice; on slice 0 a random one."""
     sides_2, first_2 = _start(grid, ratio, rng)
-    centre_t2 = motion_peaks(motion_TYX2, rng)
+    centre_t2 = strongest_places(strength_TYX, rng, options.top_k)
     if not options.is_first_guided:
         centre_t2[0] = first_2
     sides_t2 = _side_walk(sides_2, grid.t, 2, rng, options.jitter)
     return _cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
 
 
-def mgm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Motion-guided, sparse (Table 4e): the patches of largest motion in each slice, equal ones drawn at random."""
-    magnitude_TYX = filled_magnitude(motion_TYX2)
     shape = (grid.t, TUBELET_FRAMES, grid.h, CELLS_PER_PATCH, grid.w, CELLS_PER_PATCH)
-    magnitude_tp = magnitude_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
-    order_tp = np.lexsort((rng.random(magnitude_tp.shape), -magnitude_tp))
-    mask_tp = np.zeros(magnitude_tp.shape, np.bool_)
+    strength_tp = strength_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
+    order_tp = np.lexsort((rng.random(strength_tp.shape), -strength_tp))
+    mask_tp = np.zeros(strength_tp.shape, np.bool_)
     np.put_along_axis(mask_tp, order_tp[:, : num_hidden_per_slice(grid, ratio)], True, axis=1)
     return mask_tp.reshape(grid.t, grid.h, grid.w)
 
@@ -202,7 +196,7 @@ def _simulated_path(grid: TokenGrid, rng: Generator) -> NDArray[np.float64]:
     return velocity_t2.cumsum(0)
 
 
-def smm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def smm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Simulated motion, dense (§3.2, eq. 5): a rectangle that moves and scales at random and bounces off the border."""
     sides_2, first_2 = _start(grid, ratio, rng)
     sides_t2 = _side_walk(sides_2, grid.t, 1, rng, options.jitter)
@@ -211,7 +205,7 @@ def smm(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, opti
     return _cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
 
 
-def smm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Simulated motion, sparse (Table 4e): random patches that move at random; what leaves comes in opposite."""
     mask_hw = _lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio))[0]
     shift_t2 = np.rint(_simulated_path(grid, rng)).astype(np.int64)
@@ -220,19 +214,19 @@ def smm_sparse(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generato
     return mask_hw[row_th[:, :, None], column_tw[:, None, :]]
 
 
-def block(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def block(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """One rectangle at a random place that stays for the whole clip ("random block" in Table 4e)."""
     sides_2, centre_2 = _start(grid, ratio, rng)
     mask_1hw = _cover(centre_2[None], sides_2[None], grid, num_hidden_per_slice(grid, ratio), rng)
     return mask_1hw.repeat(grid.t, axis=0)
 
 
-def tube(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """The same random patches in every slice (VideoMAE)."""
     return _lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio)).repeat(grid.t, axis=0)
 
 
-def random(motion_TYX2: Motion, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Random tokens of the whole clip (ST-MAE); only the total is fixed."""
     mask_1N = _lowest(rng.random((1, 1, grid.num_tokens)), num_hidden(grid, ratio))
     return mask_1N.reshape(grid.t, grid.h, grid.w)
@@ -251,7 +245,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 def make_mask(
     strategy: str,
-    motion_TYX2: NDArray[np.float32],
+    strength_TYX: NDArray[np.float32],
     *,
     ratio: float,
     rng: Generator,
@@ -259,12 +253,11 @@ def make_mask(
 ) -> Mask:
     """A mask_N, True = hidden, flattened t, h, w, with exactly `num_hidden` True.
 
-    `motion_TYX2` is the clip's motion after crop, resize and flip, in clip pixels a frame, NaN = missing; its shape
-    gives the token grid. ValueError for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number
-    of tubelets.
+    `strength_TYX` is what `Guidance.strength` makes of a clip, none missing; its shape gives the token grid. ValueError
+    for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number of tubelets.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"no mask strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
-    num_frames, num_rows, num_columns = motion_TYX2.shape[:3]
+    num_frames, num_rows, num_columns = strength_TYX.shape
     grid = TokenGrid.of_clip(num_frames, num_rows * CELL_PX, num_columns * CELL_PX)
-    return STRATEGIES[strategy](motion_TYX2, grid, ratio, rng, options).reshape(-1)
+    return STRATEGIES[strategy](strength_TYX, grid, ratio, rng, options).reshape(-1)

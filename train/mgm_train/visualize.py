@@ -19,6 +19,7 @@ from mgm_train.augment import crop_clip, view_boxes
 from mgm_train.checkpoint import RunFolder
 from mgm_train.clips import Clip, read_clip, view_indices
 from mgm_train.config import PretrainConfig
+from mgm_train.guidance import Guidance
 from mgm_train.masking import STRATEGIES, MaskMaker
 from mgm_train.model import VideoMAE, patchify, split_mask
 
@@ -32,7 +33,7 @@ def centre_clip(video: Video, config: PretrainConfig) -> Clip:
     """The clip from the middle of a video, its central square at the size of training."""
     (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense")
     (box,) = view_boxes(video.height, video.width, 1)
-    return crop_clip(read_clip(video, indices_T), box, config.image_px)
+    return crop_clip(read_clip(video, indices_T, read_field=Guidance.of(config).read), box, config.image_px)
 
 
 def _shown_frames(num_frames: int) -> list[int]:
@@ -45,7 +46,7 @@ def mask_figure(clip: Clip, config: PretrainConfig, rng: Generator) -> "Figure":
     """Figures 2 and 5: the clip, its motion, and what each strategy hides."""
     rows = [("motion", clip.frames_THWC)]
     for strategy in STRATEGIES:
-        mask_N = replace(MaskMaker.of(config), strategy=strategy)(clip.motion_TYX2, rng)
+        mask_N = replace(MaskMaker.of(config), strategy=strategy)(clip, rng)
         rows.append((strategy, shade_hidden(clip.frames_THWC, mask_N.reshape(_shape(config)))))
     shown = _shown_frames(config.num_frames)
     figure = film_strip([(name, frames[shown]) for name, frames in rows], [f"frame {t}" for t in shown])
@@ -65,7 +66,7 @@ def reconstruction_figure(model: VideoMAE, clip: Clip, config: PretrainConfig, r
     The model predicts each patch with its mean and contrast taken out (norm-pix). They are put back from the true
     patch, which the row's name says: the last row is less than a blind guess.
     """
-    mask_N = MaskMaker.of(config)(clip.motion_TYX2, rng)
+    mask_N = MaskMaker.of(config)(clip, rng)
     rebuilt_THWC = reconstruct(model, clip.frames_THWC, mask_N)
     hidden_THWC = shade_hidden(clip.frames_THWC, mask_N.reshape(_shape(config)))
     shown = _shown_frames(config.num_frames)
