@@ -38,11 +38,17 @@ def _linear(num_rows: int, num_in: int, num_out: int) -> int:
     return 2 * num_rows * num_in * num_out
 
 
-def _block(num_tokens: int, width: int) -> int:
-    """Forward operations of a transformer block: the three projections, the two of the MLP, scores and their mix."""
-    projections = _linear(num_tokens, width, 3 * width) + _linear(num_tokens, width, width)
-    mlp = 2 * _linear(num_tokens, width, 4 * width)
-    return projections + mlp + 2 * _linear(num_tokens, width, num_tokens)
+def _blocks(depth: int, num_tokens: int, width: int, num_outputs: int) -> int:
+    """Forward operations of transformer blocks, of which the last gives out some tokens only."""
+    return (depth - 1) * _block(num_tokens, width, num_tokens) + _block(num_tokens, width, num_outputs)
+
+
+def _block(num_tokens: int, width: int, num_outputs: int) -> int:
+    keys_and_values = _linear(num_tokens, width, 2 * width)
+    query_and_projection = _linear(num_outputs, width, 2 * width)
+    scores_and_mix = 2 * _linear(num_outputs, width, num_tokens)
+    mlp = 2 * _linear(num_outputs, width, 4 * width)
+    return keys_and_values + query_and_projection + scores_and_mix + mlp
 
 
 def _with_backward(rest: int, embedding: int) -> int:
@@ -54,9 +60,9 @@ def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
     """Operations of one clip of which `num_hidden` tokens are hidden, forward and backward."""
     num_tokens = config.grid.num_tokens
     num_visible = num_tokens - num_hidden
-    encoder = config.depth * _block(num_visible, config.width)
+    encoder = _blocks(config.depth, num_visible, config.width, num_visible)
     bridge = _linear(num_visible, config.width, config.decoder_width)
-    decoder = config.decoder_depth * _block(num_tokens, config.decoder_width)
+    decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_hidden)
     head = _linear(num_hidden, config.decoder_width, _PATCH_VALUES)
     return _with_backward(encoder + bridge + decoder + head, _linear(num_visible, _PATCH_VALUES, config.width))
 
@@ -64,7 +70,8 @@ def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:
     """Operations of one labelled clip, forward and backward."""
     num_tokens = config.grid.num_tokens
-    rest = config.depth * _block(num_tokens, config.width) + _linear(1, config.width, num_classes)
+    encoder = _blocks(config.depth, num_tokens, config.width, num_tokens)
+    rest = encoder + _linear(1, config.width, num_classes)
     return _with_backward(rest, _linear(num_tokens, _PATCH_VALUES, config.width))
 
 

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from mgm_train.attention import Block
 from mgm_train.config import TrainConfig
 from mgm_train.model import VideoClassifier, VideoMAE
 from mgm_train.ranks import Ranks, autocast_dtype

@@ -2,34 +2,28 @@
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M hidden tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
-patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's, blocks timm's. Tokens are
+patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's. Tokens are
 picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, torch.compile keeps one graph.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
+from mgm_train.attention import BlockNorm, Blocks
 from mgm_train.config import MODEL_SIZES, ModelConfig
 
 PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
 TRUNK_PREFIX = "encoder."
 
 Module = TypeVar("Module", bound=nn.Module)
-
-# transformers' VideoMAE takes this as `layer_norm_eps`; its decoder's and its pooled norm keep torch's 1e-5.
-# The cast is for timm's annotation, which knows classes only.
-_block_norm = cast(type[nn.Module], partial(nn.LayerNorm, eps=1e-6))
 
 
 def model_config(name: str, *, num_frames: int = 16, image_px: int = 224) -> ModelConfig:
@@ -91,24 +85,6 @@ def _init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _blocks(width: int, depth: int, num_heads: int, drop_path: float = 0.0) -> nn.ModuleList:
-    """`depth` pre-norm blocks; the chance of being skipped grows linearly from 0 to `drop_path`."""
-    rates = np.linspace(0, drop_path, depth).tolist()
-    # timm's qkv has a bias for the keys too; it shifts a softmax row by a constant and so changes nothing.
-    return nn.ModuleList(
-        Block(width, num_heads, qkv_bias=True, norm_layer=_block_norm, drop_path=rate) for rate in rates
-    )
-
-
-def _run(blocks: nn.ModuleList, tokens_BND: Tensor, is_recomputing: bool) -> Tensor:
-    for block in blocks:
-        if is_recomputing and torch.is_grad_enabled():
-            tokens_BND = checkpoint(block, tokens_BND, use_reentrant=False)
-        else:
-            tokens_BND = block(tokens_BND)
-    return tokens_BND
-
-
 class TubeletEmbedding(nn.Module):
     """Video to tokens: (B, C, T, H, W) → (B, N, D), or (B, V, D) of the tokens at `visible_BV`.
 
@@ -139,16 +115,15 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig, *, has_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
         self.patch_embed = TubeletEmbedding(config.width)
-        self.blocks = _blocks(config.width, config.depth, config.num_heads, drop_path)
-        self.norm = _block_norm(config.width) if has_norm else nn.Identity()
+        self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
+        self.norm = BlockNorm(config.width) if has_norm else nn.Identity()
         self.register_buffer("position_1ND", sinusoid_table(config.grid.num_tokens, config.width), persistent=False)
-        self.is_recomputing = False
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
         position_1ND = self.position_1ND
         tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
-        return self.norm(_run(self.blocks, tokens_BND, self.is_recomputing))
+        return self.norm(self.blocks(tokens_BND))
 
 
 class Decoder(nn.Module):
@@ -156,14 +131,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.blocks = _blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
+        self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
         self.norm = nn.LayerNorm(config.decoder_width)
         self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
-        self.is_recomputing = False
 
     def forward(self, tokens_BNE: Tensor, num_hidden: int) -> Tensor:
-        tokens_BNE = _run(self.blocks, tokens_BNE, self.is_recomputing)
-        return self.head(self.norm(tokens_BNE[:, -num_hidden:]))
+        return self.head(self.norm(self.blocks(tokens_BNE, num_hidden)))
 
 
 class VideoMAE(nn.Module):
@@ -201,7 +174,7 @@ class VideoMAE(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations twice instead of keeping them (timm's name)."""
-        self.encoder.is_recomputing = self.decoder.is_recomputing = enable
+        self.encoder.blocks.is_recomputing = self.decoder.blocks.is_recomputing = enable
 
     def no_weight_decay(self) -> set[str]:
         """timm's protocol: parameters without weight decay beside biases and norms."""
@@ -251,7 +224,7 @@ class VideoClassifier(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations twice instead of keeping them (timm's name)."""
-        self.encoder.is_recomputing = enable
+        self.encoder.blocks.is_recomputing = enable
 
     def no_weight_decay(self) -> set[str]:
         """timm's protocol: parameters without weight decay beside biases and norms; there are none."""
