@@ -28,9 +28,26 @@ def test_folders_are_labels_and_splits(tmp_path):
 def test_other_files_are_counted_and_loops_end(tmp_path):
     _touch(tmp_path, "a.mp4", "notes.txt", "labels.csv", "README", ".hidden.mp4", ".cache/c.mp4")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     found = find_sources(tmp_path)
     assert [source.video_id for source in found.sources] == ["a.mp4"]
     assert found.ignored == {".txt": 1, ".csv": 1, "no suffix": 1}
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    """Two folders that hold links to each other make a loop of two steps."""
+    _touch(tmp_path, "data/wave/a.mp4", "data/jump/b.mp4", "elsewhere/c.mp4")
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/wave/over").symlink_to(tmp_path / "data/jump")
+    (tmp_path / "data/jump/back").symlink_to(tmp_path / "data/wave")
+    assert [source.video_id for source in find_sources(tmp_path / "data").sources] == [
+        "jump/b.mp4",
+        "jump/back/a.mp4",
+        "linked/c.mp4",
+        "wave/a.mp4",
+        "wave/over/b.mp4",
+    ]
 
 
 def test_a_list_file(tmp_path):

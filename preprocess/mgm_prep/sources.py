@@ -48,9 +48,13 @@ def find_sources(videos: Path) -> Found:
 
 def _walk(root: Path) -> Found:
     sources, ignored = [], Counter[str]()
-    # Links to directories are not followed, so a loop of links ends.
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    # Links to directories are followed, but none to a directory that the way led through: that would be a loop.
+    ways = {str(root): frozenset({_identity(str(root))})}
+    for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        way = ways.pop(folder)
+        found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders) if not name.startswith(".")}
+        subfolders[:] = [name for name, identity in found.items() if identity not in way]
+        ways |= {os.path.join(folder, name): way | {found[name]} for name in subfolders}
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith("."):
@@ -62,13 +66,28 @@ def _walk(root: Path) -> Found:
     return Found(sources=sorted(sources, key=lambda source: source.video_id), ignored=ignored)
 
 
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed is no folder without videos."""
+    raise error
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
 def _source_below(root: Path, path: Path) -> Source:
     """`train/left/0.mp4` has split train and label left; `left/0.mp4` label left; `0.mp4` neither."""
     relative = path.relative_to(root)
     folders = list(relative.parts[:-1])
     split = SPLITS.get(folders[0].lower()) if folders else None
     label = "/".join(folders[1:] if split else folders) or None
-    return Source(video_id=relative.as_posix(), path=path, label=label, split=split)
+    return Source(video_id=_text(relative.as_posix()), path=path, label=_text(label) if label else None, split=split)
+
+
+def _text(name: str) -> str:
+    r"""The same name, where it is text; bytes that are no UTF-8 become \xNN, since Parquet and JSON hold text only."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _read_list(file: Path) -> Found:
