@@ -77,23 +77,6 @@ def test_audio_alone_and_cover_art_are_no_video(tmp_path):
         VideoFile(tmp_path / "cover.mp4")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{other}\n#EXT-X-ENDLIST\n",
-        "ffconcat version 1.0\nfile {other}\n",
-        '<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation><BaseURL>{other}</BaseURL></Representation>'
-        "</AdaptationSet></Period></MPD>",
-    ],
-)
-def test_a_playlist_opens_no_other_file(tmp_path, text):
-    """The same text makes the ffmpeg program (told to be careless) or plain PyAV open the other file."""
-    other = moving_pattern(tmp_path / "other.mp4", "-c:v", "libx264", seconds=0.4)
-    (tmp_path / "clip.mp4").write_text(text.format(other=other))
-    with pytest.raises(Unreadable):
-        VideoFile(tmp_path / "clip.mp4")
-
-
 def test_a_rotated_clip_is_shown_upright(tmp_path):
     """The ffmpeg program, which rotates by itself, is the oracle."""
     straight = write_video(tmp_path / "straight.mp4", pan((3, 0), num_frames=2))

@@ -74,7 +74,11 @@ class CapturedFile(VideoFile):
         from mvextractor.videocap import VideoCap
 
         capture = VideoCap()
-        if not capture.open(str(self._path.absolute())):
+        try:
+            is_open = capture.open(str(self._path.absolute()))
+        except SystemError as error:
+            raise Unreadable("mv-extractor opens no file whose name is not UTF-8") from error
+        if not is_open:
             raise Unreadable("mv-extractor cannot open it")
         try:
             while True:
