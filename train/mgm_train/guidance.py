@@ -118,12 +118,13 @@ def _texture(samples_PQ: NDArray[np.uint8], texture_YX: NDArray[np.float32]) -> 
     per_cell = CELL_PX // SAMPLE_PX
     for y in range(texture_YX.shape[0]):
         for x in range(texture_YX.shape[1]):
-            total = 0
+            # Signed, for a difference of the samples as they are would wrap around.
+            total = np.int64(0)
             for p in range(per_cell * y, per_cell * (y + 1)):
                 for q in range(per_cell * x, per_cell * (x + 1)):
-                    here = int(samples_PQ[p, q])
-                    total += abs(here - int(samples_PQ[p, min(q + 1, last_q)]))
-                    total += abs(here - int(samples_PQ[min(p + 1, last_p), q]))
+                    here = np.int64(samples_PQ[p, q])
+                    total += abs(here - np.int64(samples_PQ[p, min(q + 1, last_q)]))
+                    total += abs(here - np.int64(samples_PQ[min(p + 1, last_p), q]))
             texture_YX[y, x] = np.float32(total) / np.float32(2 * per_cell * per_cell)
 
 
