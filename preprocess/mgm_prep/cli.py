@@ -193,5 +193,28 @@ def inspect(store: Path, video: str | None, figure: Path | None, num_frames: int
         say(f"wrote {figure}")
 
 
+@main.command(epilog="Example: mgm-prep saliency tracking.store --boxes gt.txt --video PETS09")
+@click.argument("store", type=path_argument)
+@click.option(
+    "--boxes", type=path_argument, required=True, metavar="MOT", help="A MOT file, or a folder with one a video."
+)
+@click.option("--video", metavar="ID", help="The video of a single file (an id, or text that only one contains).")
+@click.option(
+    "--array", type=click.Choice(["motion", "flow"]), default="motion", show_default=True, help="What to measure."
+)
+@json_option
+def saliency(store: Path, boxes: Path, video: str | None, array: str, is_json: bool) -> None:
+    """Compare STORE's motion inside labelled boxes with the motion outside: is it a good guide for masks?
+
+    A MOT file has lines `frame,id,left,top,width,height,…`, counted from 1, in pixels of the source as shown. In a
+    folder the file of train/wave/17.mp4 is train/wave/17.txt.
+    """
+    from mgm_prep.saliency import labelled_videos
+    from mgm_prep.saliency import saliency as measure
+    from mgm_shared.store import open_store
+
+    emit(asdict(measure(labelled_videos(open_store(store), boxes, video), array)), is_json)
+
+
 if __name__ == "__main__":
     main()
