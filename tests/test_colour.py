@@ -5,6 +5,7 @@ Twice each: as RGB, and as JPEG's planes.
 
 from itertools import islice
 
+import cv2
 import numpy as np
 import pytest
 from synthetic import ffmpeg, ffmpeg_rgb, moving_pattern, psnr
@@ -72,6 +73,51 @@ def test_ten_bits(tmp_path, way, pixel_format):
     path = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, "-pix_fmt", pixel_format, "-c:v", "libx264", "-crf", "12", str(path))
     assert psnr(ffmpeg_rgb(path, 240, 320, is_scaled=True), _ours(path, 240, 320, way)) > 40
+
+
+@WAYS
+@pytest.mark.parametrize("matrix", ["bt709", "bt2020nc"])
+@pytest.mark.parametrize("value_range", ["tv", "pc"])
+def test_ten_bits_have_a_matrix_and_a_range_too(tmp_path, way, matrix, value_range):
+    path = tmp_path / "clip.mp4"
+    ffmpeg("-f", "lavfi", "-i", SMOOTH, "-vf",
+           f"scale=out_color_matrix={matrix}:out_range={value_range},format=yuv420p10le", "-c:v", "libx264", "-crf",
+           "12", "-colorspace", matrix, "-color_range", value_range, str(path))  # fmt: skip
+    assert psnr(ffmpeg_rgb(path, 240, 320, is_scaled=True), _ours(path, 240, 320, way)) > 39
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("pixel_format", "codec", "suffix"),
+    [
+        ("yuva420p", "ffv1", "mkv"),
+        ("yuva420p", "libvpx-vp9", "webm"),
+        ("bgra", "ffv1", "mkv"),
+        ("ya8", "ffv1", "mkv"),
+        ("gray10le", "ffv1", "mkv"),
+        ("yuv444p10le", "libx264", "mp4"),
+        ("yuv440p", "ffv1", "mkv"),
+        ("yuv411p", "ffv1", "mkv"),
+        ("uyvy422", "rawvideo", "avi"),
+        ("gbrp", "libx264rgb", "mp4"),
+        ("yuvj444p", "mjpeg", "mov"),
+    ],
+)
+def test_alpha_grey_packed_and_sampled_otherwise(tmp_path, way, pixel_format, codec, suffix):
+    """Alpha is left out, as by the ffmpeg program; planes halve whatever chroma is finer."""
+    path = tmp_path / f"clip.{suffix}"
+    quality = {"libvpx-vp9": ("-crf", "10", "-b:v", "0", "-cpu-used", "8"), "mjpeg": ("-q:v", "2")}
+    ffmpeg("-f", "lavfi", "-i", SMOOTH, "-pix_fmt", pixel_format, "-c:v", codec, *quality.get(codec, ()), str(path))
+    assert psnr(ffmpeg_rgb(path, 240, 320, is_scaled=True), _ours(path, 240, 320, way)) > 37
+
+
+@WAYS
+def test_a_palette_has_its_colours(tmp_path, way):
+    """GIF's dots of colour are finer than 4:2:0 can hold, so their mean over 9×9 px is compared."""
+    path = tmp_path / "clip.gif"
+    ffmpeg("-f", "lavfi", "-i", SMOOTH, str(path))
+    both = (ffmpeg_rgb(path, 240, 320), _ours(path, 240, 320, way))
+    assert psnr(*(np.stack([cv2.blur(frame, (9, 9)) for frame in frames]) for frames in both)) > 40
 
 
 @WAYS

@@ -33,8 +33,18 @@ def _both(tmp_path):
         yield open_store(store)
 
 
-@pytest.mark.parametrize("size", [(240, 320), (186, 250), (400, 560)], ids=str)
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [
+        ("one reference", (240, 320)),
+        ("one reference", (186, 250)),
+        ("one reference", (400, 560)),
+        ("four references", (240, 320)),
+        ("baseline", (186, 250)),
+        ("scene cuts", (240, 320)),
+    ],
+    ids=str,
+)
 def test_the_stores_agree(tmp_path, setting, size):
     """Counts, times, types, raw vectors and motion, at native size, odd, and resized.
 
@@ -46,7 +56,7 @@ def test_the_stores_agree(tmp_path, setting, size):
     pyav, other = (store["a.mp4"] for store in _both(tmp_path))
     assert other.num_frames == pyav.num_frames == 20
     is_equal_TYX = ((other.motion[:] == pyav.motion[:]) | np.isnan(pyav.motion[:])).all(-1)
-    assert is_equal_TYX.mean() >= (1.0 if setting == "one reference" else 0.995)
+    assert is_equal_TYX.mean() >= (1.0 if setting == "one reference" else 0.99)
     np.testing.assert_array_equal(np.isnan(other.motion[:]), np.isnan(pyav.motion[:]))
     np.testing.assert_array_equal(other.time_s, pyav.time_s)
     np.testing.assert_array_equal(other.picture_type, pyav.picture_type)

@@ -3,7 +3,6 @@
 The only file that opens video files. PyAV, one thread: the same pictures and vectors in every run.
 """
 
-import math
 import stat
 import time
 from collections.abc import Iterator
@@ -64,6 +63,9 @@ class Picture:
     vectors_K: NDArray[np.void] | None
     """FFmpeg's AVMotionVector records in coded pixels, None on a picture that has none."""
     time_s: float
+    """When it is shown, NaN where the container does not say; timeline.py knows what then."""
+    dts_s: float
+    """When it is decoded, NaN where the container does not say."""
     picture_type: int
     """FFmpeg's: 1 = I, 2 = P, 3 = B."""
     decode_index: int
@@ -222,12 +224,13 @@ class VideoFile:
         if is_referred is None:
             # Outside H.264, I and P pictures are references and B pictures are not.
             is_referred = frame.pict_type != PictureType.B
-        ticks, base = frame.pts if frame.pts is not None else frame.dts, self._time_base
+        pts, dts, base = frame.pts, frame.dts, self._time_base
         return Picture(
             frame=frame,
             vectors_K=None if side_data is None else np.frombuffer(side_data, VECTOR_DTYPE),
-            # Not ticks * base: making a Fraction of each picture's time takes longer than all else here.
-            time_s=float("nan") if ticks is None else ticks * base.numerator / base.denominator,
+            # Not pts * base: making a Fraction of each picture's time takes longer than all else here.
+            time_s=float("nan") if pts is None else pts * base.numerator / base.denominator,
+            dts_s=float("nan") if dts is None else dts * base.numerator / base.denominator,
             picture_type=int(frame.pict_type),
             decode_index=decode_index,
             is_reference=is_referred,
@@ -247,15 +250,13 @@ class VideoFile:
             duration_s = float(stream.duration * stream.time_base)
         else:
             duration_s = (self._container.duration or 0) / av.time_base
-        degrees = frame.rotation
         return Header(
             codec=self._codec,
             height=frame.height,
             width=frame.width,
             display_height=height,
             display_width=width,
-            # A matrix of zeros turns by no number.
-            rotation=round(degrees) % 360 if math.isfinite(degrees) else 0,
+            rotation=first.orientation.degrees,
             frame_rate=frame_rate,
             num_frames_estimate=max(1, stream.frames or round(duration_s * frame_rate)),
         )
@@ -283,15 +284,20 @@ def _size_without_decoding(path: Path) -> tuple[int, int]:
 
 
 def main_stream(container: Any) -> Any:
-    """The video stream that FFmpeg thinks best, cover art apart. Unreadable when there is none."""
+    """The video stream that moves, is the default and is largest, in that order. Unreadable when there is none."""
     streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
     if not streams:
         raise Unreadable("no video stream")
-    best = container.streams.best("video")
-    stream = best if best in streams else streams[0]
-    if stream.codec_context is None:
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
         raise Unreadable("no decoder for its video codec")
-    return stream
+    return max(decodable, key=_merit)
+
+
+def _merit(stream: Any) -> tuple[bool, bool, int]:
+    # A track of one frame is a preview. Where the container does not count frames, it says 0.
+    is_default = bool(stream.disposition & stream.disposition.default)
+    return stream.frames != 1, is_default, stream.codec_context.width * stream.codec_context.height
 
 
 def _reason(error: Exception) -> str:

@@ -37,12 +37,15 @@ class CapturedFile(VideoFile):
         num_pictures = 0
         for frame, vectors_K, picture_type in self._captured():
             self._check_time()
+            if not num_pictures and (frame.height, frame.width) != (self.header.height, self.header.width):
+                raise Unreadable("mv-extractor reads another stream of it than the main one")
             time_s, decode_index, is_referred = next(tags, (float("nan"), num_pictures, None))
             num_pictures += 1
             yield Picture(
                 frame=frame,
                 vectors_K=vectors_K,
                 time_s=time_s,
+                dts_s=time_s,
                 picture_type=picture_type,
                 decode_index=decode_index,
                 is_reference=PICTURE_TYPES[picture_type] != "B" if is_referred is None else is_referred,

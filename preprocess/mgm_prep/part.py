@@ -26,6 +26,7 @@ from mgm_prep.mv_extractor import CapturedFile
 from mgm_prep.reencode import VECTOR_CODECS, Reencoder
 from mgm_prep.sources import Source
 from mgm_prep.strikes import journal
+from mgm_prep.timeline import mean_rate, shown_at
 from mgm_shared.codec import Planes
 from mgm_shared.files import flush
 from mgm_shared.geometry import CELL_PX
@@ -115,17 +116,21 @@ class PartWriter:
         version = _version(source)
         start = self._frames.num_frames
         num_corrupt = 0
+        pts_s: list[float] = []
+        dts_s: list[float] = []
         with DECODERS[self._settings.decoder](source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)
             for picture, frame, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
                 self._frames.append(frame)
                 self._motion.append(pack_motion(motion_YX2))
-                self._time_s.append(picture.time_s)
+                pts_s.append(picture.time_s)
+                dts_s.append(picture.dts_s)
                 self._picture_type.append(picture.picture_type)
                 num_corrupt += picture.is_corrupt
             num_errors = video.num_errors
-        self._time_s[start:] = time_s = _whole_times(self._time_s[start:], header.frame_rate)
+        time_s = shown_at(pts_s, dts_s, header.frame_rate)
+        self._time_s.extend(time_s)
         if _version(source) != version:
             raise Unreadable("the file changed while it was read")
         num_corrupt += num_errors
@@ -137,7 +142,7 @@ class PartWriter:
                 video_id=source.video_id,
                 start=start,
                 num_frames=len(time_s),
-                fps=_mean_rate(time_s, header.frame_rate),
+                fps=mean_rate(time_s, header.frame_rate),
                 label=source.label,
                 split=source.split,
                 size=version[0],
@@ -228,20 +233,6 @@ class PartWriter:
         if self._settings.frame_codec == "jpeg":
             return Planes(*map(lay, scaler.planes(picture.frame, *size)))
         return lay(to_rgb(picture.frame, *size))
-
-
-def _whole_times(time_s: list[float], frame_rate: float) -> list[float]:
-    """Presentation times; where a container gives none, counted from the frame before."""
-    whole: list[float] = []
-    for time in time_s:
-        after = whole[-1] + 1 / frame_rate if whole else 0.0
-        whole.append(time if time == time else after)
-    return whole
-
-
-def _mean_rate(time_s: list[float], frame_rate: float) -> float:
-    span = time_s[-1] - time_s[0]
-    return (len(time_s) - 1) / span if span > 0 else frame_rate
 
 
 def file_version(path: Path) -> tuple[int, float]:

@@ -75,6 +75,13 @@ class Orientation:
     is_flipped_x: bool = False
     is_flipped_y: bool = False
 
+    @property
+    def degrees(self) -> int:
+        """The turn counter-clockwise, after a mirroring left to right if there is one."""
+        if self.is_transposed:
+            return 270 if self.is_flipped_x else 90
+        return 180 if self.is_flipped_y else 0
+
     def frame(self, frame_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture, or one plane of it, as shown: (H, W) or (H, W, C), a view."""
         return self._lay(frame_HW)

@@ -98,7 +98,7 @@ class VideoRecord:
     source_width: int
     """Coded size of the first picture, before rotation and sample aspect ratio."""
     rotation: int
-    """Degrees the picture was turned counter-clockwise to be shown."""
+    """Degrees the picture was turned counter-clockwise to be shown, after any mirroring left to right."""
     motion_source: str
     """codec, transcode, estimate or none."""
     num_corrupt: int
