@@ -15,6 +15,7 @@ from mgm_train.checkpoint import (
     FREE_SETTINGS,
     RunFolder,
     check_resumable,
+    fitted,
     load_last,
     load_trunk,
     load_weights,
@@ -136,7 +137,7 @@ def test_a_run_folder_means_its_latest_weights(run: RunFolder, pretrained: Video
 def test_load_trunk_uses_the_encoder_and_accounts_for_the_rest(run: RunFolder, pretrained: VideoMAE) -> None:
     model = build(lambda: VideoClassifier(TOY, 4), seed=6)
     head = model.head.weight.detach().clone()
-    account = load_trunk(model, TOY, run.root)
+    account = load_trunk(model, load_weights(run.root))
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(tensor, pretrained.encoder.state_dict()[name]), name
     assert torch.equal(model.head.weight, head)
@@ -152,15 +153,44 @@ def test_load_trunk_uses_the_encoder_and_accounts_for_the_rest(run: RunFolder, p
     ("change", "message"),
     [
         ({"name": "vit_base", "width": 32}, "name toy instead of vit_base, width 16 instead of 32"),
-        ({"image_px": 48}, "image-px 32 instead of 48"),
+        ({"attention": "divided"}, "attention joint instead of divided"),
     ],
 )
 def test_another_model_is_one_line_that_names_the_difference(
     run: RunFolder, pretrained: VideoMAE, change: dict, message: str
 ) -> None:
-    config = dataclasses.replace(TOY, **change)
     with pytest.raises(UserError, match=message):
-        load_trunk(VideoClassifier(config, 4), config, run.root)
+        fitted(dataclasses.replace(TOY, **change), load_weights(run.root))
+
+
+def test_a_trunk_for_clips_of_another_size_keeps_the_positions_it_was_trained_with(
+    run: RunFolder, pretrained: VideoMAE
+) -> None:
+    larger = dataclasses.replace(TOY, num_frames=4, image_px=48)
+    config = fitted(larger, load_weights(run.root))
+    assert (config.trained_frames, config.trained_px) == (2, 32)
+    model = VideoClassifier(config, 4)
+    account = load_trunk(model, load_weights(run.root))
+    assert str(account).endswith("; positions interpolated from clips of 2×32² px to 4×48² px")
+    with pytest.raises(ValueError, match="build it with `fitted`"):
+        load_trunk(VideoClassifier(larger, 4), load_weights(run.root))
+    # The next one takes them from the first, not from what was interpolated; the first size again needs nothing.
+    save_weights(run.weights(4), model.state_dict(), config, {})
+    again = fitted(dataclasses.replace(TOY, num_frames=6), load_weights(run.root))
+    assert (again.trained_frames, again.trained_px) == (2, 32)
+    assert fitted(TOY, load_weights(run.root)) == TOY
+
+
+def test_a_classifier_passes_on_its_pooled_norm_but_not_its_head(run: RunFolder) -> None:
+    finetuned = build(lambda: VideoClassifier(TOY, 4), seed=7)
+    torch.nn.init.normal_(finetuned.fc_norm.weight)
+    save_weights(run.weights(1), finetuned.state_dict(), TOY, {})
+    model = build(lambda: VideoClassifier(TOY, 4), seed=8)
+    head = model.head.weight.detach().clone()
+    account = load_trunk(model, load_weights(run.root))
+    assert torch.equal(model.fc_norm.weight, finetuned.fc_norm.weight)
+    assert torch.equal(model.head.weight, head)
+    assert (account.new, account.dropped) == (("head.bias", "head.weight"),) * 2
 
 
 def test_a_file_without_the_whole_encoder_is_refused(run: RunFolder, pretrained: VideoMAE) -> None:
@@ -169,7 +199,7 @@ def test_a_file_without_the_whole_encoder_is_refused(run: RunFolder, pretrained:
     metadata = {"mgm_model": json.dumps(dataclasses.asdict(TOY))}
     save_file(state, run.weights(3), metadata=metadata)
     with pytest.raises(UserError, match=r"lacks 1 tensors.*encoder.blocks.1.mlp.fc2.bias"):
-        load_trunk(VideoClassifier(TOY, 4), TOY, run.root)
+        load_trunk(VideoClassifier(TOY, 4), load_weights(run.root))
 
 
 def test_what_is_no_weights_file(tmp_path: Path) -> None:

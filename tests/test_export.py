@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mgm_shared.errors import UserError
 from mgm_train.config import ModelConfig
 from mgm_train.export import to_transformers_state, transformers_config
 from mgm_train.model import VideoClassifier, VideoMAE, normalise
@@ -94,6 +95,12 @@ def test_key_bias_is_the_only_one_without_effect(part: str) -> None:
         after_BMP = model(normalise(frames_BCTHW), mask_BN)
     difference = float((after_BMP - before_BMP).abs().max())
     assert difference < 1e-4 if part == "key" else difference > 1e-2
+
+
+@pytest.mark.parametrize("change", [{"attention": "divided"}, {"trained_px": 64}])
+def test_what_transformers_cannot_be_is_refused(change: dict) -> None:
+    with pytest.raises(UserError, match="neither divided attention nor interpolated positions"):
+        transformers_config(dataclasses.replace(TWO_LAYERS, **change), is_classifier=True)
 
 
 def test_config_matches_the_exported_grid() -> None:

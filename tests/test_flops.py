@@ -1,5 +1,6 @@
 """The count of operations against torch's own counter, on real forward and backward passes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -46,9 +47,11 @@ def test_pretraining_count_is_torchs(config: ModelConfig, num_hidden: int) -> No
     assert 2 * pretrain_flops(config, num_hidden) == _counted(VideoMAE(config), frames_BCTHW, mask_BN, num_hidden)
 
 
-def test_finetuning_count_is_torchs() -> None:
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_finetuning_count_is_torchs(attention: str) -> None:
+    config = dataclasses.replace(LOPSIDED, attention=attention)
     frames_BCTHW = torch.zeros(2, 3, 4, 48, 48, dtype=torch.uint8)
-    assert 2 * finetune_flops(LOPSIDED, 7) == _counted(VideoClassifier(LOPSIDED, 7), frames_BCTHW)
+    assert 2 * finetune_flops(config, 7) == _counted(VideoClassifier(config, 7), frames_BCTHW)
 
 
 def test_vit_base_is_videomaes_180_gigaflops_forward() -> None:

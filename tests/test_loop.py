@@ -80,7 +80,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     weights = load_weights(tmp_path)
     assert weights.metadata["labels"] == "[]"
     assert weights.metadata["mgm_epoch"] == "5"
-    load_trunk(VideoClassifier(TOY, 2), TOY, tmp_path)
+    load_trunk(VideoClassifier(TOY, 2), load_weights(tmp_path))
 
 
 @pytest.mark.parametrize("stop_in_step", [3, 4])

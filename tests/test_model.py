@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 
 from mgm_shared.errors import UserError
 from mgm_train.config import ModelConfig
-from mgm_train.model import VideoClassifier, VideoMAE, build, model_config, normalise, sinusoid_table, split_mask
+from mgm_train.model import VideoClassifier, VideoMAE, build, model_config, normalise, split_mask
 
 TOY = ModelConfig(
     name="toy",
@@ -32,19 +32,6 @@ def _clips(num_clips: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     frames_BCTHW = torch.randn(num_clips, 3, 4, 48, 48, generator=generator)
     mask_BN = torch.stack([torch.randperm(18, generator=generator) < 12 for _ in range(num_clips)])
     return frames_BCTHW, mask_BN
-
-
-@pytest.mark.parametrize("column", [0, 1, 6, 7])
-def test_sinusoid_table_against_its_formula(column: int) -> None:
-    table_1ND = sinusoid_table(50, 8)
-    for token in (0, 1, 49):
-        angle = token / 10000 ** (2 * (column // 2) / 8)
-        expected = math.sin(angle) if column % 2 == 0 else math.cos(angle)
-        assert float(table_1ND[0, token, column]) == pytest.approx(expected, abs=1e-6)
-
-
-def test_more_frames_extend_the_table() -> None:
-    assert torch.equal(sinusoid_table(1568, 32), sinusoid_table(3136, 32)[:, :1568])
 
 
 def test_split_mask_is_sorted_and_complete() -> None:

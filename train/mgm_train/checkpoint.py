@@ -24,13 +24,13 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgm_shared.config import Config, to_dict
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_train.config import ModelConfig, TrainConfig
-from mgm_train.model import TRUNK_PREFIX
+from mgm_train.model import TRUNK_PREFIX, VideoClassifier
 
 # These may change when a run goes on: they move work around, or change how often something is written.
 FREE_SETTINGS = {
@@ -44,8 +44,10 @@ FREE_SETTINGS = {
     "save_every_epochs",
     "log_every_steps",
 }
-# These decide the shape of the encoder and what its positions mean; the decoder's do not outlive pretraining.
-TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "num_frames", "image_px")
+# These decide the shape of the encoder; the decoder's do not outlive pretraining.
+TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
+# The norm of the pooled token, which a fine-tuned model passes on to the next one; the head belongs to its classes.
+POOLED_NORM_PREFIX = "fc_norm."
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,11 @@ class TrunkAccount:
     used: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    positions: str = ""
 
     def __str__(self) -> str:
         new, dropped = _modules(self.new), _modules(self.dropped)
-        return f"{len(self.used)} pretrained tensors used; new: {new}; not needed: {dropped}"
+        return f"{len(self.used)} pretrained tensors used; new: {new}; not needed: {dropped}{self.positions}"
 
 
 def _modules(names: Iterable[str]) -> str:
@@ -221,13 +224,11 @@ def _modules(names: Iterable[str]) -> str:
     return ", ".join(sorted(modules)) or "none"
 
 
-def load_trunk(model: nn.Module, config: ModelConfig, path: Path) -> TrunkAccount:
-    """Load the encoder of a weights file (or run folder) into `model`, whose configuration is `config`.
+def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
+    """`config` for a model that takes over the trunk of `weights`, positions included; its clips may have another size.
 
-    Strict: every tensor of the model's trunk must be in the file, in its shape. The file's last encoder norm and
-    its decoder are not needed by a classifier. UserError when the file holds another model.
+    UserError when the file holds another trunk.
     """
-    weights = load_weights(path)
     differing = [
         f"{name.replace('_', '-')} {getattr(weights.model, name)} instead of {getattr(config, name)}"
         for name in TRUNK_SETTINGS
@@ -235,14 +236,36 @@ def load_trunk(model: nn.Module, config: ModelConfig, path: Path) -> TrunkAccoun
     ]
     if differing:
         raise UserError(f"{weights.path} holds another model: {', '.join(differing)}")
+    return config.after(weights.model)
+
+
+def load_trunk(model: VideoClassifier, weights: Weights) -> TrunkAccount:
+    """Load the encoder of a weights file into `model`, which `fitted` shaped for it.
+
+    Strict: every tensor of the model's trunk must be in the file, in its shape. The file's last encoder norm and
+    its decoder are not needed by a classifier, and the head of another one neither. UserError when a tensor is missing.
+    """
+    if model.config != fitted(model.config, weights):
+        raise ValueError(f"the model's positions are not those of {weights.path}: build it with `fitted`")
     own = model.state_dict()
     trunk = {name for name in own if name.startswith(TRUNK_PREFIX)}
     missing = sorted(trunk - weights.state.keys())
     if missing:
         raise UserError(f"{weights.path} lacks {len(missing)} tensors of the encoder, the first is {missing[0]}")
-    model.load_state_dict(own | {name: weights.state[name] for name in trunk}, strict=True)
+    taken = trunk | {name for name in own.keys() & weights.state.keys() if name.startswith(POOLED_NORM_PREFIX)}
+    model.load_state_dict(own | {name: weights.state[name] for name in taken}, strict=True)
     return TrunkAccount(
-        used=tuple(sorted(trunk)),
-        new=tuple(sorted(own.keys() - trunk)),
-        dropped=tuple(sorted(weights.state.keys() - trunk)),
+        used=tuple(sorted(taken)),
+        new=tuple(sorted(own.keys() - taken)),
+        dropped=tuple(sorted(weights.state.keys() - taken)),
+        positions=_positions(model.config),
     )
+
+
+def _positions(config: ModelConfig) -> str:
+    """What became of the positions, where anything did."""
+    if config.grid == config.trained_grid:
+        return ""
+    trained, own = ((config.trained_frames, config.trained_px), (config.num_frames, config.image_px))
+    clips = " to ".join(f"{frames}×{side_px}² px" for frames, side_px in (trained, own))
+    return f"; positions interpolated from clips of {clips}"

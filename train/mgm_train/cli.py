@@ -64,7 +64,9 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
     from mgm_train.objective import PretrainObjective
 
     opened = open_store(store)
-    shape = model_config(config.model, num_frames=config.num_frames, image_px=config.image_px)
+    shape = model_config(
+        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
+    )
     dataset = PretrainDataset(
         opened,
         num_frames=config.num_frames,
@@ -101,7 +103,7 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
     """Fine-tune a pretrained encoder (--init) on the labels of STORE's training videos."""
     from mgm_shared.store import open_store
     from mgm_train.augment import FinetuneAugment
-    from mgm_train.checkpoint import RunFolder, load_trunk
+    from mgm_train.checkpoint import RunFolder, fitted, load_trunk, load_weights
     from mgm_train.clips import LabelledDataset, class_names
     from mgm_train.flops import finetune_flops
     from mgm_train.loop import Job
@@ -110,11 +112,16 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
 
     opened = open_store(store)
     classes = class_names(opened)
-    shape = model_config(config.model, num_frames=config.num_frames, image_px=config.image_px)
+    shape = model_config(
+        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
+    )
+    weights = load_weights(Path(config.init)) if config.init else None
+    if weights is not None:
+        shape = fitted(shape, weights)
     heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}
     model = build(lambda: VideoClassifier(shape, len(classes), **heads), config.seed)
-    if config.init:
-        say(str(load_trunk(model, shape, Path(config.init))))
+    if weights is not None:
+        say(str(load_trunk(model, weights)))
     dataset = LabelledDataset(
         opened,
         num_frames=config.num_frames,

@@ -6,13 +6,14 @@ are the paper's (Tables 5 and 6, Kinetics-400); where the paper is silent, Video
 `--help` is fast.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mgm_shared.config import Config, check, option
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
 
 MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block")
 GUIDANCES = ("vectors", "clean", "flow", "boxes")
+ATTENTIONS = ("joint", "divided")
 SAMPLINGS = ("dense", "segment")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
@@ -21,7 +22,11 @@ WORKER_STARTS = ("auto", "fork", "spawn", "forkserver")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides the shapes of a model's weights and of its position table."""
+    """Everything that decides the shapes of a model's weights and of its position table.
+
+    `trained_frames` and `trained_px` are the clip that the positions were made for, where it is another one than this
+    model's: they are interpolated (see positions.py). 0 is this model's own.
+    """
 
     name: str
     width: int
@@ -32,10 +37,25 @@ class ModelConfig:
     decoder_num_heads: int
     num_frames: int = 16
     image_px: int = 224
+    attention: str = "joint"
+    trained_frames: int = 0
+    trained_px: int = 0
 
     @property
     def grid(self) -> TokenGrid:
         return TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px)
+
+    @property
+    def trained_grid(self) -> TokenGrid:
+        """The grid that the positions were made for."""
+        side_px = self.trained_px or self.image_px
+        return TokenGrid.of_clip(self.trained_frames or self.num_frames, side_px, side_px)
+
+    def after(self, earlier: "ModelConfig") -> "ModelConfig":
+        """This model with the positions that `earlier`, whose weights it takes over, was trained with."""
+        frames, side_px = earlier.trained_frames or earlier.num_frames, earlier.trained_px or earlier.image_px
+        is_same = (frames, side_px) == (self.num_frames, self.image_px)
+        return replace(self, trained_frames=0 if is_same else frames, trained_px=0 if is_same else side_px)
 
 
 def _size(name: str, *encoder_and_decoder: int) -> ModelConfig:
@@ -82,6 +102,7 @@ class TrainConfig(Config):
     """What pretraining and fine-tuning share."""
 
     model: str = option("vit_base", f"size of the model: {', '.join(MODEL_SIZES)}")
+    attention: str = option("joint", "joint: among all tokens; divided: over time, then over space (TimeSformer)")
     num_frames: int = option(16, "frames of a clip, a multiple of 2")
     stride: int = option(4, "from one frame of a clip to the next, in stored frames (paper: 4; SSv2 2)")
     image_px: int = option(224, "side of the square clip in px, a multiple of 16")
@@ -114,6 +135,7 @@ class TrainConfig(Config):
         # YAML knows only lists.
         object.__setattr__(self, "betas", tuple(self.betas))
         check(self.model in MODEL_SIZES, "model", self.model, f"one of {', '.join(MODEL_SIZES)}")
+        check(self.attention in ATTENTIONS, "attention", self.attention, f"one of {', '.join(ATTENTIONS)}")
         _check_clip(self.num_frames, self.stride, self.image_px)
         self._check_counts()
         self._check_optimiser()

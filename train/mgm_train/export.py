@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mgm_shared.errors import UserError
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
 from mgm_train.config import ModelConfig
 
@@ -48,7 +49,9 @@ def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str, Any]:
-    """Keyword arguments of transformers' VideoMAEConfig for this model."""
+    """Keyword arguments of transformers' VideoMAEConfig for this model. UserError for one that it cannot be."""
+    if config.attention != "joint" or config.grid != config.trained_grid:
+        raise UserError("transformers' VideoMAE has neither divided attention nor interpolated positions")
     return {
         "image_size": config.image_px,
         "patch_size": PATCH_PX,

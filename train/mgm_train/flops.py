@@ -51,6 +51,15 @@ def _block(num_tokens: int, width: int, num_outputs: int) -> int:
     return keys_and_values + query_and_projection + scores_and_mix + mlp
 
 
+def _encoder(config: ModelConfig, num_tokens: int) -> int:
+    if config.attention == "joint":
+        return _blocks(config.depth, num_tokens, config.width, num_tokens)
+    # A token attends to its slice and to its place, of which a mask leaves visible as many as of the clip, on average.
+    num_pairs = num_tokens**2 // config.grid.t + num_tokens**2 // config.grid.patches_per_slice
+    projections_and_mlp = 4 * _linear(num_tokens, config.width, 4 * config.width)
+    return config.depth * (projections_and_mlp + 2 * _linear(num_pairs, config.width, 1))
+
+
 def _with_backward(rest: int, embedding: int) -> int:
     """Backward is two products for each one forward; but nobody asks for the gradient of the pixels."""
     return 3 * rest + 2 * embedding
@@ -60,7 +69,7 @@ def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
     """Operations of one clip of which `num_hidden` tokens are hidden, forward and backward."""
     num_tokens = config.grid.num_tokens
     num_visible = num_tokens - num_hidden
-    encoder = _blocks(config.depth, num_visible, config.width, num_visible)
+    encoder = _encoder(config, num_visible)
     bridge = _linear(num_visible, config.width, config.decoder_width)
     decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_hidden)
     head = _linear(num_hidden, config.decoder_width, _PATCH_VALUES)
@@ -70,8 +79,7 @@ def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:
     """Operations of one labelled clip, forward and backward."""
     num_tokens = config.grid.num_tokens
-    encoder = _blocks(config.depth, num_tokens, config.width, num_tokens)
-    rest = encoder + _linear(1, config.width, num_classes)
+    rest = _encoder(config, num_tokens) + _linear(1, config.width, num_classes)
     return _with_backward(rest, _linear(num_tokens, _PATCH_VALUES, config.width))
 
 

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from mgm_train.attention import Block
 from mgm_train.config import TrainConfig
+from mgm_train.divided import DividedBlock
 from mgm_train.model import VideoClassifier, VideoMAE
 from mgm_train.ranks import Ranks, autocast_dtype
 from mgm_train.schedule import make_optimizer, set_rate
@@ -76,7 +77,7 @@ class Learner:
         """Cut up every block by itself, so that one process needs the whole of one block at a time, then the rest."""
         mesh = init_device_mesh(self.ranks.device.type, (self.ranks.num_ranks,))
         for model in filter(None, (self.model, self.average and self.average.module)):
-            for block in [module for module in model.modules() if isinstance(module, Block)]:
+            for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
                 if self.config.compile and model is self.model:
                     block.compile()
                 fully_shard(block, mesh=mesh)

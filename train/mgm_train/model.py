@@ -7,9 +7,9 @@ picked with sorted index tensors, never with boolean masks: nothing waits for th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from mgm_shared.errors import UserError
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
 from mgm_train.attention import BlockNorm, Blocks
 from mgm_train.config import MODEL_SIZES, ModelConfig
+from mgm_train.divided import DividedBlocks
+from mgm_train.positions import position_table
 
 PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
 TRUNK_PREFIX = "encoder."
@@ -26,23 +28,11 @@ TRUNK_PREFIX = "encoder."
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def model_config(name: str, *, num_frames: int = 16, image_px: int = 224) -> ModelConfig:
+def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attention: str = "joint") -> ModelConfig:
     """The named size, for clips of num_frames × image_px × image_px; UserError for an unknown name."""
     if name not in MODEL_SIZES:
         raise UserError(f"there is no model {name!r}; there are: {', '.join(MODEL_SIZES)}")
-    values = vars(MODEL_SIZES[name]) | {"num_frames": num_frames, "image_px": image_px}
-    return ModelConfig(**values)
-
-
-def sinusoid_table(num_tokens: int, width: int) -> Tensor:
-    """Fixed positions (1, N, width) float32 of the *flattened* token index: even columns sine, odd cosine.
-
-    VideoMAE's table, and transformers'. It is no parameter and stands in no checkpoint.
-    """
-    frequency_D = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
-    angle_ND = np.arange(num_tokens)[:, None] * frequency_D
-    table_ND = np.where(np.arange(width) % 2 == 0, np.sin(angle_ND), np.cos(angle_ND))
-    return torch.from_numpy(table_ND.astype(np.float32))[None]
+    return replace(MODEL_SIZES[name], num_frames=num_frames, image_px=image_px, attention=attention)
 
 
 def split_mask(mask_BN: Tensor, num_hidden: int) -> tuple[Tensor, Tensor]:
@@ -115,14 +105,21 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig, *, has_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
         self.patch_embed = TubeletEmbedding(config.width)
-        self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
+        self.blocks: Blocks | DividedBlocks
+        if config.attention == "divided":
+            self.blocks = DividedBlocks(config.width, config.depth, config.num_heads, config.grid, drop_path)
+        else:
+            self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
         self.norm = BlockNorm(config.width) if has_norm else nn.Identity()
-        self.register_buffer("position_1ND", sinusoid_table(config.grid.num_tokens, config.width), persistent=False)
+        table_1ND = position_table(config.grid, config.trained_grid, config.width)
+        self.register_buffer("position_1ND", table_1ND, persistent=False)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
         position_1ND = self.position_1ND
         tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
+        if isinstance(self.blocks, DividedBlocks):
+            return self.norm(self.blocks(tokens_BND, visible_BV))
         return self.norm(self.blocks(tokens_BND))
 
 
@@ -151,7 +148,7 @@ class VideoMAE(nn.Module):
         self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.decoder = Decoder(config)
-        table_1NE = sinusoid_table(config.grid.num_tokens, config.decoder_width)
+        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
         self.apply(_init_linear)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
