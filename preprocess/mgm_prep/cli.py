@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgm_prep.config import ExtractSettings
+from mgm_prep.config import ExtractSettings, FlowSettings
 from mgm_shared.cli import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from mgm_prep.extract import Summary
 
 path_argument = click.Path(path_type=Path)
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]"
+)
+scheduler_option = click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
 fold_option = click.option(
     "--fold", type=click.IntRange(1, 3), default=1, show_default=True, help="Which official split, of a folder of them."
 )
@@ -47,8 +51,8 @@ def main() -> None:
 @fold_option
 @click.option("--refresh", is_flag=True, help="Take files anew that changed since they were extracted.")
 @click.option("--retry-failed", is_flag=True, help="Try rejected videos again.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]")
-@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
+@workers_option
+@scheduler_option
 @dry_run_option
 @force_option
 @json_option
@@ -191,6 +195,44 @@ def inspect(store: Path, video: str | None, figure: Path | None, num_frames: int
 
         save(motion_strip(chosen, num_frames), figure)
         say(f"wrote {figure}")
+
+
+@main.command(epilog="Example: mgm-prep flow ssv2.store --method raft-small --weights raft_small_C_T_V2-01064c6d.pth")
+@click.argument("store", type=path_argument)
+@config_options(FlowSettings)
+@workers_option
+@scheduler_option
+@click.option("--force", is_flag=True, help="Replace flow that was made by another method or other weights.")
+@json_option
+def flow(
+    store: Path, config: FlowSettings, workers: int | None, scheduler: str | None, force: bool, is_json: bool
+) -> None:
+    """Add optical flow to STORE, beside its motion vectors: `video.flow`, `mgm-train pretrain --guidance flow`.
+
+    Only parts without it are computed, so the same command again goes on where it was stopped.
+    """
+    from tqdm import tqdm
+
+    from mgm_prep.flow_array import add_flow
+
+    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    # As in `extract`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tqdm(unit="frame", disable=not is_terminal(), smoothing=0.1) as bar:
+
+        def report(num_done: int, num_to_do: int) -> None:
+            bar.total = num_to_do
+            bar.update(num_done - bar.n)
+
+        try:
+            summary = add_flow(store, config, workers=num_workers, scheduler=scheduler, is_forced=force, report=report)
+        except KeyboardInterrupt:
+            say("stopped; the same command again goes on from here")
+            raise SystemExit(EXIT_INTERRUPTED) from None
+    emit(asdict(summary), is_json)
+    if summary.damaged:
+        say(f"{len(summary.damaged)} parts have frames that cannot be read; `mgm-prep verify {store}` names them")
+        raise SystemExit(EXIT_SOME_FAILED)
 
 
 @main.command(epilog="Example: mgm-prep saliency tracking.store --boxes gt.txt --video PETS09")

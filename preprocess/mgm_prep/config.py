@@ -9,6 +9,8 @@ from mgm_shared.config import Config, check, option
 FRAME_CODECS = ("jpeg", "lossless")
 DECODERS = ("pyav", "mv-extractor")
 NO_VECTORS = ("transcode", "estimate", "skip")
+FLOW_METHODS = ("farneback", "dis", "raft-small")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +46,18 @@ class ExtractSettings(Config):
         check(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "a share from 0 to 1")
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
         check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings(Config):
+    """What decides a store's optical flow."""
+
+    method: str = option("farneback", "farneback or dis, which need nothing; raft-small, the paper's, needs weights")
+    weights: str = option("", "file of torchvision's raft_small weights (a state dict), for raft-small")
+    device: str = option("auto", "where raft-small runs: auto, cpu or cuda")
+
+    def __post_init__(self) -> None:
+        check(self.method in FLOW_METHODS, "method", self.method, f"one of {', '.join(FLOW_METHODS)}")
+        check(self.device in DEVICES, "device", self.device, f"one of {', '.join(DEVICES)}")
+        has_weights = (self.method == "raft-small") == bool(self.weights)
+        check(has_weights, "weights", self.weights, "a file for raft-small, and none for the others")

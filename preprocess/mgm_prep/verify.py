@@ -12,7 +12,7 @@ from mgm_shared.schema import INDEX_FILE, PARTS_DIR
 from mgm_shared.shards import ShardedArray
 from mgm_shared.store import open_store
 
-SHARDED, TRACKS = ("frames", "motion"), ("time", "picture_type")
+SHARDED, OPTIONAL, TRACKS = ("frames", "motion"), ("flow",), ("time", "picture_type")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,17 @@ def verify(store: Path) -> Verdict:
             num_videos += len(part_attributes(store, name)["videos"])
             for problem in _part_problems(store, name):
                 problems.append(f"{name}: {problem}")
-            num_chunks += sum(ShardedArray.open(store / PARTS_DIR / name / array).num_chunks for array in SHARDED)
+            part = store / PARTS_DIR / name
+            num_chunks += sum(ShardedArray.open(part / array).num_chunks for array in _sharded(part))
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"{name}: its metadata cannot be read ({type(error).__name__}: {error})")
     if not problems:
         problems += _index_problems(store)
     return Verdict(store=str(store), parts=len(names), videos=num_videos, chunks=num_chunks, problems=problems)
+
+
+def _sharded(part: Path) -> list[str]:
+    return [*SHARDED, *(name for name in OPTIONAL if (part / name).exists())]
 
 
 def _part_problems(store: Path, name: str) -> Iterator[str]:
@@ -53,7 +58,7 @@ def _part_problems(store: Path, name: str) -> Iterator[str]:
         if video["start"] != num_frames:
             yield f"{video['video_id']} starts at frame {video['start']}, and the one before ends at {num_frames}"
         num_frames = video["start"] + video["num_frames"]
-    for array_name in SHARDED:
+    for array_name in _sharded(part):
         array = ShardedArray.open(part / array_name)
         if array.shape[0] != num_frames:
             yield f"{array_name} has {array.shape[0]} frames, its videos {num_frames}"

@@ -6,7 +6,7 @@ A store is a plain Zarr v3 hierarchy. `parts/256x344-000017` is a group that hol
 Axes: time, y, x, channel of frames · cell_y, cell_x of 8×8-pixel cells · component = (dx, dy).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,6 +139,12 @@ def motion_spec(height: int, width: int) -> ArraySpec:
             "_FillValue": MISSING,
         },
     )
+
+
+def flow_spec(height: int, width: int, made_by: dict[str, Any]) -> ArraySpec:
+    """The same by optical flow, which `mgm-prep flow` may add to a part; `made_by` says how."""
+    motion = motion_spec(height, width)
+    return replace(motion, name="flow", attributes=motion.attributes | {"made_by": made_by})
 
 
 def pack_motion(motion_YX2: NDArray[np.float32]) -> NDArray[np.int16]:
