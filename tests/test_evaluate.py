@@ -1,11 +1,13 @@
 """The multi-view test: each video read once, scored once, never replaced."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy import run_ranks
 
 from mgm_shared import shards
 from mgm_shared.errors import UserError
@@ -14,7 +16,7 @@ from mgm_train.clips import class_names, view_indices
 from mgm_train.config import EvaluateConfig
 from mgm_train.evaluate import Prediction, ViewDataset, evaluate, score
 from mgm_train.model import VideoClassifier, build, model_config
-from mgm_train.ranks import Ranks
+from mgm_train.ranks import Ranks, join_ranks
 
 MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
 CPU = Ranks(device=torch.device("cpu"))
@@ -96,3 +98,17 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
         "test/up/0.mp4",
     ]
     assert scores.top1 == 0
+
+
+def _evaluate_and_list(store: Path, out: Path) -> None:
+    dataset = _dataset(open_store(store), num_temporal_views=1, num_spatial_views=1)
+    with join_ranks("cpu") as ranks:
+        _, predictions = evaluate(_AlwaysClassOne(), dataset, ranks)
+    out.with_suffix(f".{ranks.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
+
+
+def test_more_processes_than_divide_the_videos_score_each_once(pan_store, tmp_path):
+    assert run_ranks(3, _evaluate_and_list, pan_store.path, tmp_path / "ids") == [0, 0, 0]
+    listed = [f"test/{label}/0.mp4" for label in ("down", "left", "right", "up")]
+    for rank in range(3):
+        assert (tmp_path / f"ids.{rank}").read_text().split() == listed

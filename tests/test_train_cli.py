@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
 
+from mgm_train.checkpoint import RunFolder
 from mgm_train.cli import main
 
 SMALL = ["--model", "vit_tiny", "--num-frames", "4", "--image-px", "64", "--stride", "2", "--num-workers", "0"]
@@ -99,30 +101,30 @@ def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
 
 
 def test_two_processes_of_torchrun(pan_store, finetuned, tmp_path):
-    """Two gloo processes pretrain, and the test scores each video once.
+    """Two gloo processes pretrain until SIGTERM, one goes on alone; two score each video once.
 
     torchrun's own parser takes `--run` for its `--run-path`, hence the second name.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "mgm_train",
-    ]
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m mgm_train".split()]
+    run = tmp_path / "run"
+    long = [*SMALL, *SHORT, "--epochs", "60"]
+    command = [*torchrun, "pretrain", str(pan_store.path), "--run-dir", str(run), *long]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(RunFolder(run).read_metrics()) < 2:
+            time.sleep(0.02)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "the same command goes on from there" in said
+    alone = _run("pretrain", pan_store.path, "--run", run, *long, "--json")
+    assert alone.exit_code == 0, alone.stderr
+    assert "going on after step" in alone.stderr
+    assert json.loads(alone.stdout)["num_steps"] == 60
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 61))
 
-    def run(*arguments: object) -> dict:
-        command = [*torchrun, *(str(argument) for argument in arguments), "--json"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        return json.loads(done.stdout)
-
-    outcome = run("pretrain", pan_store.path, "--run-dir", tmp_path / "run", *SMALL, *SHORT)
-    assert (outcome["num_steps"], outcome["is_complete"]) == (2, True)
-    together = run("evaluate", pan_store.path, finetuned, *ONE_VIEW)
-    alone = json.loads(_run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json").stdout)
-    assert together == alone
-    assert together["scored"] == 4
+    command = [*torchrun, "evaluate", str(pan_store.path), str(finetuned), *ONE_VIEW, "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    together = json.loads(done.stdout)
+    assert together == json.loads(_run(*command[command.index("evaluate") :]).stdout)
+    assert (together["scored"], together["listed"]) == (4, 4)

@@ -1,10 +1,13 @@
 """A model and eight videos so small that a run takes a second; a clip and its mask depend on (epoch, index) alone."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
@@ -15,9 +18,14 @@ from unittest import mock
 
 import torch
 
+from mgm_shared.store import open_store
+from mgm_train import batches, loop
+from mgm_train.augment import PretrainAugment
 from mgm_train.checkpoint import RunFolder, load_last
+from mgm_train.clips import PretrainDataset
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
 from mgm_train.loop import Job, train
+from mgm_train.masking import MaskMaker
 from mgm_train.model import VideoClassifier, VideoMAE, build
 from mgm_train.objective import FinetuneObjective, PretrainObjective
 from mgm_train.ranks import Ranks, join_ranks
@@ -34,6 +42,19 @@ TOY = ModelConfig(
     image_px=32,
 )
 CPU = Ranks(device=torch.device("cpu"))
+
+
+WIDE_TOY = ModelConfig(
+    name="wide_toy",
+    width=32,
+    depth=1,
+    num_heads=2,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_num_heads=2,
+    num_frames=4,
+    image_px=64,
+)
 
 
 @dataclass
@@ -130,16 +151,19 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
-    """Train the toy in processes of its own, as torchrun would start them; their exit codes.
+    """Train the toy in processes of its own; their exit codes.
 
-    `kill_at`: the read in which each kills itself. What they print is in RUN.log. They are forked from a process that
-    has loaded torch once, so they start in no time.
+    `kill_at`: the read in which each kills itself. What they print is in RUN.log.
     """
-    context = _server()
+    return run_ranks(num_processes, _train_toy, run, settings)
+
+
+def run_ranks(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int]:
+    """`function(*arguments)` in processes that believe torchrun had started them; their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    ranks = [(rank, num_processes, port) for rank in range(num_processes)]
-    processes = [context.Process(target=_train_toy, args=(run, rank, settings)) for rank in ranks]
+    ranks = [{"RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port} for rank in range(num_processes)]
+    processes = [process_server().Process(target=_as_rank, args=(rank, function, arguments)) for rank in ranks]
     for process in processes:
         process.start()
     for process in processes:
@@ -147,8 +171,15 @@ def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+def _as_rank(rank: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {name: str(value) for name, value in rank.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
 @cache
-def _server() -> ForkServerContext:
+def process_server() -> ForkServerContext:
+    """Starts processes that have loaded torch and this module already: by forking one that did it once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toy"])
     # Python 3.11's fork server does not take over the path of its parent, and then silently loads nothing.
@@ -157,11 +188,39 @@ def _server() -> ForkServerContext:
     return context
 
 
-def _train_toy(run: Path, rank: tuple[int, int, int], settings: dict[str, Any]) -> None:
-    names = ("RANK", "WORLD_SIZE", "MASTER_PORT")
-    os.environ |= {name: str(value) for name, value in zip(names, rank, strict=True)} | {"MASTER_ADDR": "127.0.0.1"}
+def _train_toy(run: Path, settings: dict[str, Any]) -> None:
     sys.stderr = run.with_suffix(".log").open("a")
-    torch.set_num_threads(1)
     dataset = MovingStripes(signal_at=settings.pop("kill_at", -1), signal_number=signal.SIGKILL)
     with join_ranks("cpu") as ranks:
         train(pretrain_job(run, toy_config(**settings), dataset), ranks)
+
+
+def train_on_store(run: Path, store: Path, num_workers: int) -> None:
+    """24 steps on two of a store's four videos; a checkpoint every third step and after every epoch of two.
+
+    RUN.steps has a line for each step taken: its seed, and what it was given to read and the loss it found.
+    """
+    config = PretrainConfig(
+        batch_size=2, epochs=12, warmup_epochs=1, num_frames=4, stride=2, image_px=64, num_workers=num_workers,
+        worker_start="fork", device="cpu", log_every_steps=3, save_every_epochs=100, base_lr=0.1,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    batches._num_cpus = lambda: 3
+    loop.SAVE_LAST_EVERY_S = 0.0
+    sys.stderr = run.with_suffix(".log").open("a")
+    dataset = PretrainDataset(
+        open_store(store), num_frames=4, stride=2, augment=PretrainAugment(size_px=64), mask=MaskMaker.of(config)
+    )
+    with run.with_suffix(".steps").open("a") as notes, join_ranks("cpu") as ranks:
+
+        def objective(model: torch.nn.Module, batch: dict[str, Any], seed: int) -> torch.Tensor:
+            loss = PretrainObjective()(model, batch, seed)
+            given = batch["frames_BCTHW"].numpy().tobytes() + batch["mask_BN"].numpy().tobytes()
+            seen = [batch["index_B"].tolist(), hashlib.sha256(given).hexdigest(), loss.item()]
+            notes.write(json.dumps([seed, seen]) + "\n")
+            notes.flush()
+            return loss
+
+        model = build(lambda: VideoMAE(WIDE_TOY), 0)
+        job = Job(task="pretrain", config=config, model=model, objective=objective, dataset=dataset, run=RunFolder(run))
+        train(job, ranks)

@@ -68,9 +68,7 @@ class Learner:
         model: nn.Module = self.model
         if self.ranks.num_ranks > 1:
             devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
-            model = DistributedDataParallel(
-                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
     def _shard(self) -> None:

@@ -1,0 +1,120 @@
+"""Killed and interrupted runs on a real store: the same clips, the same losses, nothing left behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from toy import assert_same_run, process_server, train_on_store
+
+from mgm_shared.store import Store
+from mgm_train.checkpoint import RunFolder
+
+NUM_STEPS = 24
+
+
+def _start(run: Path, store: Store, num_workers: int) -> BaseProcess:
+    process = process_server().Process(target=train_on_store, args=(run, store.path, num_workers))
+    process.start()
+    return process
+
+
+def _steps(run: Path) -> list[list[Any]]:
+    """[the step's seed, what was seen in it] for each step, in the order in which they were taken."""
+    file = run.with_suffix(".steps")
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_change_neither_clips_nor_losses(num_kills: int, pan_store: Store, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    undisturbed = _start(whole, pan_store, 0)
+    chance = random.Random(num_kills)
+    readers: list[psutil.Process] = []
+    for kill, step in enumerate(sorted(chance.sample(range(1, NUM_STEPS - 3), num_kills))):
+        process, num_before = _start(parts, pan_store, (0, 1, 3)[kill % 3]), len(_steps(parts))
+        _wait_until(
+            lambda before=num_before, step=step: len(_steps(parts)) > before and len(dict(_steps(parts))) >= step
+        )
+        time.sleep(chance.uniform(0, 0.02))
+        readers += psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    last = _start(parts, pan_store, 1)
+    last.join()
+    undisturbed.join()
+    assert (undisturbed.exitcode, last.exitcode) == (0, 0), parts.with_suffix(".log").read_text()
+    seen_at = dict(_steps(whole))
+    assert len(seen_at) == NUM_STEPS
+    taken = _steps(parts)
+    assert len(taken) > NUM_STEPS, "some steps were lost and taken again"
+    assert {seed for seed, _ in taken} == seen_at.keys()
+    for seed, seen in taken:
+        assert seen == seen_at[seed]
+    assert_same_run(whole, parts)
+    _, alive = psutil.wait_procs(readers, timeout=20)
+    assert readers
+    assert not alive, "readers outlive the run that was killed"
+    assert not list((parts / "checkpoints").glob(".*"))
+
+
+def _orphans() -> set[str]:
+    """Pieces of shared memory that no process uses."""
+    names = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            names -= set((process / "maps").read_text().split())
+        except OSError:
+            continue
+    return names
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
+def test_ctrl_c_saves_and_leaves_nothing_behind(start: str, pan_store: Store, tmp_path: Path) -> None:
+    run, scratch = tmp_path / "run", tmp_path / "scratch"
+    scratch.mkdir()
+    shape = "--model vit_tiny --num-frames 4 --image-px 64 --stride 2 --batch-size 4 --log-every-steps 1".split()
+    command = [sys.executable, "-m", "mgm_train", "pretrain", str(pan_store.path), "--run", str(run), *shape]
+    command += ["--epochs", "1000", "--num-workers", "1", "--worker-start", start, "--device", "cpu"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TMPDIR": str(scratch),
+        "OMP_NUM_THREADS": "1",
+    }
+    orphans_before = _orphans()
+    # A terminal sends Ctrl-C to a whole group of processes; a session of its own is one.
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        _wait_until(lambda: len(RunFolder(run).read_metrics()) >= 2 or process.poll() is not None)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert len(family) >= 1, "there were readers"
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not list(scratch.iterdir())
+    assert not _orphans() - orphans_before
+    assert (run / "checkpoints/last.pt").exists()
