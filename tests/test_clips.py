@@ -19,15 +19,12 @@ from mgm_train.augment import FinetuneAugment, PretrainAugment
 from mgm_train.clips import (
     LabelledDataset,
     PretrainDataset,
-    class_names,
     collate,
     fitting_stride,
-    label_numbers,
     motion_between,
     read_clip,
     sample_indices,
     segment_indices,
-    split_rows,
     start_worker,
     view_indices,
 )
@@ -247,29 +244,6 @@ def test_labelled_clips_follow_their_sampling():
         assert sample["label"] == 1
         assert "mask_N" not in sample
     assert frame_numbers(sample)[-1] >= 150
-
-
-def test_classes_are_the_sorted_labels_of_the_split():
-    labels = {"a": "up", "b": "down", "c": "up", "d": "left"}
-    store = MemoryStore(dict.fromkeys("abcd", 9), labels, {"a": "train", "b": "train", "c": "test", "d": "val"})
-    assert class_names(store) == ["down", "up"]
-    rows, labels = label_numbers(store, "test", ["down", "up"])
-    assert (rows.tolist(), labels.tolist()) == ([2], [1])
-    with pytest.raises(UserError, match=r"val.*left"):
-        label_numbers(store, "val", ["down", "up"])
-
-
-def test_a_video_without_a_split_trains():
-    store = MemoryStore({"a": 9, "b": 9}, {"a": "x"}, {"a": None, "b": "test"})
-    assert split_rows(store, "train").tolist() == [0]
-    assert split_rows(store, "test").tolist() == [1]
-    with pytest.raises(UserError, match="no video of split 'val', only test, train"):
-        split_rows(store, "val")
-
-
-def test_a_video_without_a_label_is_named():
-    with pytest.raises(UserError, match="'b' has no label"):
-        class_names(MemoryStore({"a": 9, "b": 9}, {"a": "x"}))
 
 
 def test_frames_keep_their_pixels_on_the_way_into_a_sample():

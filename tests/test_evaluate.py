@@ -4,17 +4,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 from toy import run_ranks
 
 from mgm_shared import shards
-from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
-from mgm_train.clips import class_names, view_indices
+from mgm_train.classes import class_names
+from mgm_train.clips import view_indices
 from mgm_train.config import EvaluateConfig
-from mgm_train.evaluate import Prediction, ViewDataset, evaluate, score
+from mgm_train.evaluate import ViewDataset, evaluate
 from mgm_train.model import VideoClassifier, build, model_config
 from mgm_train.ranks import Ranks, join_ranks
 
@@ -55,21 +54,6 @@ def test_the_softmax_is_averaged_over_views(pan_store):
     with torch.no_grad():
         expected = model.eval()(dataset[2].frames_VCTHW).softmax(1).mean(0)
     np.testing.assert_allclose(predictions[2].probability_K, expected, rtol=1e-4)
-
-
-def test_scores_count_ties_against_the_model():
-    def prediction(label, *probabilities):
-        return Prediction(video_id=str(label), label=label, probability_K=np.array(probabilities, np.float32))
-
-    scores = score(
-        [prediction(0, 0.7, 0.2, 0.1), prediction(1, 0.5, 0.3, 0.2), prediction(2, 0.4, 0.2, 0.4)], {"x": "y"}
-    )
-    assert scores.top1 == pytest.approx(1 / 3)
-    assert scores.top5 == 1
-    assert scores.mean_class_accuracy == pytest.approx(1 / 3)
-    assert (scores.scored, scores.listed) == (3, 4)
-    with pytest.raises(UserError, match="none of the 1 listed videos"):
-        score([], {"x": "gone"})
 
 
 class _AlwaysClassOne(nn.Module):

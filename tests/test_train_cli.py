@@ -52,11 +52,23 @@ def test_evaluate_scores_every_listed_video(pan_store, finetuned):
     result = _run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json")
     assert result.exit_code == 0, result.stderr
     scores = json.loads(result.stdout)
-    assert (scores["scored"], scores["listed"]) == (4, 4)
+    assert (scores["scored"], scores["listed"], scores["views"]) == (4, 4, 1)
     assert "scored 4 of 4 listed" in result.stderr
     rows = list(csv.DictReader((finetuned / "predictions-test.csv").read_text().splitlines()))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert scores["top1"] == right / 4
+
+
+def test_a_class_map_names_what_is_scored(pan_store, finetuned, tmp_path):
+    (tmp_path / "map.csv").write_text("label,class\nleft,right\nup,up\naway,down\n")
+    mapped = ["evaluate", pan_store.path, finetuned, *ONE_VIEW, "--class-map", tmp_path / "map.csv"]
+    result = _run(*mapped, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "takes 2 of 4 videos of split 'test'; no video" in result.stderr
+    assert json.loads(result.stdout)["listed"] == 2
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions-test.csv").read_text().splitlines()))
+    assert [(row["video_id"], row["label"]) for row in rows] == [("test/left/0.mp4", "right"), ("test/up/0.mp4", "up")]
+    assert json.loads(_run(*mapped, "-n", "--json").stdout)["videos"] == 2
 
 
 def test_visualize_draws(pan_store, pretrained, tmp_path):

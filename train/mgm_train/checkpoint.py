@@ -171,6 +171,20 @@ class Weights:
     model: ModelConfig
     metadata: dict[str, str]
 
+    @property
+    def classes(self) -> list[str]:
+        """The names of a classifier's classes, in order. UserError when it is none."""
+        if "labels" not in self.metadata:
+            raise UserError(f"{self.path} holds no classifier; give the run of `mgm-train finetune`")
+        names: list[str] = json.loads(self.metadata["labels"])
+        return names
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to these weights goes: their run's folder, or the one they lie in."""
+        parent = self.path.parent
+        return parent.parent if parent == RunFolder(parent.parent).checkpoints else parent
+
 
 def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str]) -> None:
     """Write a model's state dict as safetensors with its configuration in the metadata."""

@@ -24,8 +24,8 @@ from mgm_shared.errors import UserError
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 
 if TYPE_CHECKING:
-    from mgm_train.checkpoint import Weights
     from mgm_train.loop import Job
+    from mgm_train.metrics import Scores
 
 path_argument = click.Path(path_type=Path)
 # The second name is for torchrun, whose own parser takes any `--run` for its `--run-path`.
@@ -104,14 +104,18 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
     from mgm_shared.store import open_store
     from mgm_train.augment import FinetuneAugment
     from mgm_train.checkpoint import RunFolder, fitted, load_trunk, load_weights
-    from mgm_train.clips import LabelledDataset, class_names
+    from mgm_train.classes import class_names, describe_map, read_class_map
+    from mgm_train.clips import LabelledDataset
     from mgm_train.flops import finetune_flops
     from mgm_train.loop import Job
     from mgm_train.model import VideoClassifier, build, model_config
     from mgm_train.objective import FinetuneObjective
 
     opened = open_store(store)
-    classes = class_names(opened)
+    class_map = read_class_map(Path(config.class_map)) if config.class_map else None
+    classes = class_names(opened, class_map=class_map)
+    if class_map is not None:
+        say(describe_map(opened, "train", class_map))
     shape = model_config(
         config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
     )
@@ -130,6 +134,7 @@ def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: boo
         repeats=config.repeats,
         seed=config.seed,
         classes=classes,
+        class_map=class_map,
         sampling=config.sampling,
     )
     job = Job(
@@ -173,41 +178,47 @@ def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
 @main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config pipelines/ssv2.yaml")
 @click.argument("store", type=path_argument)
 @click.argument("weights", type=path_argument)
+@click.option("--out", type=path_argument, help="Folder for the CSV files.  [default: the run folder of the weights]")
 @config_options(EvaluateConfig)
+@dry_run_option
 @json_option
-def evaluate(store: Path, weights: Path, config: EvaluateConfig, is_json: bool) -> None:
+def evaluate(
+    store: Path, weights: Path, out: Path | None, config: EvaluateConfig, dry_run: bool, is_json: bool
+) -> None:
     """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
     from mgm_shared.store import open_store
     from mgm_train.checkpoint import load_weights
-    from mgm_train.evaluate import ViewDataset, write_predictions
+    from mgm_train.classes import describe_map, read_class_map
+    from mgm_train.evaluate import ViewDataset, classifier
     from mgm_train.evaluate import evaluate as run_test
-    from mgm_train.model import VideoClassifier
+    from mgm_train.metrics import write_reports
     from mgm_train.ranks import join_ranks
 
-    loaded = load_weights(weights)
-    classes = _classes(loaded)
-    model = VideoClassifier(loaded.model, len(classes))
-    model.load_state_dict(loaded.state, strict=True)
-    dataset = ViewDataset(open_store(store), classes, loaded.model, config)
+    opened, loaded = open_store(store), load_weights(weights)
+    dataset = ViewDataset(opened, loaded.classes, loaded.model, config)
+    if config.class_map:
+        say(describe_map(opened, config.split, read_class_map(Path(config.class_map))))
+    if dry_run:
+        emit({"task": "evaluate", "videos": len(dataset), "views": dataset.num_views, **to_dict(config)}, is_json)
+        return
+    model = classifier(loaded)
     with join_ranks(config.device) as ranks:
-        scores, predictions = run_test(model.to(ranks.device), dataset, ranks)
+        scores, predictions = run_test(model.to(ranks.device), dataset, ranks, is_shown=True)
         if not ranks.is_main:
             return
-    file = loaded.path.parent.parent / f"predictions-{config.split}.csv"
-    write_predictions(file, predictions, classes)
-    say(f"scored {scores.scored} of {scores.listed} listed; predictions are in {file}")
-    for video_id, reason in scores.unreadable.items():
-        say(f"not scored: {video_id}: {reason}")
-    emit({**asdict(scores), "predictions": str(file)}, is_json)
+    folder = out or loaded.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    files = write_reports(folder, config.split, predictions, scores.unreadable, loaded.classes)
+    _say_scored(scores)
+    emit({**asdict(scores), "views": dataset.num_views, **{name: str(file) for name, file in files.items()}}, is_json)
     if scores.unreadable:
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-def _classes(weights: "Weights") -> list[str]:
-    if "labels" not in weights.metadata:
-        raise UserError(f"{weights.path} holds no classifier; give the run of `mgm-train finetune`")
-    classes: list[str] = json.loads(weights.metadata["labels"])
-    return classes
+def _say_scored(scores: "Scores") -> None:
+    say(f"scored {scores.scored} of {scores.listed} listed")
+    for video_id, reason in scores.unreadable.items():
+        say(f"not scored: {video_id}: {reason}")
 
 
 @main.command()
@@ -223,7 +234,7 @@ def visualize(store: Path, run_folder: Path, video: str | None, out: Path | None
     from mgm_shared.figures import save
     from mgm_shared.store import open_store
     from mgm_train.checkpoint import load_weights, read_config
-    from mgm_train.clips import split_rows
+    from mgm_train.classes import split_rows
     from mgm_train.model import VideoMAE
     from mgm_train.visualize import centre_clip, loss_figure, mask_figure, reconstruction_figure
 

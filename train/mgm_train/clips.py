@@ -7,7 +7,7 @@ Axes: T sampled frames · S stored frames, from the first sampled to the last ·
 Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens · B clips of a batch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mgm_shared.errors import UserError
-from mgm_shared.index import codes
 from mgm_shared.store import Store, Video
+from mgm_train.classes import label_numbers, split_rows
 
 Sample = dict[str, Any]
 
@@ -133,33 +133,6 @@ def read_clip(
     return Clip(frames_THWC=frames_THWC, motion_TYX2=motion_TYX2, label=label, video_id=video.video_id)
 
 
-def split_rows(store: Store, split: str) -> NDArray[np.int64]:
-    """The rows of `store.table` of a split, ascending; a video without one trains. UserError when there are none."""
-    code_of_row, splits = codes(store.table, "split")
-    rows = np.flatnonzero(np.array([(name or "train") == split for name in splits])[code_of_row])
-    if not len(rows):
-        there = ", ".join(sorted({name or "train" for name in splits})) or "no video at all"
-        raise UserError(f"{store.path} has no video of split {split!r}, only {there}")
-    return rows
-
-
-def class_names(store: Store, split: str = "train") -> list[str]:
-    """The labels of a split, sorted: class k is the k-th. UserError when a video of it has none."""
-    code_of_row, labels = _labels(store, split_rows(store, split))
-    return sorted({labels[code] for code in np.unique(code_of_row)})
-
-
-def _labels(store: Store, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], list[str]]:
-    """As `codes`, of some rows. UserError for one without a label."""
-    code_of_row, labels = codes(store.table, "label")
-    code_of_row = code_of_row[rows]
-    is_missing = np.array([not label for label in labels])[code_of_row]
-    if is_missing.any():
-        video_id = store.table["video_id"][int(rows[is_missing.argmax()])].as_py()
-        raise UserError(f"video {video_id!r} has no label; extract from class folders, or from a list file with labels")
-    return code_of_row, [label or "" for label in labels]
-
-
 @dataclass(eq=False)
 class _ClipDataset(Dataset[list[Sample]]):
     """What both datasets are told: where the clips are, how long they are, how they are cropped."""
@@ -218,10 +191,11 @@ class LabelledDataset(_ClipDataset):
 
     _: KW_ONLY
     classes: list[str]
+    class_map: Mapping[str, str] | None = None
     sampling: str = "dense"
 
     def __post_init__(self) -> None:
-        self.rows, self.labels = label_numbers(self.store, self.split, self.classes)
+        self.rows, self.labels = label_numbers(self.store, self.split, self.classes, self.class_map)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -236,18 +210,6 @@ class LabelledDataset(_ClipDataset):
         if self.sampling == "segment":
             return segment_indices(num_frames_in_video, self.num_frames, rng)
         return sample_indices(num_frames_in_video, self.num_frames, self.stride, rng)
-
-
-def label_numbers(store: Store, split: str, classes: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of a split, and each label's place in `classes`; UserError for a label that is not there."""
-    rows = split_rows(store, split)
-    code_of_row, labels = _labels(store, rows)
-    place_of = {name: place for place, name in enumerate(classes)}
-    unknown = sorted({labels[code] for code in np.unique(code_of_row)} - set(place_of))
-    if unknown:
-        names = ", ".join(unknown[:5]) + ("…" if len(unknown) > 5 else "")
-        raise UserError(f"split {split!r} of {store.path} has labels that training does not know: {names}")
-    return rows, np.array([place_of.get(label, -1) for label in labels])[code_of_row]
 
 
 def _sample(clip: Clip, index: int) -> Sample:

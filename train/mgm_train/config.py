@@ -19,6 +19,8 @@ PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 WORKER_STARTS = ("auto", "fork", "spawn", "forkserver")
 
+CLASS_MAP_HELP = "CSV file `label,class`: only videos with these labels take part, as these classes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -202,6 +204,7 @@ class FinetuneConfig(TrainConfig):
     betas: tuple[float, float] = option((0.9, 0.999), "AdamW decay rates of the two moments")
     save_every_epochs: int = option(5, "epochs between the weights kept as epoch-XXXX.safetensors")
     init: str = option("", "pretrained weights (an epoch-XXXX.safetensors or a run folder); none starts from chance")
+    class_map: str = option("", CLASS_MAP_HELP)
     sampling: str = option(
         "dense", "dense: one run of frames at the stride; segment: one frame of each of num-frames parts"
     )
@@ -232,10 +235,11 @@ class FinetuneConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
-    """Multi-view test of a fine-tuned model; its size and clip shape come from the checkpoint."""
+class ViewConfig(Config):
+    """Which views of which videos are read, without chance; a model's size and clip shape come from its weights."""
 
     split: str = option("test", "which videos are scored: test or val")
+    class_map: str = option("", CLASS_MAP_HELP)
     stride: int = option(4, "from one frame of a clip to the next, in stored frames (paper: 4; SSv2 2)")
     sampling: str = option(
         "dense", "dense: runs of frames at the stride; segment: interleaved frames of the whole video"
@@ -253,3 +257,8 @@ class EvaluateConfig(Config):
         for name in ("stride", "num_temporal_views", "num_spatial_views", "batch_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.num_workers >= 0, "num_workers", self.num_workers, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ViewConfig):
+    """Multi-view test of a fine-tuned model."""

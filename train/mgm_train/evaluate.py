@@ -1,4 +1,4 @@
-"""The multi-view test of a fine-tuned model: top-1 and top-5 over videos, each read once and scored once.
+"""The multi-view test of a fine-tuned model over the videos of a split, each read once and scored once.
 
 Every view of a video (temporal × spatial) is classified and their softmax outputs are averaged, as in the paper's
 tests. A video that cannot be read is listed with its reason and never replaced by another.
@@ -6,9 +6,8 @@ tests. A video that cannot be read is listed with its reason and never replaced 
 Axes: V views · C colours · T frames · H,W pixels · K classes.
 """
 
-import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,21 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from mgm_shared.errors import UserError
+from mgm_shared.cli import is_terminal
 from mgm_shared.store import Store, Video
 from mgm_train.augment import crop_frames, view_boxes
-from mgm_train.clips import label_numbers, start_worker, view_indices
-from mgm_train.config import EvaluateConfig, ModelConfig
+from mgm_train.checkpoint import Weights
+from mgm_train.classes import label_numbers, read_class_map
+from mgm_train.clips import start_worker, view_indices
+from mgm_train.config import ModelConfig, ViewConfig
+from mgm_train.metrics import Prediction, Scores, score
 from mgm_train.model import VideoClassifier
 from mgm_train.ranks import Ranks, autocast_dtype
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """One scored video: the mean softmax over its views, (K,)."""
-
-    video_id: str
-    label: int
-    probability_K: NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The result of a test. Accuracies are shares of the videos that were scored."""
-
-    top1: float
-    top5: float
-    mean_class_accuracy: float
-    scored: int
-    listed: int
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """video_id → why it could not be scored."""
+# Clips of a forward pass; the views of one video may be more.
+CLIPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +47,18 @@ class Views:
 class ViewDataset(Dataset[Views]):
     """The views of each video of a split; a video is decoded once for all of them."""
 
-    def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: EvaluateConfig) -> None:
+    def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
         self.store, self.model, self.config = store, model, config
-        self.rows, self.labels = label_numbers(store, config.split, classes)
+        class_map = read_class_map(Path(config.class_map)) if config.class_map else None
+        self.rows, self.labels = label_numbers(store, config.split, classes, class_map)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def num_views(self) -> int:
+        """Views of each video."""
+        return self.config.num_temporal_views * self.config.num_spatial_views
 
     def __getitem__(self, index: int) -> Views:
         video, label = self.store.video_at(int(self.rows[index])), int(self.labels[index])
@@ -91,16 +81,27 @@ class ViewDataset(Dataset[Views]):
         return np.ascontiguousarray(np.stack(views).transpose(0, 4, 1, 2, 3))
 
 
-def evaluate(model: VideoClassifier, dataset: ViewDataset, ranks: Ranks) -> tuple[Scores, list[Prediction]]:
+def classifier(weights: Weights) -> VideoClassifier:
+    """The fine-tuned model of a weights file. UserError when it holds none."""
+    model = VideoClassifier(weights.model, len(weights.classes))
+    model.load_state_dict(weights.state, strict=True)
+    return model
+
+
+def evaluate(
+    model: VideoClassifier, dataset: ViewDataset, ranks: Ranks, is_shown: bool = False
+) -> tuple[Scores, list[Prediction]]:
     """Score every video of the dataset once, over all processes; the result is the same on each of them."""
     # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
     own = range(ranks.rank, len(dataset), ranks.num_ranks)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
-    for videos in _batches(dataset, own, ranks.device):
-        readable = [video for video in videos if video.frames_VCTHW is not None]
-        unreadable |= {video.video_id: video.reason for video in videos if video.frames_VCTHW is None}
-        predictions += _predict(model, readable, dataset.config.precision, ranks.device)
+    for video, logits_VK in over_videos(model, dataset, own, ranks, is_shown):
+        if logits_VK is None:
+            unreadable[video.video_id] = video.reason
+            continue
+        probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
+        predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
     if ranks.num_ranks > 1:
         gathered: list[Any] = [None] * ranks.num_ranks
         dist.all_gather_object(gathered, (predictions, unreadable))
@@ -110,61 +111,50 @@ def evaluate(model: VideoClassifier, dataset: ViewDataset, ranks: Ranks) -> tupl
     return score(predictions, unreadable), predictions
 
 
-def _batches(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> Iterator[list[Views]]:
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=dataset.config.batch_size,
-            sampler=list(indices),
-            num_workers=dataset.config.num_workers,
-            collate_fn=list,
-            worker_init_fn=start_worker,
-            pin_memory=device.type == "cuda",
-        )
+def over_videos(
+    model: Callable[[Tensor], Tensor],
+    dataset: ViewDataset,
+    indices: Sequence[int],
+    ranks: Ranks,
+    is_shown: bool = False,
+) -> Iterator[tuple[Views, Tensor | None]]:
+    """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
+
+    `is_shown` draws a progress bar where there is a terminal.
+    """
+    loader = _loader(dataset, indices, ranks.device)
+    with tqdm(total=len(indices), unit="video", disable=not (is_shown and ranks.is_main and is_terminal())) as bar:
+        num_unreadable = 0
+        for videos in loader:
+            readable = [video for video in videos if video.frames_VCTHW is not None]
+            outputs = iter(_outputs(model, readable, dataset.config.precision, ranks.device))
+            for video in videos:
+                yield video, None if video.frames_VCTHW is None else next(outputs)
+            num_unreadable += len(videos) - len(readable)
+            bar.update(len(videos))
+            bar.set_postfix(unreadable=num_unreadable)
+
+
+def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_size=dataset.config.batch_size,
+        sampler=list(indices),
+        num_workers=dataset.config.num_workers,
+        collate_fn=list,
+        worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
     )
 
 
 @torch.inference_mode()
-def _predict(model: VideoClassifier, videos: list[Views], precision: str, device: torch.device) -> list[Prediction]:
-    model.eval()
+def _outputs(
+    model: Callable[[Tensor], Tensor], videos: list[Views], precision: str, device: torch.device
+) -> Sequence[Tensor]:
+    if not videos:
+        return []
     dtype = autocast_dtype(precision, device)
-    predictions = []
-    for video in videos:
-        assert video.frames_VCTHW is not None
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits_VK = model(video.frames_VCTHW.to(device, non_blocking=True))
-        probability_K = logits_VK.float().softmax(dim=1).mean(dim=0).cpu().numpy()
-        predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
-    return predictions
-
-
-def score(predictions: list[Prediction], unreadable: dict[str, str]) -> Scores:
-    """Accuracies of the predictions. UserError when there are none."""
-    if not predictions:
-        raise UserError(f"none of the {len(unreadable)} listed videos can be read; run `mgm-prep verify`")
-    label_B = np.array([prediction.label for prediction in predictions])
-    probability_BK = np.stack([prediction.probability_K for prediction in predictions])
-    # How many classes are at least as likely as the true one: a tie counts against the model.
-    true_B1 = np.take_along_axis(probability_BK, label_B[:, None], axis=1)
-    rank_B = (probability_BK >= true_B1).sum(axis=1)
-    is_right_B = rank_B <= 1
-    by_class = [is_right_B[label_B == label].mean() for label in np.unique(label_B)]
-    return Scores(
-        top1=float(is_right_B.mean()),
-        top5=float((rank_B <= 5).mean()),
-        mean_class_accuracy=float(np.mean(by_class)),
-        scored=len(predictions),
-        listed=len(predictions) + len(unreadable),
-        unreadable=unreadable,
-    )
-
-
-def write_predictions(file: Path, predictions: list[Prediction], classes: list[str]) -> None:
-    """A row a video: id, true label, predicted label, probability of both; as CSV."""
-    with file.open("w", newline="") as opened:
-        rows = csv.writer(opened)
-        rows.writerow(["video_id", "label", "predicted", "probability_of_label", "probability_of_predicted"])
-        for prediction in predictions:
-            probability_K, guess = prediction.probability_K, int(prediction.probability_K.argmax())
-            sure = [f"{probability_K[prediction.label]:.4f}", f"{probability_K[guess]:.4f}"]
-            rows.writerow([prediction.video_id, classes[prediction.label], classes[guess], *sure])
+    views = [video.frames_VCTHW.to(device, non_blocking=True) for video in videos if video.frames_VCTHW is not None]
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        outputs = [model(clips).float() for clips in torch.cat(views).split(CLIPS_AT_ONCE)]
+    return torch.cat(outputs).cpu().split([len(clips) for clips in views])

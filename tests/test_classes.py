@@ -1,0 +1,99 @@
+"""Labels as class numbers, and class maps: the published ones against the lists that they are made from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mgm_shared.errors import UserError
+from mgm_train.classes import class_names, describe_map, label_numbers, read_class_map, split_rows
+
+CLASS_MAPS = Path(__file__).parent.parent / "pipelines" / "classes"
+
+
+@dataclass
+class TableStore:
+    """As much of a store as its table: videos a, b, c … with these labels and splits."""
+
+    labels: list[str | None]
+    splits: list[str | None] = field(default_factory=list)
+    path: str = "memory"
+
+    @property
+    def table(self):
+        splits = self.splits or [None] * len(self.labels)
+        columns = {"video_id": list("abcdefghij"[: len(self.labels)])}
+        return pa.table(columns | {"label": pa.array(self.labels, pa.string()), "split": pa.array(splits, pa.string())})
+
+
+def test_classes_are_the_sorted_labels_of_the_split():
+    store = TableStore(["up", "down", "up", "left"], ["train", "train", "test", "val"])
+    assert class_names(store) == ["down", "up"]
+    rows, labels = label_numbers(store, "test", ["down", "up"])
+    assert (rows.tolist(), labels.tolist()) == ([2], [1])
+    with pytest.raises(UserError, match=r"val.*left"):
+        label_numbers(store, "val", ["down", "up"])
+
+
+def test_a_video_without_a_split_trains():
+    store = TableStore(["x", None], [None, "test"])
+    assert split_rows(store, "train").tolist() == [0]
+    assert split_rows(store, "test").tolist() == [1]
+    with pytest.raises(UserError, match="no video of split 'val', only test, train"):
+        split_rows(store, "val")
+
+
+def test_a_video_without_a_label_is_named():
+    with pytest.raises(UserError, match="'b' has no label"):
+        class_names(TableStore(["x", None]))
+
+
+def test_a_class_map_renames_labels_and_leaves_the_others_out():
+    store = TableStore(["Diving", "Archery", "Knitting", "Archery", "Diving"], ["train"] * 3 + ["test"] * 2)
+    class_map = {"Diving": "dive", "Archery": "shoot_bow", "Punch": "punch"}
+    assert class_names(store, class_map=class_map) == ["dive", "shoot_bow"]
+    rows, labels = label_numbers(store, "train", ["dive", "fencing", "shoot_bow"], class_map)
+    assert (rows.tolist(), labels.tolist()) == ([0, 1], [0, 2])
+    assert describe_map(store, "train", class_map) == (
+        "the class map takes 2 of 3 videos of split 'train'; no video of memory has the label Punch"
+    )
+    with pytest.raises(UserError, match="labels that training does not know: shoot_bow"):
+        label_numbers(store, "train", ["dive"], class_map)
+    with pytest.raises(UserError, match=r"names no label of split 'test' of memory, which has Archery, Diving"):
+        label_numbers(store, "test", ["punch"], {"Punch": "punch"})
+
+
+def test_two_labels_may_be_one_class():
+    store = TableStore(["jog", "run", "sit"])
+    assert class_names(store, class_map={"jog": "run", "run": "run"}) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must begin with the line `label,class`"),
+        ("class,label\na,b\n", "must begin with the line `label,class`"),
+        ("label,class\na,b,c\n", "two names in every line"),
+        ("label,class\na,\n", "two names in every line"),
+        ("label,class\na,b\na,c\n", "names a label twice: a"),
+    ],
+)
+def test_what_is_no_class_map(tmp_path, text, message):
+    (tmp_path / "map.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_class_map(tmp_path / "map.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_class_map(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(("source", "target"), [("ucf14", "hmdb7"), ("hmdb14", "ucf7")])
+def test_the_published_partial_domains(source, target):
+    """Fourteen classes train; the first seven of the other data set's alphabet are tested (Xu et al. 2021)."""
+    trained, tested = read_class_map(CLASS_MAPS / f"{source}.csv"), read_class_map(CLASS_MAPS / f"{target}.csv")
+    assert len(set(trained.values())) == len(trained) == 14
+    assert len(set(tested.values())) == len(tested) == 7
+    assert set(tested.values()) < set(trained.values())
+    whole = read_class_map(CLASS_MAPS / f"{target.removesuffix('7')}14.csv")
+    assert sorted(tested) == sorted(whole)[:7]
+    assert tested.items() <= whole.items()

@@ -1,0 +1,92 @@
+"""Which class a video shows: the labels of a split as numbers, all of them or those that a class map names.
+
+A class map says which label of a store counts as which class, and leaves the videos of other labels out. So fourteen
+classes of one data set can be trained under the names of another, and tested there (partial domain adaptation).
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgm_shared.errors import UserError
+from mgm_shared.index import codes
+from mgm_shared.store import Store
+
+MAP_COLUMNS = ["label", "class"]
+
+
+def read_class_map(file: Path) -> dict[str, str]:
+    """Label → class, of a CSV file with the columns `label` and `class`. UserError for anything else."""
+    try:
+        rows = list(csv.reader(file.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{file} cannot be read; give a CSV file with the columns label and class") from None
+    rows = [row for row in rows if any(row)]
+    if not rows or rows[0] != MAP_COLUMNS or any(len(row) != 2 or not all(row) for row in rows):
+        raise UserError(f"{file} must begin with the line `label,class` and have two names in every line")
+    label_of_row = [label for label, _ in rows[1:]]
+    if twice := sorted({label for label in label_of_row if label_of_row.count(label) > 1}):
+        raise UserError(f"{file} names a label twice: {_some(twice)}")
+    return dict(rows[1:])
+
+
+def split_rows(store: Store, split: str) -> NDArray[np.int64]:
+    """The rows of `store.table` of a split, ascending; a video without one trains. UserError when there are none."""
+    code_of_row, splits = codes(store.table, "split")
+    rows = np.flatnonzero(np.array([(name or "train") == split for name in splits])[code_of_row])
+    if not len(rows):
+        there = ", ".join(sorted({name or "train" for name in splits})) or "no video at all"
+        raise UserError(f"{store.path} has no video of split {split!r}, only {there}")
+    return rows
+
+
+def class_names(store: Store, split: str = "train", class_map: Mapping[str, str] | None = None) -> list[str]:
+    """The classes of a split, sorted: class k is the k-th. UserError when a video of it has no label."""
+    _, name_of_row = _classes(store, split, class_map)
+    return sorted(set(name_of_row.tolist()))
+
+
+def label_numbers(
+    store: Store, split: str, classes: list[str], class_map: Mapping[str, str] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of a split that take part, and the place of each in `classes`; UserError for a class that is missing."""
+    rows, name_of_row = _classes(store, split, class_map)
+    names, code_of_row = np.unique(name_of_row, return_inverse=True)
+    place_of = {name: place for place, name in enumerate(classes)}
+    if unknown := sorted(set(names.tolist()) - set(place_of)):
+        raise UserError(f"split {split!r} of {store.path} has labels that training does not know: {_some(unknown)}")
+    return rows, np.array([place_of[name] for name in names.tolist()])[code_of_row]
+
+
+def describe_map(store: Store, split: str, class_map: Mapping[str, str]) -> str:
+    """How many videos of a split a class map lets take part, and which of its labels no video of the store has."""
+    rows, _ = _classes(store, split, class_map)
+    text = f"the class map takes {len(rows)} of {len(split_rows(store, split))} videos of split {split!r}"
+    absent = sorted(set(class_map) - set(codes(store.table, "label")[1]))
+    return f"{text}; no video of {store.path} has the label {_some(absent)}" if absent else text
+
+
+def _classes(
+    store: Store, split: str, class_map: Mapping[str, str] | None
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """The rows of a split that take part, and their classes. UserError when one has no label, or none takes part."""
+    rows = split_rows(store, split)
+    code_of_row, labels = codes(store.table, "label")
+    code_of_row = code_of_row[rows]
+    is_missing = np.array([not label for label in labels])[code_of_row]
+    if is_missing.any():
+        video_id = store.table["video_id"][int(rows[is_missing.argmax()])].as_py()
+        raise UserError(f"video {video_id!r} has no label; extract from class folders, or from a list file with labels")
+    names = [label if class_map is None else class_map.get(label or "") for label in labels]
+    is_named = np.array([name is not None for name in names])[code_of_row]
+    if not is_named.any():
+        there = sorted({labels[code] or "" for code in np.unique(code_of_row)})
+        raise UserError(f"the class map names no label of split {split!r} of {store.path}, which has {_some(there)}")
+    return rows[is_named], np.array([name or "" for name in names])[code_of_row[is_named]]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + ("…" if len(names) > 5 else "")

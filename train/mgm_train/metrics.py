@@ -1,0 +1,136 @@
+"""What the predictions of a test amount to: accuracies over all and by class, confusions, and the files that keep them.
+
+Axes: B scored videos · K classes.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One scored video: the mean softmax over its views, (K,)."""
+
+    video_id: str
+    label: int
+    probability_K: NDArray[np.float32]
+
+    @property
+    def guess(self) -> int:
+        """The likeliest class; of equals the first."""
+        return int(self.probability_K.argmax())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The result of a test. Accuracies are shares of the videos that were scored."""
+
+    top1: float
+    top5: float
+    mean_class_accuracy: float
+    """Over the classes that have a scored video."""
+    scored: int
+    listed: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """video_id → why it could not be scored."""
+
+
+def rank_of_label(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
+    """How many classes are at least as likely as the true one, (B,): 1 is right, and a tie counts against the model."""
+    label_B = np.array([prediction.label for prediction in predictions])
+    probability_BK = np.stack([prediction.probability_K for prediction in predictions])
+    true_B1 = np.take_along_axis(probability_BK, label_B[:, None], axis=1)
+    return np.asarray((probability_BK >= true_B1).sum(axis=1))
+
+
+def score(predictions: Sequence[Prediction], unreadable: Mapping[str, str]) -> Scores:
+    """Accuracies of the predictions. UserError when there are none."""
+    if not predictions:
+        raise UserError(f"none of the {len(unreadable)} listed videos can be read; run `mgm-prep verify`")
+    rank_B = rank_of_label(predictions)
+    return Scores(
+        top1=float((rank_B <= 1).mean()),
+        top5=float((rank_B <= 5).mean()),
+        mean_class_accuracy=float(np.mean([right / videos for right, videos in by_class(predictions).values()])),
+        scored=len(predictions),
+        listed=len(predictions) + len(unreadable),
+        unreadable=dict(unreadable),
+    )
+
+
+def by_class(predictions: Sequence[Prediction]) -> dict[int, tuple[int, int]]:
+    """Class → videos that were right, and videos scored; for classes that have any, ascending."""
+    label_B = np.array([prediction.label for prediction in predictions])
+    is_right_B = rank_of_label(predictions) <= 1
+    return {
+        label: (int(is_right_B[label_B == label].sum()), int((label_B == label).sum()))
+        for label in np.unique(label_B).tolist()
+    }
+
+
+def confusion(predictions: Sequence[Prediction], num_classes: int) -> NDArray[np.int64]:
+    """How many videos of each class (row) were taken for each class (column), (K, K)."""
+    confusion_KK = np.zeros((num_classes, num_classes), np.int64)
+    for prediction in predictions:
+        confusion_KK[prediction.label, prediction.guess] += 1
+    return confusion_KK
+
+
+def write_reports(
+    folder: Path, split: str, predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, Path]:
+    """Write what a test found as CSV files of the split's name into `folder`; their paths by content."""
+    confusion_KK = confusion(predictions, len(classes))
+    tables = {
+        "predictions": _prediction_rows(predictions, unreadable, classes),
+        "classes": _class_rows(predictions, confusion_KK, classes),
+        "confusion": [["class", *classes], *([name, *row] for name, row in zip(classes, confusion_KK, strict=True))],
+    }
+    paths = {name: folder / f"{name}-{split}.csv" for name in tables}
+    for name, rows in tables.items():
+        _write_csv(paths[name], rows)
+    return paths
+
+
+def _prediction_rows(
+    predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
+) -> list[list[object]]:
+    """A row a listed video: true and predicted class, every class's probability; or why there are none."""
+    rows: list[list[object]] = [["video_id", "label", "predicted", "unreadable", *(f"p({name})" for name in classes)]]
+    for prediction in predictions:
+        shares = [f"{share:.5g}" for share in prediction.probability_K]
+        rows.append([prediction.video_id, classes[prediction.label], classes[prediction.guess], "", *shares])
+    rows += [[video_id, "", "", reason, *[""] * len(classes)] for video_id, reason in unreadable.items()]
+    return rows
+
+
+def _class_rows(
+    predictions: Sequence[Prediction], confusion_KK: NDArray[np.int64], classes: Sequence[str]
+) -> list[list[object]]:
+    """A row a class: scored videos, those that were right, their share, and what the others were taken for most."""
+    rows: list[list[object]] = [["class", "scored", "right", "accuracy", "taken_for", "times"]]
+    counts = by_class(predictions)
+    for label, name in enumerate(classes):
+        right, scored = counts.get(label, (0, 0))
+        wrong_K = confusion_KK[label].copy()
+        wrong_K[label] = 0
+        other = int(wrong_K.argmax())
+        mistake = [classes[other], int(wrong_K[other])] if wrong_K[other] else ["", 0]
+        rows.append([name, scored, right, f"{right / scored:.4f}" if scored else "", *mistake])
+    return rows
+
+
+def _write_csv(file: Path, rows: list[list[object]]) -> None:
+    def write(beside: Path) -> None:
+        with beside.open("w", newline="") as opened:
+            csv.writer(opened).writerows(rows)
+
+    replace_file(file, write)
