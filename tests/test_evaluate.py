@@ -11,11 +11,11 @@ from toy import run_ranks
 from mgm_shared import shards
 from mgm_shared.store import open_store
 from mgm_train.classes import class_names
-from mgm_train.clips import view_indices
 from mgm_train.config import EvaluateConfig
 from mgm_train.evaluate import ViewDataset, evaluate
 from mgm_train.model import VideoClassifier, build, model_config
 from mgm_train.ranks import Ranks, join_ranks
+from mgm_train.sampling import view_indices
 
 MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
 CPU = Ranks(device=torch.device("cpu"))
@@ -67,7 +67,7 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
     store = open_store(copy)
     broken = store["test/left/0.mp4"]
     (shard,) = (broken.part / "frames").glob("c.*")
-    index = shards._shard_index(str(shard), broken.frames.array.shard_frames)
+    index = shards._shard_index(str(shard), broken.frames.array.shard_frames, broken.frames.array.version)
     content = bytearray(shard.read_bytes())
     for frame in range(broken.record["start"], broken.record["start"] + broken.num_frames):
         content[int(index[frame, 0]) + 50] ^= 1

@@ -39,7 +39,7 @@ def native_clips(real_videos, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("codec", "least_db"), [("jpeg", 36), ("lossless", 44)])
+@pytest.mark.parametrize(("codec", "least_db"), [("jpeg", 36), ("planes", 38), ("lossless", 44)])
 def test_stored_pixels_are_the_ffmpeg_program_s(native_clips, tmp_path, codec, least_db):
     extract(native_clips, tmp_path / "out.store", ExtractSettings(short_side=4096, frame_codec=codec))
     store = open_store(tmp_path / "out.store")

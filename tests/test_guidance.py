@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from synthetic import texture
 
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import flip_motion
-from mgm_train.augment import flip_clip
-from mgm_train.clips import Clip, read_clip
+from mgm_shared.geometry import Box, flip_motion
+from mgm_train.clips import Clip, read_clips
 from mgm_train.config import PretrainConfig
 from mgm_train.guidance import Guidance, clean, filled, magnitude
+from mgm_train.views import View
 
 NUM_FRAMES, ROWS, COLUMNS = 4, 12, 16
 
@@ -21,6 +21,11 @@ def textured(seed=0):
     """Frames of still noise."""
     frame_HWC = texture(8 * ROWS, 8 * COLUMNS, seed)
     return np.repeat(frame_HWC[None], NUM_FRAMES, axis=0)
+
+
+def clip_of(frames_THWC, motion_TYX2):
+    frames_CTHW = np.ascontiguousarray(frames_THWC.transpose(3, 0, 1, 2))
+    return Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=-1, video_id="a")
 
 
 def object_in_front_of(motion_TYX2):
@@ -124,9 +129,8 @@ def test_a_mirrored_clip_has_the_mirrored_guidance():
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
     smooth = cv2.GaussianBlur(textured()[0], (0, 0), 6)
     frames_THWC = np.repeat(smooth[None], NUM_FRAMES, axis=0)
-    clip = Clip(frames_THWC=frames_THWC, motion_TYX2=motion_TYX2, label=-1, video_id="a")
-    mirrored = flip_clip(clip)
-    assert np.array_equal(mirrored.motion_TYX2, flip_motion(motion_TYX2))
+    clip = clip_of(frames_THWC, motion_TYX2)
+    mirrored = clip_of(frames_THWC[:, :, ::-1], flip_motion(motion_TYX2))
     for source in ("vectors", "clean"):
         there, back = Guidance(source=source).strength(clip), Guidance(source=source).strength(mirrored)[..., ::-1]
         assert np.corrcoef(there.ravel(), back.ravel())[0, 1] > 0.97
@@ -137,7 +141,7 @@ def test_guidance_is_never_missing(share_missing):
     rng = np.random.default_rng(0)
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
     motion_TYX2[rng.random((NUM_FRAMES, ROWS, COLUMNS)) < share_missing] = np.nan
-    clip = Clip(frames_THWC=textured(), motion_TYX2=motion_TYX2, label=-1, video_id="a")
+    clip = clip_of(textured(), motion_TYX2)
     for source in ("vectors", "clean"):
         strength_TYX = Guidance(source=source).strength(clip)
         assert strength_TYX.shape == (NUM_FRAMES, ROWS, COLUMNS)
@@ -158,7 +162,8 @@ def test_boxes_draw_the_mask_to_the_middle_of_the_largest(pan_store, tmp_path):
     (tmp_path / "train" / "left" / "0.txt").write_text("\n".join(lines))
     guidance = Guidance(source="boxes", boxes=str(tmp_path))
     video = pan_store["train/left/0.mp4"]
-    clip = read_clip(video, np.arange(4, 20, 2), read_field=guidance.read)
+    view = View(box=Box(x=0, y=0, width=128, height=128), size_px=128)
+    (clip,) = read_clips(video, np.arange(4, 20, 2), [view], read_field=guidance.read)
     for index, strength_YX in zip(range(4, 20, 2), guidance.strength(clip), strict=True):
         y, x = np.unravel_index(strength_YX.argmax(), strength_YX.shape)
         # MOT counts frames and pixels from 1; a clip's field is the mean since the sampled frame before.

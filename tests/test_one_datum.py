@@ -14,12 +14,12 @@ from mgm_prep.motion import motion_grid, with_references
 from mgm_prep.sources import find_sources
 from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.store import open_store
-from mgm_train.augment import crop_clip, flip_clip
-from mgm_train.clips import collate, read_clip
+from mgm_train.clips import collate, motion_between, read_clips
 from mgm_train.guidance import Guidance
 from mgm_train.masking import make_mask
 from mgm_train.model import VideoMAE, build, model_config
 from mgm_train.objective import PretrainObjective
+from mgm_train.views import View
 
 SIDE, SPEED, TOP = 32, 4, 48
 
@@ -60,12 +60,13 @@ def test_one_datum(tmp_path):
     np.testing.assert_allclose(stored.motion[10], grids[10], atol=1 / 32, equal_nan=True)
 
     # → a clip of 8 frames, every second one: its motion bridges the frames between
-    clip = read_clip(stored, np.arange(2, 18, 2))
-    assert clip.frames_THWC.shape == (8, 128, 160, 3)
-    np.testing.assert_allclose(clip.motion_TYX2[4, y, x], (SPEED, 0), atol=0.5)
+    indices_T = np.arange(2, 18, 2)
+    motion_TYX2 = motion_between(stored.motion[2:17], indices_T)
+    np.testing.assert_allclose(motion_TYX2[4, y, x], (SPEED, 0), atol=0.5)
 
     # → one crop and one flip, for pixels and motion alike
-    clip = flip_clip(crop_clip(clip, Box(x=16, y=0, width=128, height=128), 128))
+    view = View(box=Box(x=16, y=0, width=128, height=128), size_px=128, is_mirrored=True)
+    (clip,) = read_clips(stored, indices_T, [view])
     assert clip.frames_THWC.shape == (8, 128, 128, 3)
     square_x = [128 - (_left(t) - 16) - SIDE for t in range(2, 18, 2)]
     for frame_HWC, motion_YX2, left in zip(clip.frames_THWC[1:], clip.motion_TYX2[1:], square_x[1:], strict=True):
@@ -83,7 +84,7 @@ def test_one_datum(tmp_path):
         assert mask_thw[t, (TOP + SIDE // 2) // 16, int(middle) // 16]
 
     # → a batch → tokens → pixels of the hidden patches → loss → gradients everywhere
-    frames_CTHW = torch.from_numpy(np.ascontiguousarray(clip.frames_THWC.transpose(3, 0, 1, 2)))
+    frames_CTHW = torch.from_numpy(clip.frames_CTHW)
     batch = collate([[{"frames_CTHW": frames_CTHW, "mask_N": torch.from_numpy(mask_N), "label": -1, "index": 0}]])
     batch["num_hidden"] = int(mask_N.sum())
     model = build(lambda: VideoMAE(model_config("vit_tiny", num_frames=8, image_px=128)), seed=0)

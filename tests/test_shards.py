@@ -59,6 +59,7 @@ def arrays(tmp_path_factory):
     opened = {}
     for name, spec, frames in (
         ("jpeg", frames_spec(16, 24, "jpeg", 90), rng.integers(0, 255, (19, 16, 24, 3)).astype(np.uint8)),
+        ("planes", frames_spec(16, 24, "planes", 90), rng.integers(0, 255, (19, 16, 24, 3)).astype(np.uint8)),
         ("lossless", frames_spec(16, 24, "lossless", 90), rng.integers(0, 255, (19, 16, 24, 3)).astype(np.uint8)),
         ("motion", motion_spec(16, 24), rng.integers(-99, 99, (19, 2, 3, 2)).astype(np.int16)),
     ):
@@ -69,7 +70,7 @@ def arrays(tmp_path_factory):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 18), max_size=8), st.sampled_from(["jpeg", "lossless", "motion"]))
+@given(st.lists(st.integers(0, 18), max_size=8), st.sampled_from(["jpeg", "planes", "lossless", "motion"]))
 def test_any_selection_equals_zarr(arrays, indices, kind):
     ours, theirs, _ = arrays[kind]
     got = pickle.loads(pickle.dumps(ours)).read(np.array(indices, np.int64))

@@ -24,9 +24,10 @@ from mgm_shared.errors import UserError
 from mgm_shared.geometry import TUBELET_FRAMES, TokenGrid
 from mgm_shared.store import Video, open_store
 from mgm_train.augment import PretrainAugment
-from mgm_train.clips import Clip, read_clip
+from mgm_train.clips import Clip, motion_between
 from mgm_train.guidance import Guidance
 from mgm_train.masking import MaskOptions, make_mask
+from mgm_train.views import View, show, view_motion
 
 NUM_FRAMES, SIZE_PX, NUM_DRAWS = 16, 224, 2000
 SOURCES = ("vectors", "clean", "flow")
@@ -53,11 +54,30 @@ def labelled_clips(video: Video, boxes: Boxes, stride: int) -> Iterator[Labelled
         by_source = {}
         for source in SOURCES:
             try:
-                by_source[source] = read_clip(video, indices_T, read_field=Guidance(source=source).read)
+                by_source[source] = whole_clip(video, indices_T, source)
             except UserError:
                 continue  # No flow in this store.
         field_TYX2 = np.stack([is_inside_TYX, np.zeros_like(is_inside_TYX)], axis=-1)
         yield LabelledClip(by_source=by_source, boxed=replace(by_source["vectors"], motion_TYX2=field_TYX2))
+
+
+def whole_clip(video: Video, indices_T: NDArray[np.int64], source: str) -> Clip:
+    """Whole frames, with what a source of guidance reads as their motion."""
+    field_SYX2 = Guidance(source=source).read(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
+    return Clip(
+        frames_CTHW=np.ascontiguousarray(video.frames[indices_T].transpose(3, 0, 1, 2)),
+        motion_TYX2=motion_between(field_SYX2, indices_T),
+        label=-1,
+        video_id=video.video_id,
+    )
+
+
+def seen(clip: Clip, view: View) -> Clip:
+    """What a view shows of a clip of whole frames."""
+    frames_CTHW = np.empty((3, NUM_FRAMES, view.size_px, view.size_px), np.uint8)
+    for t, frame_HWC in enumerate(clip.frames_THWC):
+        show(np.ascontiguousarray(frame_HWC), view, frames_CTHW[:, t])
+    return replace(clip, frames_CTHW=frames_CTHW, motion_TYX2=view_motion(clip.motion_TYX2, view))
 
 
 def peaks_in_box(strength_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> tuple[float, float]:
@@ -85,11 +105,11 @@ def measure(clip: LabelledClip, ratio: float, num_crops: int, rng: Generator) ->
         sums[f"peak, {source}"] = peaks_in_box(Guidance(source=source).strength(of_source), is_inside_TYX)
     augment, totals = PretrainAugment(size_px=SIZE_PX), {}
     for seed in rng.integers(2**32, size=num_crops).tolist():
-        field_TYX = augment(clip.boxed, np.random.default_rng(seed)).motion_TYX2[..., 0]
+        view = augment.view(*clip.boxed.frames_CTHW.shape[2:], np.random.default_rng(seed))
+        field_TYX = view_motion(clip.boxed.motion_TYX2, view)[..., 0]
         for name in MASKS:
             for source in clip.by_source if name.startswith("mgm") else ("vectors",):
-                cropped = augment(clip.by_source[source], np.random.default_rng(seed))
-                strength_TYX = Guidance(source=source).strength(cropped)
+                strength_TYX = Guidance(source=source).strength(seen(clip.by_source[source], view))
                 mask_N = make_mask(name, strength_TYX, ratio=ratio, rng=rng, options=MaskOptions())
                 label = f"recall, {name}" + (f" by {source}" if name.startswith("mgm") else "")
                 totals.setdefault(label, []).append(recall(mask_N, field_TYX))

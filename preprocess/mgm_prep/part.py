@@ -230,7 +230,7 @@ class PartWriter:
         """The picture as shown, at the stored size; one of another shape than the first is stretched to it."""
         lay = picture.orientation.frame
         size = self._size[::-1] if picture.orientation.is_transposed else self._size
-        if self._settings.frame_codec == "jpeg":
+        if self._settings.frame_codec != "lossless":
             return Planes(*map(lay, scaler.planes(picture.frame, *size)))
         return lay(to_rgb(picture.frame, *size))
 

@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from mgm_shared.codec import JpegCodec
+from mgm_shared.codec import JpegCodec, PlanesCodec
 from mgm_shared.geometry import CELL_PX
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ class ArraySpec:
     dimension_names: tuple[str, ...]
     chunk_frames: int
     max_shard_frames: int
-    codec: Literal["jpeg", "zstd"]
+    codec: Literal["jpeg", "planes", "zstd"]
     jpeg_quality: int = 90
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -58,15 +58,15 @@ class ArraySpec:
 
     def create(self, part: Path, num_frames: int) -> None:
         """Write the array's metadata under `part`; the shards are written by `shards.ShardWriter`."""
-        is_jpeg = self.codec == "jpeg"
+        serializers = {"jpeg": JpegCodec(level=self.jpeg_quality), "planes": PlanesCodec()}
         zarr.create_array(
             str(part / self.name),
             shape=(num_frames, *self.inner_shape),
             dtype=self.dtype,
             chunks=(self.chunk_frames, *self.inner_shape),
             shards=(self.shard_frames(num_frames), *self.inner_shape),
-            serializer=JpegCodec(level=self.jpeg_quality) if is_jpeg else BytesCodec(),
-            compressors=([] if is_jpeg else [ZstdCodec(level=ZSTD_LEVEL)]) + [Crc32cCodec()],
+            serializer=serializers.get(self.codec, BytesCodec()),
+            compressors=([ZstdCodec(level=ZSTD_LEVEL)] if self.codec == "zstd" else []) + [Crc32cCodec()],
             filters=[],
             fill_value=0,
             dimension_names=self.dimension_names,
@@ -106,7 +106,7 @@ class VideoRecord:
 
 
 def frames_spec(height: int, width: int, codec: str, jpeg_quality: int) -> ArraySpec:
-    """RGB frames as `codec` jpeg or lossless, one a chunk: a clip with stride 4 touches 16 of 61 frames."""
+    """RGB frames as `codec` jpeg, planes or lossless, one a chunk: a clip with stride 4 touches 16 of 61 frames."""
     return ArraySpec(
         name="frames",
         dtype="uint8",
@@ -114,7 +114,7 @@ def frames_spec(height: int, width: int, codec: str, jpeg_quality: int) -> Array
         dimension_names=("time", "y", "x", "channel"),
         chunk_frames=1,
         max_shard_frames=1024,
-        codec="jpeg" if codec == "jpeg" else "zstd",
+        codec=codec if codec in ("jpeg", "planes") else "zstd",  # type: ignore[arg-type]
         jpeg_quality=jpeg_quality,
         attributes={"long_name": "RGB frame", "colour_space": "sRGB, full range"},
     )

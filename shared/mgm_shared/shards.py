@@ -13,6 +13,7 @@ Axes: T frames · then the array's own inner axes.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,10 +25,29 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from mgm_shared.codec import JPEG_CODEC_NAME, Planes, codec_names, decode_jpeg, encode_jpeg, encode_planes
-from mgm_shared.objects import ByteRange, Url
+from mgm_shared.codec import (
+    JPEG_CODEC_NAME,
+    PLANES_CODEC_NAME,
+    Planes,
+    codec_names,
+    decode_jpeg,
+    encode_jpeg,
+    encode_planes,
+    num_plane_bytes,
+    pack_planes,
+    planes_of_rgb,
+    rgb_of_planes,
+    unpack_planes,
+)
+from mgm_shared.objects import ByteRange
 from mgm_shared.schema import ZSTD_LEVEL, ArraySpec
 from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, read_ranges, read_tail
+
+CODECS = {
+    (JPEG_CODEC_NAME, "crc32c"): "jpeg",
+    (PLANES_CODEC_NAME, "crc32c"): "planes",
+    ("bytes", "zstd", "crc32c"): "zstd",
+}
 
 CRC_BYTES = 4
 NO_CHUNK = 2**64 - 1
@@ -52,8 +72,8 @@ def _checked(data: bytes, where: str) -> memoryview:
 
 
 @lru_cache(maxsize=1024)
-def _shard_index(path: str, num_chunks: int) -> NDArray[np.uint64]:
-    """(num_chunks, 2) offsets and lengths; cached, since a committed shard never changes."""
+def _shard_index(path: str, num_chunks: int, version: int) -> NDArray[np.uint64]:
+    """(num_chunks, 2) offsets and lengths; cached, since a shard of one `version` of its array never changes."""
     length = num_chunks * 16 + CRC_BYTES
     try:
         data = read_tail(path, length)
@@ -65,9 +85,10 @@ def _shard_index(path: str, num_chunks: int) -> NDArray[np.uint64]:
 
 
 @lru_cache(maxsize=4096)
-def _remote_metadata(url: Url) -> bytes:
-    """An array's `zarr.json`; cached, since a request would double the time of a clip."""
-    return read_bytes(url)
+def _metadata(file: StorePath, version: int) -> dict[str, Any]:
+    """An array's `zarr.json`; cached, since reading it again would double the time of a remote clip."""
+    metadata: dict[str, Any] = json.loads(read_bytes(file))
+    return metadata
 
 
 @dataclass(frozen=True)
@@ -79,17 +100,20 @@ class ShardedArray:
     dtype: str
     chunk_frames: int
     shard_frames: int
-    is_jpeg: bool
+    codec: str
+    version: int = 0
+    """Tells an array from one that was at the same path before."""
 
     @classmethod
     def open(cls, path: StorePath) -> "ShardedArray":
         """ValueError when the codecs are not those of schema 1."""
         file = path / METADATA_FILE
-        metadata = json.loads(file.read_bytes() if isinstance(file, Path) else _remote_metadata(file))
+        version = os.stat(file).st_mtime_ns if isinstance(file, Path) else 0
+        metadata = _metadata(file, version)
         (sharding,) = metadata["codecs"]
         configuration = sharding["configuration"]
         names = codec_names(configuration["codecs"])
-        if names not in ([JPEG_CODEC_NAME, "crc32c"], ["bytes", "zstd", "crc32c"]):
+        if tuple(names) not in CODECS:
             raise ValueError(f"{path}: codecs {names} are not of this schema")
         return cls(
             path=str(path),
@@ -97,7 +121,8 @@ class ShardedArray:
             dtype=metadata["data_type"],
             chunk_frames=configuration["chunk_shape"][0],
             shard_frames=metadata["chunk_grid"]["configuration"]["chunk_shape"][0],
-            is_jpeg=names[0] == JPEG_CODEC_NAME,
+            codec=CODECS[tuple(names)],
+            version=version,
         )
 
     def read(self, indices_T: NDArray[np.int64]) -> NDArray[Any]:
@@ -105,14 +130,31 @@ class ShardedArray:
 
         IndexError for an index outside the array, DamagedChunk for bytes that are missing or fail their checksum.
         """
-        if len(indices_T) and (indices_T.min() < 0 or indices_T.max() >= self.shape[0]):
-            raise IndexError(f"frames {indices_T.min()}…{indices_T.max()} of an array of {self.shape[0]}")
+        self._check_indices(indices_T)
         out = np.empty((len(indices_T), *self.shape[1:]), self.dtype)
         chunks, inverse_T = np.unique(indices_T // self.chunk_frames, return_inverse=True)
         for k, payload in enumerate(self.encoded(chunks.tolist())):
             (wanted,) = np.nonzero(inverse_T == k)
             out[wanted] = self._decoded(payload)[indices_T[wanted] % self.chunk_frames]
         return out
+
+    def pictures(self, indices_T: NDArray[np.int64]) -> Iterator[Planes | NDArray[np.uint8]]:
+        """The frames at ascending `indices_T`, one after the other: RGB (H, W, 3), or planes where those are stored.
+
+        For arrays of frames. Each is read and decoded once, also when it repeats, and lies in memory that the next one
+        takes over. IndexError and DamagedChunk as from `read`.
+        """
+        self._check_indices(indices_T)
+        times_of = Counter(indices_T.tolist())
+        buffer = np.empty(self._picture_shape, np.uint8)
+        for payload, times in zip(self.encoded(list(times_of)), times_of.values(), strict=True):
+            picture = self._picture(payload, buffer)
+            for _ in range(times):
+                yield picture
+
+    def _check_indices(self, indices_T: NDArray[np.int64]) -> None:
+        if len(indices_T) and (indices_T.min() < 0 or indices_T.max() >= self.shape[0]):
+            raise IndexError(f"frames {indices_T.min()}…{indices_T.max()} of an array of {self.shape[0]}")
 
     @property
     def num_chunks(self) -> int:
@@ -153,7 +195,7 @@ class ShardedArray:
         """Where a chunk lies, by its shard's index."""
         shard, position = divmod(chunk, self._chunks_per_shard)
         path = f"{self.path}/c.{shard}" + ".0" * (len(self.shape) - 1)
-        offset, length = _shard_index(path, self._chunks_per_shard)[position].tolist()
+        offset, length = _shard_index(path, self._chunks_per_shard, self.version)[position].tolist()
         if length == NO_CHUNK:
             raise DamagedChunk(f"{path} (chunk {position}): the chunk is missing")
         return ByteRange(path, offset, length)
@@ -164,10 +206,22 @@ class ShardedArray:
 
     def _decoded(self, payload: memoryview) -> NDArray[Any]:
         """A chunk's frames, (chunk_frames, …)."""
-        if self.is_jpeg:
-            return decode_jpeg(payload)[None]
-        decoded = np.frombuffer(Zstd().decode(payload), self.dtype)
-        return decoded.reshape(self.chunk_frames, *self.shape[1:])
+        if self.codec == "zstd":
+            return np.frombuffer(Zstd().decode(payload), self.dtype).reshape(self.chunk_frames, *self.shape[1:])
+        picture = self._picture(payload, np.empty(self._picture_shape, np.uint8))
+        return (rgb_of_planes(picture) if isinstance(picture, Planes) else picture)[None]
+
+    @property
+    def _picture_shape(self) -> tuple[int, ...]:
+        return (num_plane_bytes(*self.shape[1:3]),) if self.codec == "planes" else self.shape[1:]
+
+    def _picture(self, payload: memoryview, buffer: NDArray[np.uint8]) -> Planes | NDArray[np.uint8]:
+        """The frame of a chunk that holds one, in `buffer`."""
+        if self.codec == "planes":
+            return unpack_planes(payload, buffer, self.shape[2])
+        if self.codec == "jpeg":
+            return decode_jpeg(payload, buffer)
+        return np.frombuffer(Zstd().decode(payload, buffer), np.uint8).reshape(self.shape[1:])
 
 
 class ShardWriter:
@@ -188,7 +242,7 @@ class ShardWriter:
         (part / spec.name).mkdir(parents=True)
 
     def append(self, frame: "NDArray[Any] | Planes") -> None:
-        """Add one frame of the spec's inner shape; or, where they are stored as JPEG, its planes."""
+        """Add one frame of the spec's inner shape; or, where they are stored as JPEG or planes, its planes."""
         self._pending.append(frame)
         self.num_frames += 1
         if len(self._pending) == self.spec.chunk_frames:
@@ -258,6 +312,9 @@ class ShardWriter:
         if self.spec.codec == "jpeg":
             (frame,), quality = frames, self.spec.jpeg_quality
             return encode_planes(frame, quality) if isinstance(frame, Planes) else encode_jpeg(frame, quality)
+        if self.spec.codec == "planes":
+            (frame,) = frames
+            return pack_planes(frame if isinstance(frame, Planes) else planes_of_rgb(frame))
         return bytes(self._zstd.encode(np.ascontiguousarray(np.stack(frames), self.spec.dtype)))
 
     def _shard_of(self, chunk: int) -> int:

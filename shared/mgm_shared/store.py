@@ -5,7 +5,7 @@ Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) 
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mgm_shared import index
+from mgm_shared.codec import Planes
 from mgm_shared.errors import UserError
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shards import ShardedArray
@@ -150,6 +151,10 @@ class Video:
         """uint8 RGB, (T, H, W, 3)."""
         return self._view("frames", "uint8", _as_stored)
 
+    def pictures(self, indices_T: NDArray[np.int64]) -> Iterator[Planes | NDArray[np.uint8]]:
+        """The frames at ascending `indices_T`, one after the other, as they are stored: see `ShardedArray.pictures`."""
+        return self.frames.array.pictures(indices_T + self._span.start)
+
     @property
     def motion(self) -> "TimeView":
         """float32 (T, Y, X, 2): the cell's displacement since the frame before, px a frame; NaN = no vector."""
@@ -162,6 +167,11 @@ class Video:
             return self._view("flow", "float32", unpack_motion)
         except FileNotFoundError:
             raise UserError(f"{self.part} has no flow; `mgm-prep flow` puts it into the store") from None
+
+    @property
+    def packed_motion(self) -> "TimeView":
+        """`motion` as it is stored: int16, in units of 1/16 px, `schema.MISSING` = no vector."""
+        return self._view("motion", "int16", _as_stored)
 
     @property
     def time_s(self) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Cropping, flipping and colouring of clips: one crop and one flip for the frames and their motion.
 
-Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy). Crops are whole pixels of the stored frame.
+Axes: T frames · H,W pixels · C = RGB. Crops are even whole pixels of the stored frame.
 """
 
 import random
@@ -17,10 +17,10 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from mgm_shared.geometry import Box, flip_motion
-from mgm_shared.resample import resample_motion
+from mgm_shared.geometry import Box
 from mgm_train.clips import Clip
 from mgm_train.config import FinetuneConfig
+from mgm_train.views import View, even
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -36,7 +36,7 @@ def multi_scale_crop(
     It lies on one of the 13 points of a quarter grid that TSN uses (centre, corners, edges, quarters), or
     anywhere with `is_offset_fixed=False`.
     """
-    sides = [round(min(height, width) * scale) for scale in scales]
+    sides = [even(min(height, width) * scale) for scale in scales]
     pairs = [(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1]
     crop_width, crop_height = pairs[rng.integers(len(pairs))]
     room_x, room_y = width - crop_width, height - crop_height
@@ -44,9 +44,9 @@ def multi_scale_crop(
         # Both coordinates even, or both odd: all of the 5×5 quarter grid's points but the 12 off the diagonals.
         points = [(x, y) for x in range(5) for y in range(5) if (x - y) % 2 == 0]
         quarter_x, quarter_y = points[rng.integers(len(points))]
-        x, y = room_x * quarter_x // 4, room_y * quarter_y // 4
+        x, y = even(room_x * quarter_x // 4), even(room_y * quarter_y // 4)
     else:
-        x, y = int(rng.integers(room_x + 1)), int(rng.integers(room_y + 1))
+        x, y = even(rng.integers(room_x + 1)), even(rng.integers(room_y + 1))
     return Box(x=x, y=y, width=crop_width, height=crop_height)
 
 
@@ -62,9 +62,9 @@ def random_resized_crop(
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
         ratio = np.exp(rng.uniform(*np.log(aspect)))
-        crop_width, crop_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        crop_width, crop_height = even(np.sqrt(area * ratio)), even(np.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            x, y = int(rng.integers(width - crop_width + 1)), int(rng.integers(height - crop_height + 1))
+            x, y = even(rng.integers(width - crop_width + 1)), even(rng.integers(height - crop_height + 1))
             return Box(x=x, y=y, width=crop_width, height=crop_height)
     return view_boxes(height, width, 1)[0]
 
@@ -74,40 +74,9 @@ def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
     side = min(height, width)
     shares = np.linspace(0, 1, num_views).tolist() if num_views > 1 else [0.5]
     return [
-        Box(x=round((width - side) * share), y=round((height - side) * share), width=side, height=side)
+        Box(x=even((width - side) * share), y=even((height - side) * share), width=side, height=side)
         for share in shares
     ]
-
-
-def crop_frames(frames_THWC: NDArray[np.uint8], box: Box, height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """The pixels at `box` (whole pixels), resized: by area when both sides shrink, else bilinear."""
-    left, top, width, height = (int(value) for value in (box.x, box.y, box.width, box.height))
-    cut_THWC = frames_THWC[:, top : top + height, left : left + width]
-    if (height, width) == (height_px, width_px):
-        return cut_THWC
-    interpolation = cv2.INTER_AREA if height_px <= height and width_px <= width else cv2.INTER_LINEAR
-    out_THWC = np.empty((len(cut_THWC), height_px, width_px, 3), np.uint8)
-    for frame_HWC, out_HWC in zip(cut_THWC, out_THWC, strict=True):
-        cv2.resize(frame_HWC, (width_px, height_px), dst=out_HWC, interpolation=interpolation)
-    return out_THWC
-
-
-def crop_clip(clip: Clip, box: Box, size_px: int) -> Clip:
-    """Frames and motion of the clip cut out at `box` and resized to a square; vectors in the new pixels."""
-    frames_THWC = crop_frames(clip.frames_THWC, box, size_px, size_px)
-    motion_TYX2 = clip.motion_TYX2
-    if motion_TYX2.size:
-        motion_TYX2 = resample_motion(motion_TYX2, box, size_px, size_px)
-    return replace(clip, frames_THWC=frames_THWC, motion_TYX2=motion_TYX2)
-
-
-def flip_clip(clip: Clip) -> Clip:
-    """The mirrored clip: pixels and cells change places, dx its sign."""
-    frames_THWC = np.empty_like(clip.frames_THWC, order="C")
-    for frame_HWC, out_HWC in zip(clip.frames_THWC, frames_THWC, strict=True):
-        # A reversed view costs 7 ms a clip when it is copied later; this costs a tenth.
-        cv2.flip(frame_HWC, 1, dst=out_HWC)
-    return replace(clip, frames_THWC=frames_THWC, motion_TYX2=flip_motion(clip.motion_TYX2))
 
 
 @contextmanager
@@ -130,29 +99,32 @@ def _rand_augment(config: str, size_px: int) -> RandAugment:
     return rand_augment_transform(config, hparams)
 
 
-def rand_augment(frames_THWC: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:
+def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:
     """timm's RandAugment (`config` is its string), with the same operations and strengths for every frame."""
-    transform = _rand_augment(config, min(frames_THWC.shape[1:3]))
+    transform = _rand_augment(config, min(frames_CTHW.shape[2:]))
     seed = int(rng.integers(2**32))
-    out_THWC = np.empty_like(frames_THWC, order="C")
-    for frame_HWC, out_HWC in zip(frames_THWC, out_THWC, strict=True):
+    out_CTHW = np.empty_like(frames_CTHW)
+    for t in range(frames_CTHW.shape[1]):
+        picture = Image.fromarray(cv2.merge(list(frames_CTHW[:, t])))
         with global_random(seed):
-            out_HWC[:] = transform(Image.fromarray(np.ascontiguousarray(frame_HWC)))
-    return out_THWC
+            changed_HWC = np.asarray(transform(picture))
+        cv2.split(changed_HWC, list(out_CTHW[:, t]))
+    return out_CTHW
 
 
-def erase_box(frames_THWC: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     """Noise of ImageNet's mean and spread in one random box, the same box in all frames (VideoMAE's fine-tuning)."""
-    height, width = frames_THWC.shape[1:3]
+    height, width = frames_CTHW.shape[2:]
     box = random_resized_crop(height, width, rng, scale=ERASED_AREA, aspect=ERASED_ASPECT)
     rows = slice(int(box.y), int(box.y + box.height))
     columns = slice(int(box.x), int(box.x + box.width))
-    out_THWC = frames_THWC.copy()
-    noise_THWC = rng.standard_normal(out_THWC[:, rows, columns].shape, np.float32)
-    noise_THWC *= np.float32(255) * np.array(IMAGENET_DEFAULT_STD, np.float32)
-    noise_THWC += np.float32(255) * np.array(IMAGENET_DEFAULT_MEAN, np.float32)
-    out_THWC[:, rows, columns] = noise_THWC.clip(0, 255)
-    return out_THWC
+    out_CTHW = frames_CTHW.copy()
+    noise_CTHW = rng.standard_normal(out_CTHW[:, :, rows, columns].shape, np.float32)
+    for noise_THW, mean, deviation in zip(noise_CTHW, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True):
+        noise_THW *= np.float32(255 * deviation)
+        noise_THW += np.float32(255 * mean)
+    out_CTHW[:, :, rows, columns] = noise_CTHW.clip(0, 255)
+    return out_CTHW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +134,13 @@ class PretrainAugment:
     size_px: int = 224
     flip: bool = True
 
-    def __call__(self, clip: Clip, rng: Generator) -> Clip:
-        height, width = clip.frames_THWC.shape[1:3]
-        clip = crop_clip(clip, multi_scale_crop(height, width, rng), self.size_px)
-        return flip_clip(clip) if self.flip and rng.random() < 0.5 else clip
+    def view(self, height: int, width: int, rng: Generator) -> View:
+        """A view of a video of this size."""
+        return _maybe_mirrored(multi_scale_crop(height, width, rng), self.size_px, self.flip, rng)
+
+    def finish(self, clip: Clip, rng: Generator) -> Clip:
+        """The clip as it is."""
+        return clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +162,20 @@ class FinetuneAugment:
         names = ("flip", "randaug", "random_erasing", "crop_min_scale")
         return cls(size_px=config.image_px, **{name: getattr(config, name) for name in names})
 
-    def __call__(self, clip: Clip, rng: Generator) -> Clip:
-        height, width = clip.frames_THWC.shape[1:3]
+    def view(self, height: int, width: int, rng: Generator) -> View:
+        """A view of a video of this size."""
         box = random_resized_crop(height, width, rng, scale=(self.crop_min_scale, 1.0))
-        clip = crop_clip(clip, box, self.size_px)
-        if self.flip and rng.random() < 0.5:
-            clip = flip_clip(clip)
-        frames_THWC = clip.frames_THWC
+        return _maybe_mirrored(box, self.size_px, self.flip, rng)
+
+    def finish(self, clip: Clip, rng: Generator) -> Clip:
+        """The clip with other colours, and perhaps a part of it erased."""
+        frames_CTHW = clip.frames_CTHW
         if self.randaug:
-            frames_THWC = rand_augment(frames_THWC, self.randaug, rng)
+            frames_CTHW = rand_augment(frames_CTHW, self.randaug, rng)
         if rng.random() < self.random_erasing:
-            frames_THWC = erase_box(frames_THWC, rng)
-        return replace(clip, frames_THWC=frames_THWC)
+            frames_CTHW = erase_box(frames_CTHW, rng)
+        return replace(clip, frames_CTHW=frames_CTHW)
+
+
+def _maybe_mirrored(box: Box, size_px: int, flip: bool, rng: Generator) -> View:
+    return View(box=box, size_px=size_px, is_mirrored=flip and rng.random() < 0.5)

@@ -21,14 +21,16 @@ from tqdm import tqdm
 
 from mgm_shared.cli import is_terminal
 from mgm_shared.store import Store, Video
-from mgm_train.augment import crop_frames, view_boxes
+from mgm_train.augment import view_boxes
 from mgm_train.checkpoint import Weights
 from mgm_train.classes import label_numbers, read_class_map
-from mgm_train.clips import start_worker, view_indices
+from mgm_train.clips import start_worker
 from mgm_train.config import ModelConfig, ViewConfig
 from mgm_train.metrics import Prediction, Scores, score
 from mgm_train.model import VideoClassifier
 from mgm_train.ranks import Ranks, autocast_dtype
+from mgm_train.sampling import view_indices
+from mgm_train.views import View, read_views
 
 # Clips of a forward pass; the views of one video may be more.
 CLIPS_AT_ONCE = 32
@@ -74,11 +76,10 @@ class ViewDataset(Dataset[Views]):
             video.num_frames, self.model.num_frames, config.stride, config.num_temporal_views, config.sampling
         )
         wanted, place_VT = np.unique(indices_VT, return_inverse=True)
-        frames_THWC = video.frames[wanted]
         boxes = view_boxes(video.height, video.width, config.num_spatial_views)
-        crops = [crop_frames(frames_THWC, box, side_px, side_px) for box in boxes]
-        views = [crop[place_T] for place_T in place_VT.reshape(indices_VT.shape) for crop in crops]
-        return np.ascontiguousarray(np.stack(views).transpose(0, 4, 1, 2, 3))
+        shown = read_views(video, wanted, [View(box=box, size_px=side_px) for box in boxes])
+        places = place_VT.reshape(indices_VT.shape)
+        return np.stack([frames_CTHW[:, place_T] for place_T in places for frames_CTHW in shown])
 
 
 def classifier(weights: Weights) -> VideoClassifier:

@@ -61,26 +61,47 @@ class Guidance:
 
 def magnitude(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:
     """|motion| (eq. 6), NaN where it is missing."""
-    dx_TYX, dy_TYX = motion_TYX2[..., 0], motion_TYX2[..., 1]
-    length_TYX: NDArray[np.float32] = np.sqrt(dx_TYX * dx_TYX + dy_TYX * dy_TYX)
+    length_TYX = np.empty(motion_TYX2.shape[:3], np.float32)
+    _lengths(np.ascontiguousarray(motion_TYX2).reshape(-1), length_TYX.reshape(-1))
     return length_TYX
+
+
+@kernel
+def _lengths(components: NDArray[np.float32], lengths: NDArray[np.float32]) -> None:
+    # Over flat memory, which the compiler turns into vector instructions: a sixth of the time of three nested loops.
+    for k in range(len(lengths)):
+        dx, dy = components[2 * k], components[2 * k + 1]
+        lengths[k] = np.sqrt(dx * dx + dy * dy)
 
 
 def filled(strength_TYX: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each missing cell has its nearest frame's value, or 0 where the clip has none at all.
 
-    I frames and intra blocks have no vector (the paper does not mention them), and missing is not static.
+    I frames and intra blocks have no vector (the paper does not mention them), and missing is not static. Of two frames
+    equally near, the earlier one.
     """
     filled_TYX = strength_TYX.copy()
-    for distance in range(1, len(strength_TYX)):
-        is_missing_TYX = np.isnan(filled_TYX)
-        if not is_missing_TYX.any():
-            break
-        np.copyto(filled_TYX[:-distance], strength_TYX[distance:], where=is_missing_TYX[:-distance])
-        # Of two frames equally near, the earlier one.
-        is_known_TYX = ~np.isnan(strength_TYX[:-distance])
-        np.copyto(filled_TYX[distance:], strength_TYX[:-distance], where=is_missing_TYX[distance:] & is_known_TYX)
-    return np.nan_to_num(filled_TYX, copy=False)
+    _fill(strength_TYX.reshape(len(strength_TYX), -1), filled_TYX.reshape(len(strength_TYX), -1))
+    return filled_TYX
+
+
+@kernel
+def _fill(strength_TC: NDArray[np.float32], filled_TC: NDArray[np.float32]) -> None:
+    for t in range(strength_TC.shape[0]):
+        for cell in range(strength_TC.shape[1]):
+            # NaN is the one number that differs from itself.
+            if strength_TC[t, cell] != strength_TC[t, cell]:
+                filled_TC[t, cell] = _nearest(strength_TC[:, cell], t)
+
+
+@kernel
+def _nearest(strength_T: NDArray[np.float32], t: int) -> np.float32:
+    """A cell's value in the frame nearest to t that has one."""
+    for distance in range(1, len(strength_T)):
+        for near in (t - distance, t + distance):
+            if 0 <= near < len(strength_T) and strength_T[near] == strength_T[near]:
+                return strength_T[near]
+    return np.float32(0)
 
 
 def clean(motion_TYX2: NDArray[np.float32], frames_THWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_shared.kernel import kernel
 from mgm_train.clips import Clip
 from mgm_train.config import PretrainConfig
 from mgm_train.guidance import Guidance
@@ -89,16 +90,29 @@ def strongest_places(strength_TYX: Strength, rng: Generator, top_k: int = 1) -> 
     motion gets a random place that stays, and never the top left corner.
     """
     num_rows, num_columns = strength_TYX.shape[1:]
-    strength_tC = strength_TYX.reshape(-1, TUBELET_FRAMES, num_rows * num_columns).sum(1)
     # Which of several equal cells is taken depends on their order: hence a random one.
-    order_C = rng.permutation(strength_tC.shape[1])
-    shuffled_tC = strength_tC[:, order_C]
-    if top_k == 1:
-        strongest_tK = shuffled_tC.argmax(1)[:, None]
-    else:
-        strongest_tK = np.argpartition(-shuffled_tC, min(top_k, len(order_C)) - 1)[:, :top_k]
-    row_tK, column_tK = np.divmod(order_C[strongest_tK], num_columns)
-    return (np.stack([column_tK.mean(1), row_tK.mean(1)], 1) + 0.5) / CELLS_PER_PATCH
+    order_C = rng.permutation(num_rows * num_columns)
+    place_t2 = np.empty((len(strength_TYX) // TUBELET_FRAMES, 2))
+    flat_TC = strength_TYX.reshape(-1, num_rows * num_columns)
+    _mean_places(flat_TC, order_C, min(top_k, len(order_C)), num_columns, place_t2)
+    return (place_t2 + 0.5) / CELLS_PER_PATCH
+
+
+@kernel
+def _mean_places(
+    strength_TC: Strength, order_C: NDArray[np.int64], top_k: int, num_columns: int, place_t2: NDArray[np.float64]
+) -> None:
+    total_C = np.empty(len(order_C), np.float32)
+    for t in range(len(place_t2)):
+        for k in range(len(order_C)):
+            total_C[k] = strength_TC[2 * t, order_C[k]] + strength_TC[2 * t + 1, order_C[k]]
+        x = y = 0
+        for _ in range(top_k):
+            strongest = total_C.argmax()
+            total_C[strongest] = -np.inf
+            x += order_C[strongest] % num_columns
+            y += order_C[strongest] // num_columns
+        place_t2[t] = x / top_k, y / top_k
 
 
 def _cover(
@@ -111,30 +125,55 @@ def _cover(
     count is exact without trimming, the region is connected (each patch comes after its neighbour towards the centre),
     and the patch under the centre is always in it.
     """
-    reach_x_tw = _reach(centre_t2[:, 0], sides_t2[:, 0], grid.w)[:, None, :]
-    reach_y_th = _reach(centre_t2[:, 1], sides_t2[:, 1], grid.h)[:, :, None]
-    # Inside the last ring from its middle outwards, which keeps it connected; then at random, never in raster order.
-    order_thw = np.maximum(reach_x_tw, reach_y_th) + 1e-3 * np.minimum(reach_x_tw, reach_y_th)
-    order_thw += 1e-7 * rng.random(order_thw.shape)
+    order_thw = rng.random((len(centre_t2), grid.h, grid.w))
+    _order(centre_t2, np.ascontiguousarray(sides_t2), order_thw)
     return _lowest(order_thw, num)
 
 
-def _reach(centre_t: NDArray[np.float64], side_t: NDArray[np.float64], num_patches: int) -> NDArray[np.float64]:
-    """Scale at which the growing interval c ± s/2, kept inside [0, num_patches], covers the middle of each patch."""
-    middle_1p = np.arange(num_patches)[None] + 0.5
-    offset_tp = middle_1p - centre_t[:, None]
+@kernel
+def _order(centre_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], order_thw: NDArray[np.float64]) -> None:
+    """When the rectangle reaches each patch, into `order_thw`, which holds the random part of it."""
+    for t in range(order_thw.shape[0]):
+        for y in range(order_thw.shape[1]):
+            reach_y = _reach(y + 0.5, centre_t2[t, 1], sides_t2[t, 1], order_thw.shape[1])
+            for x in range(order_thw.shape[2]):
+                reach_x = _reach(x + 0.5, centre_t2[t, 0], sides_t2[t, 0], order_thw.shape[2])
+                # Inside the last ring from its middle outwards, which keeps it connected; then at random, never in
+                # raster order.
+                reach = max(reach_x, reach_y) + 1e-3 * min(reach_x, reach_y)
+                order_thw[t, y, x] = reach + 1e-7 * order_thw[t, y, x]
+
+
+@kernel
+def _reach(middle: float, centre: float, side: float, num_patches: int) -> float:
+    """Scale at which the growing interval c ± s/2, kept inside [0, num_patches], covers the middle of a patch."""
+    offset = middle - centre
     # Grown from the far border instead, once the interval leans on it.
-    leaning_tp = np.where(offset_tp > 0, middle_1p, num_patches - middle_1p)
-    return np.minimum(2 * np.abs(offset_tp), leaning_tp) / side_t[:, None]
+    leaning = middle if offset > 0 else num_patches - middle
+    return min(2 * abs(offset), leaning) / side
 
 
 def _lowest(order_thw: NDArray[np.float64], num: int) -> Mask:
     """True at the `num` lowest values of each slice."""
-    order_tp = order_thw.reshape(len(order_thw), -1)
-    mask_tp = np.zeros(order_tp.shape, np.bool_)
+    mask_thw = np.zeros(order_thw.shape, np.bool_)
     if num:
-        np.put_along_axis(mask_tp, np.argpartition(order_tp, num - 1)[:, :num], True, axis=1)
-    return mask_tp.reshape(order_thw.shape)
+        _mark_lowest(order_thw.reshape(len(order_thw), -1), num, mask_thw.reshape(len(order_thw), -1))
+    return mask_thw
+
+
+@kernel
+def _mark_lowest(order_tp: NDArray[np.float64], num: int, mask_tp: Mask) -> None:
+    for t in range(len(order_tp)):
+        last = np.partition(order_tp[t], num - 1)[num - 1]
+        num_left = num
+        for p in range(order_tp.shape[1]):
+            if order_tp[t, p] < last:
+                mask_tp[t, p] = True
+                num_left -= 1
+        for p in range(order_tp.shape[1]):
+            if order_tp[t, p] == last and num_left:
+                mask_tp[t, p] = True
+                num_left -= 1
 
 
 def _start(grid: TokenGrid, ratio: float, rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -158,7 +197,8 @@ def _side_walk(
     if not jitter or num_slices < 3:
         return np.broadcast_to(sides_2, (num_slices, 2))
     change_tk = rng.uniform(-1, 1, (num_slices - 1, num_walks))
-    walk_tk = np.vstack([np.zeros(num_walks), np.cumsum(change_tk - change_tk.mean(0), axis=0)])
+    walk_tk = np.zeros((num_slices, num_walks))
+    np.cumsum(change_tk - change_tk.sum(0) / len(change_tk), axis=0, out=walk_tk[1:])
     stray_k = rng.uniform(0, jitter, num_walks) / np.abs(walk_tk).max(0)
     return sides_2 * (1 + walk_tk * stray_k)
 

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from mgm_shared.figures import draw_motion, film_strip, panels, shade_hidden
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
 from mgm_shared.store import Video
-from mgm_train.augment import crop_clip, view_boxes
+from mgm_train.augment import view_boxes
 from mgm_train.checkpoint import RunFolder
-from mgm_train.clips import Clip, read_clip, view_indices
+from mgm_train.clips import Clip, read_clips
 from mgm_train.config import PretrainConfig
 from mgm_train.guidance import Guidance
 from mgm_train.masking import STRATEGIES, MaskMaker
 from mgm_train.model import VideoMAE, patchify, split_mask
+from mgm_train.sampling import view_indices
+from mgm_train.views import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +35,9 @@ def centre_clip(video: Video, config: PretrainConfig) -> Clip:
     """The clip from the middle of a video, its central square at the size of training."""
     (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense")
     (box,) = view_boxes(video.height, video.width, 1)
-    return crop_clip(read_clip(video, indices_T, read_field=Guidance.of(config).read), box, config.image_px)
+    view = View(box=box, size_px=config.image_px)
+    (clip,) = read_clips(video, indices_T, [view], read_field=Guidance.of(config).read)
+    return clip
 
 
 def _shown_frames(num_frames: int) -> list[int]:

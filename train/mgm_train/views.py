@@ -1,0 +1,124 @@
+"""Which pixels of a video a clip shows, and how they get there: each frame decoded, cut, resized, mirrored in one go.
+
+A view is drawn before anything is decoded, since it needs no more than the stored size. So planes are resized at their
+own resolution, and only what is shown of them becomes RGB; and several views of the same frames (repeats, the views of
+a test) share one decoding.
+
+Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsInt
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mgm_shared.codec import Planes
+from mgm_shared.geometry import Box, flip_motion
+from mgm_shared.kernel import kernel
+from mgm_shared.resample import resample_motion
+from mgm_shared.store import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The pixels at `box`, resized to a square of `size_px`, mirrored or not.
+
+    The box and the size are in even whole pixels, as samples of chroma are.
+    """
+
+    box: Box
+    size_px: int
+    is_mirrored: bool = False
+
+
+def even(pixels: SupportsInt) -> int:
+    """The even number at or below."""
+    return int(pixels) // 2 * 2
+
+
+def read_views(video: Video, indices_T: NDArray[np.int64], views: Sequence[View]) -> list[NDArray[np.uint8]]:
+    """The frames at ascending `indices_T`, as each view shows them: uint8 (3, T, H, W). Each frame is decoded once."""
+    shown = [np.empty((3, len(indices_T), view.size_px, view.size_px), np.uint8) for view in views]
+    for t, picture in enumerate(video.pictures(indices_T)):
+        for view, out_CTHW in zip(views, shown, strict=True):
+            show(picture, view, out_CTHW[:, t])
+    return shown
+
+
+def show(picture: Planes | NDArray[np.uint8], view: View, out_CHW: NDArray[np.uint8]) -> None:
+    """Write what a view shows of a frame, given as planes or as RGB (H, W, 3)."""
+    if isinstance(picture, Planes):
+        size_px, half_px = view.size_px, view.size_px // 2
+        y_HW = _shown(picture.y_HW, view, 1, size_px)
+        # Chroma stays at half resolution, which is what the source has; the kernel repeats it.
+        cb_HW, cr_HW = (_shown(plane, view, 2, half_px) for plane in (picture.cb_HW, picture.cr_HW))
+        _paint(y_HW, cb_HW, cr_HW, *out_CHW)
+    else:
+        # Five times as fast as numpy's or torch's transpose.
+        cv2.split(_shown(picture, view, 1, view.size_px), list(out_CHW))
+
+
+def view_motion(motion_TYX2: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """Motion of whole frames as a view shows it: cut out, in its pixels, mirrored with them."""
+    shown_TYX2 = resample_motion(motion_TYX2, view.box, view.size_px, view.size_px)
+    return flip_motion(shown_TYX2) if view.is_mirrored else shown_TYX2
+
+
+def _shown(image: NDArray[np.uint8], view: View, subsampling: int, size_px: int) -> NDArray[np.uint8]:
+    """What a view shows of an image of the frame at full resolution or a part of it, contiguous."""
+    left, top, width, height = (int(side) // subsampling for side in _sides(view.box))
+    resized = _resized(image[top : top + height, left : left + width], size_px)
+    # Here, where it is small and near: mirroring the whole clip costs ten times as much.
+    return np.asarray(cv2.flip(resized, 1) if view.is_mirrored else resized, np.uint8)
+
+
+def _sides(box: Box) -> tuple[float, float, float, float]:
+    return box.x, box.y, box.width, box.height
+
+
+def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """A square of the image: bilinear, by area where it shrinks to less than half."""
+    height, width = image.shape[:2]
+    if height == width == size_px:
+        return np.ascontiguousarray(image)
+    # Between half and whole size OpenCV's area mean takes five times as long as bilinear, and differs by a blur.
+    is_far = min(height, width) >= size_px and max(height, width) > 2 * size_px
+    method = cv2.INTER_AREA if is_far else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=method), np.uint8)
+
+
+@kernel
+def _add(y_W: NDArray[np.uint8], add_W: NDArray[np.int16], out_W: NDArray[np.uint8]) -> None:
+    """The sum, kept in 0 … 255."""
+    for x in range(len(out_W)):
+        out_W[x] = min(max(np.int16(np.int16(y_W[x]) + add_W[x]), np.int16(0)), np.int16(255))
+
+
+@kernel
+def _paint(
+    y_HW: NDArray[np.uint8],
+    cb_HW: NDArray[np.uint8],
+    cr_HW: NDArray[np.uint8],
+    red_HW: NDArray[np.uint8],
+    green_HW: NDArray[np.uint8],
+    blue_HW: NDArray[np.uint8],
+) -> None:
+    """4:2:0 planes → RGB by JFIF's equations (ITU-T T.871), each chroma sample for its four pixels."""
+    half_height, half_width = cb_HW.shape
+    # What chroma adds to luma, for the two rows that share it; 16 bits, so that as many pixels as can be go at once.
+    add_red_W = np.empty(2 * half_width, np.int16)
+    add_green_W, add_blue_W = np.empty_like(add_red_W), np.empty_like(add_red_W)
+    for row in range(half_height):
+        for x in range(half_width):
+            cb, cr = np.int32(cb_HW[row, x]) - 128, np.int32(cr_HW[row, x]) - 128
+            # 1.402, 0.344136, 0.714136 and 1.772 in units of 1/65536.
+            add_red_W[2 * x] = add_red_W[2 * x + 1] = (91881 * cr + 32768) >> 16
+            add_green_W[2 * x] = add_green_W[2 * x + 1] = (-22554 * cb - 46802 * cr + 32768) >> 16
+            add_blue_W[2 * x] = add_blue_W[2 * x + 1] = (116130 * cb + 32768) >> 16
+        for y in (2 * row, 2 * row + 1):
+            _add(y_HW[y], add_red_W, red_HW[y])
+            _add(y_HW[y], add_green_W, green_HW[y])
+            _add(y_HW[y], add_blue_W, blue_HW[y])
