@@ -11,7 +11,7 @@ from synthetic import ffmpeg, moving_pattern, pan, write_video
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decode import Unreadable, VideoFile
 from mgm_prep.extract import extract
-from mgm_prep.plan import read_failures
+from mgm_prep.failures import read_failures
 from mgm_shared.store import open_store
 
 PEAK_MB = """
@@ -107,7 +107,7 @@ def test_max_corrupt_decides(damaged, tmp_path):
         store = tmp_path / f"{max_corrupt}.store"
         extract(damaged, store, ExtractSettings(max_corrupt=max_corrupt))
         kept[max_corrupt] = open_store(store).videos["num_corrupt"].to_dict()
-        for failure in read_failures(store):
+        for failure in read_failures(store).values():
             assert f"damaged, more than max-corrupt = {max_corrupt:.0%}" in failure.reason
     assert kept[0.0].keys() == {"sound.mp4"}
     assert kept[0.5].keys() == {"sound.mp4", "some.mp4"}

@@ -35,8 +35,9 @@ def test_files_are_written_listed_read_and_removed(kind, tmp_path, request):
     storage.write_bytes(root / "a", b"old")
     storage.write_bytes(root / "a", b"new!")
     storage.write_bytes(root / "b/c/d", b"")
-    assert storage.file_sizes(root) == {"a": 4, "b/c/d": 0}
-    assert storage.folder_names(root) == ["b"]
+    storage.write_bytes(root / "ab", b"a stays when a goes")
+    assert storage.file_sizes(root) == {"a": 4, "ab": 19, "b/c/d": 0}
+    assert (storage.folder_names(root), storage.file_names(root)) == (["b"], ["a", "ab"])
     assert storage.read_files([root / "b/c/d", root / "a"]) == [b"", b"new!"]
     assert storage.read_bytes(root / "a") == b"new!"
     assert [storage.is_file(root / name) for name in ("a", "b", "b/c/d", "e")] == [True, False, True, False]
@@ -47,7 +48,7 @@ def test_files_are_written_listed_read_and_removed(kind, tmp_path, request):
     assert storage.read_tail(str(root / "a"), 2) == b"w!"
     assert storage.read_tail(str(root / "a"), 9) == b"new!"
     storage.remove(root / "a")
-    assert storage.file_sizes(root) == {"b/c/d": 0}
+    assert storage.file_sizes(root) == {"ab": 19, "b/c/d": 0}
     storage.remove(root)
     assert storage.file_sizes(root) == {}
 

@@ -7,7 +7,6 @@ bytes as they are, and that video is new again.
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.index import committed_parts, open_index, part_attributes
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, VideoRecord
 from mgm_shared.shards import DamagedChunk, ShardedArray
-from mgm_shared.storage import publish, scratch_folder, withdraw
+from mgm_shared.storage import StorePath, publish, scratch_folder, withdraw
 from mgm_shared.store import Video
 
 
@@ -31,7 +30,7 @@ class Changes:
     vanished: frozenset[str] = frozenset()
 
 
-def find_changes(store: Path, sources: Mapping[str, Source]) -> Changes:
+def find_changes(store: StorePath, sources: Mapping[str, Source]) -> Changes:
     """Compare size and modification time of each extracted video's file with those recorded."""
     changed, vanished = set(), set()
     table = open_index(store).select(["video_id", "size", "mtime"])
@@ -59,13 +58,13 @@ def plan_without(plan: Sequence[PlannedPart], videos: Collection[str], extracted
     return rows
 
 
-def to_replace(plan: Sequence[PlannedPart], store: Path) -> list[PlannedPart]:
+def to_replace(plan: Sequence[PlannedPart], store: StorePath) -> list[PlannedPart]:
     """The rows whose old part is still there."""
     committed = set(committed_parts(store))
     return [row for row in plan if row.replaces in committed]
 
 
-def replace_part(row: PlannedPart, store: Path, settings: ExtractSettings) -> str:
+def replace_part(row: PlannedPart, store: StorePath, settings: ExtractSettings) -> str:
     """Write a part with what the plan keeps of the one that it replaces, which is then deleted. Returns the old name.
 
     UserError when the old part is damaged.
@@ -82,7 +81,7 @@ def replace_part(row: PlannedPart, store: Path, settings: ExtractSettings) -> st
     return row.replaces
 
 
-def _write_replacement(row: PlannedPart, old_name: str, store: Path, settings: ExtractSettings) -> None:
+def _write_replacement(row: PlannedPart, old_name: str, store: StorePath, settings: ExtractSettings) -> None:
     old, attributes = store / PARTS_DIR / old_name, part_attributes(store, old_name)
     frames, motion = ShardedArray.open(old / "frames"), ShardedArray.open(old / "motion")
     with scratch_folder(store / UNFINISHED_DIR / f"{row.name}-{uuid.uuid4().hex}") as folder:

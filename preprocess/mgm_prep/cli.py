@@ -22,7 +22,9 @@ from mgm_shared.cli import (
     json_option,
     move_aside,
     say,
+    store_argument,
 )
+from mgm_shared.storage import StorePath
 
 if TYPE_CHECKING:
     from mgm_prep.extract import Summary
@@ -45,7 +47,7 @@ def main() -> None:
 
 @main.command(epilog="Example: mgm-prep extract ~/ssv2/videos ssv2.store --workers 16")
 @click.argument("videos", type=path_argument)
-@click.argument("store", type=path_argument)
+@store_argument
 @config_options(ExtractSettings)
 @click.option("--labels", type=path_argument, multiple=True, metavar="FILE", help="As `mgm-prep labels`.")
 @fold_option
@@ -58,7 +60,7 @@ def main() -> None:
 @json_option
 def extract(
     videos: Path,
-    store: Path,
+    store: StorePath,
     config: ExtractSettings,
     labels: tuple[Path, ...],
     fold: int,
@@ -97,7 +99,7 @@ def extract(
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-def _with_bar(videos: Path, store: Path, config: ExtractSettings, **arguments: Any) -> "Summary":
+def _with_bar(videos: Path, store: StorePath, config: ExtractSettings, **arguments: Any) -> "Summary":
     """Run the stage under a progress bar that counts videos and shows frames a second and failures."""
     from tqdm import tqdm
 
@@ -126,12 +128,12 @@ def _with_bar(videos: Path, store: Path, config: ExtractSettings, **arguments: A
 
 
 @main.command(epilog="Example: mgm-prep labels ssv2.store train.json validation.json")
-@click.argument("store", type=path_argument)
+@store_argument
 @click.argument("files", type=path_argument, nargs=-1, required=True)
 @fold_option
 @dry_run_option
 @json_option
-def labels(store: Path, files: tuple[Path, ...], fold: int, dry_run: bool, is_json: bool) -> None:
+def labels(store: StorePath, files: tuple[Path, ...], fold: int, dry_run: bool, is_json: bool) -> None:
     """Attach the labels and splits that FILES give to STORE's videos; no frame is touched.
 
     FILES: a CSV with or without header (path, label, split), `path label` lines as VideoMAE's, the JSON of
@@ -147,9 +149,9 @@ def labels(store: Path, files: tuple[Path, ...], fold: int, dry_run: bool, is_js
 
 
 @main.command()
-@click.argument("store", type=path_argument)
+@store_argument
 @json_option
-def index(store: Path, is_json: bool) -> None:
+def index(store: StorePath, is_json: bool) -> None:
     """Rebuild STORE's index.parquet from its parts."""
     from mgm_shared.index import numbers, write_index
     from mgm_shared.store import check_schema
@@ -160,9 +162,9 @@ def index(store: Path, is_json: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=path_argument)
+@store_argument
 @json_option
-def verify(store: Path, is_json: bool) -> None:
+def verify(store: StorePath, is_json: bool) -> None:
     """Read every byte of STORE and compare checksums, counts and index. Exit code 3 when something is wrong."""
     from mgm_prep.verify import verify as run
 
@@ -174,12 +176,12 @@ def verify(store: Path, is_json: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=path_argument)
+@store_argument
 @click.argument("video", required=False)
 @click.option("--figure", type=path_argument, metavar="PNG", help="Draw frames with motion arrows into this file.")
 @click.option("--num-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames in the figure.")
 @json_option
-def inspect(store: Path, video: str | None, figure: Path | None, num_frames: int, is_json: bool) -> None:
+def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int, is_json: bool) -> None:
     """Show what STORE holds, or one VIDEO of it (an id, or the only one that contains the text)."""
     from mgm_prep.inspect import describe_store, describe_video, find_video
     from mgm_shared.store import open_store
@@ -198,14 +200,14 @@ def inspect(store: Path, video: str | None, figure: Path | None, num_frames: int
 
 
 @main.command(epilog="Example: mgm-prep flow ssv2.store --method raft-small --weights raft_small_C_T_V2-01064c6d.pth")
-@click.argument("store", type=path_argument)
+@store_argument
 @config_options(FlowSettings)
 @workers_option
 @scheduler_option
 @click.option("--force", is_flag=True, help="Replace flow that was made by another method or other weights.")
 @json_option
 def flow(
-    store: Path, config: FlowSettings, workers: int | None, scheduler: str | None, force: bool, is_json: bool
+    store: StorePath, config: FlowSettings, workers: int | None, scheduler: str | None, force: bool, is_json: bool
 ) -> None:
     """Add optical flow to STORE, beside its motion vectors: `video.flow`, `mgm-train pretrain --guidance flow`.
 
@@ -236,7 +238,7 @@ def flow(
 
 
 @main.command(epilog="Example: mgm-prep saliency tracking.store --boxes gt.txt --video PETS09")
-@click.argument("store", type=path_argument)
+@store_argument
 @click.option(
     "--boxes", type=path_argument, required=True, metavar="MOT", help="A MOT file, or a folder with one a video."
 )
@@ -245,7 +247,7 @@ def flow(
     "--array", type=click.Choice(["motion", "flow"]), default="motion", show_default=True, help="What to measure."
 )
 @json_option
-def saliency(store: Path, boxes: Path, video: str | None, array: str, is_json: bool) -> None:
+def saliency(store: StorePath, boxes: Path, video: str | None, array: str, is_json: bool) -> None:
     """Compare STORE's motion inside labelled boxes with the motion outside: is it a good guide for masks?
 
     A MOT file has lines `frame,id,left,top,width,height,…`, counted from 1, in pixels of the source as shown. In a

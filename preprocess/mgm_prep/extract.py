@@ -1,6 +1,5 @@
 """The first stage: sources → plan → parts → index. The same call again does only what is missing."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import zarr
 
 from mgm_prep.changes import Changes, find_changes, plan_without, replace_part, to_replace
 from mgm_prep.cluster import Cluster, open_cluster
@@ -18,13 +16,23 @@ from mgm_prep.config import ExtractSettings
 from mgm_prep.failures import Failure, after_deaths, read_failures, write_failures
 from mgm_prep.headers import Probe, read_headers
 from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
+from mgm_prep.lock import LOCK_FILE, locked
 from mgm_prep.part import extract_part
-from mgm_prep.plan import PlannedPart, locked, next_number, plan_parts, read_plan, write_plan
+from mgm_prep.plan import PlannedPart, next_number, plan_parts, read_plan, write_plan
 from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
-from mgm_shared.index import codes, committed_parts, extracted_ids, numbers, part_attributes, write_index
-from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR
+from mgm_shared.index import (
+    all_attributes,
+    codes,
+    committed_parts,
+    extracted_ids,
+    numbers,
+    part_attributes,
+    write_index,
+)
+from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
+from mgm_shared.storage import METADATA_FILE, StorePath, file_names, folder_names, is_file, remove, write_bytes
 from mgm_shared.store import check_schema
 
 INSTEAD = {
@@ -84,10 +92,10 @@ class Outlook:
 Report = Callable[[Progress], None]
 
 
-def outlook(videos: Path, store: Path) -> Outlook:
+def outlook(videos: Path, store: StorePath) -> Outlook:
     """Compare a data set with its store without opening a video. UserError as `extract`."""
     found = find_sources(videos)
-    if (store / "zarr.json").exists():
+    if is_file(store / METADATA_FILE):
         check_schema(store)
         changes = find_changes(store, {source.video_id: source for source in found.sources})
         done = extracted_ids(store)
@@ -110,7 +118,7 @@ def outlook(videos: Path, store: Path) -> Outlook:
 
 def extract(
     videos: Path,
-    store: Path,
+    store: StorePath,
     settings: ExtractSettings,
     *,
     workers: int = 0,
@@ -131,12 +139,18 @@ def extract(
     found = find_sources(videos)
     annotations = read_label_files(labels, fold)
     sources = {source.video_id: source for source in found.sources}
-    _open_or_create(store, settings)
+    _check_place(store)
     if found.ignored:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(found.ignored.items()))
         say(f"{found.ignored.total()} files without a video's suffix are left alone ({kinds})")
-    with locked(store):
-        shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
+    with locked(store, say) as still_ours:
+
+        def guarded_report(progress: Progress) -> None:
+            still_ours()
+            report(progress)
+
+        _open_or_create(store, settings)
+        _clear_unfinished(store)
         try:
             with open_cluster(workers, scheduler) as cluster:
                 if cluster.dashboard:
@@ -145,15 +159,16 @@ def extract(
                 _say_changes(changes, refresh, say)
                 plan = _current_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
                 plan = _replace_parts(store, plan, settings, cluster)
-                plan = _completed_plan(store, plan, found.sources, settings, cluster, report, say)
+                plan = _completed_plan(store, plan, found.sources, settings, cluster, guarded_report, say)
                 if annotations:
                     match = match_videos(annotations, _known(store, plan))
                     say_unattached(match, say)
                     merge_labels(store, match)
-                progress = _extract_parts(store, plan, sources, settings, cluster, report)
+                progress = _extract_parts(store, plan, sources, settings, cluster, guarded_report)
         finally:
+            still_ours()
             # Only after the workers are gone: they may still write there.
-            shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
+            _clear_unfinished(store)
             table = write_index(store)
             failures = _all_failures(store)
             write_failures(store, failures.values())
@@ -175,12 +190,18 @@ def extract(
     )
 
 
-def _open_or_create(store: Path, settings: ExtractSettings) -> None:
+def _check_place(store: StorePath) -> None:
+    """UserError where something is that is neither a store nor the beginning of one, from a run that was killed."""
+    if is_file(store / METADATA_FILE):
+        return
+    foreign = {*folder_names(store), *file_names(store)} - {PARTS_DIR, UNFINISHED_DIR, LOCK_FILE}
+    if is_file(store) or foreign or committed_parts(store):
+        raise UserError(f"{store} exists and is not an mgm store; choose another place for the store")
+
+
+def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
     """Write the root group of a new store, or make sure that an old one was made with the same settings."""
-    if not (store / "zarr.json").exists():
-        if store.exists() and not _is_begun(store):
-            raise UserError(f"{store} exists and is not an mgm store; choose another place for the store")
-        store.mkdir(parents=True, exist_ok=True)
+    if not is_file(store / METADATA_FILE):
         names = ["mgm", "av", "opencv-python", "zarr", "numcodecs"]
         names += ["motion-vector-extractor"] if settings.decoder == "mv-extractor" else []
         libraries = {name: version(name) for name in names}
@@ -189,9 +210,9 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
             "settings": settings.recorded(),
             "libraries": libraries | {"ffmpeg": ".".join(map(str, av.library_versions["libavcodec"]))},
         }
-        zarr.create_group(str(store / PARTS_DIR))
+        write_bytes(store / PARTS_DIR / METADATA_FILE, group_metadata())
         # Last, since its presence says that this is a store.
-        zarr.create_group(str(store), attributes=attributes)
+        write_bytes(store / METADATA_FILE, group_metadata(attributes))
         return
     recorded = check_schema(store)["settings"]
     differing = [name for name, value in settings.recorded().items() if recorded.get(name) != value]
@@ -200,13 +221,16 @@ def _open_or_create(store: Path, settings: ExtractSettings) -> None:
         raise UserError(f"{store} was extracted with {was}; use the same settings, or another store, or --force")
 
 
-def _is_begun(store: Path) -> bool:
-    """Whether nothing is there but what a run that was killed at once has left."""
-    return store.is_dir() and all(entry.name == PARTS_DIR for entry in store.iterdir()) and not committed_parts(store)
+def _clear_unfinished(store: StorePath) -> None:
+    """Delete what is half-done."""
+    remove(store / UNFINISHED_DIR)
+    parts = store / PARTS_DIR
+    for name in set(folder_names(parts)) - set(committed_parts(store)):
+        remove(parts / name)
 
 
 def _current_plan(
-    store: Path, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
+    store: StorePath, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
 ) -> list[PlannedPart]:
     """The store's plan, in which videos to be taken anew have no place any more."""
     plan, failures = _whole_plan(store), read_failures(store)
@@ -220,7 +244,7 @@ def _current_plan(
     return plan
 
 
-def _whole_plan(store: Path) -> list[PlannedPart]:
+def _whole_plan(store: StorePath) -> list[PlannedPart]:
     """The plan, and should it have been lost, what the parts say of it."""
     plan = read_plan(store)
     named = {row.name for row in plan} | {row.replaces for row in plan}
@@ -233,7 +257,7 @@ def _whole_plan(store: Path) -> list[PlannedPart]:
 
 
 def _replace_parts(
-    store: Path, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
+    store: StorePath, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
 ) -> list[PlannedPart]:
     """Take changed videos out of the parts that hold them; a run that was killed meanwhile is completed."""
     rows = to_replace(plan, store)
@@ -246,7 +270,7 @@ def _replace_parts(
 
 
 def _completed_plan(
-    store: Path,
+    store: StorePath,
     plan: list[PlannedPart],
     sources: Iterable[Source],
     settings: ExtractSettings,
@@ -272,7 +296,7 @@ def _completed_plan(
     return plan
 
 
-def _known(store: Path, plan: Iterable[PlannedPart]) -> set[str]:
+def _known(store: StorePath, plan: Iterable[PlannedPart]) -> set[str]:
     """The videos that are extracted, have a place in the plan, or none because they were rejected."""
     planned = {video_id for part in plan for video_id in part.videos}
     return planned | read_failures(store).keys() | extracted_ids(store)
@@ -300,7 +324,7 @@ def _say_without_vectors(probes: Iterable[Probe], settings: ExtractSettings, say
 
 
 def _extract_parts(
-    store: Path,
+    store: StorePath,
     plan: Iterable[PlannedPart],
     sources: Mapping[str, Source],
     settings: ExtractSettings,
@@ -338,12 +362,12 @@ def _extract_parts(
     return progress
 
 
-def _all_failures(store: Path) -> dict[str, Failure]:
+def _all_failures(store: StorePath) -> dict[str, Failure]:
     """Those of the list and those that the parts recorded, should a run have been killed between the two."""
     failures = read_failures(store)
     planned = {row.name: row.videos for row in read_plan(store)}
-    for part in committed_parts(store):
-        for row in part_attributes(store, part)["failures"]:
+    for part, attributes in all_attributes(store):
+        for row in attributes["failures"]:
             # Without a place in the plan it has been tried again.
             if row["video_id"] in planned.get(part, ()):
                 failures.setdefault(row["video_id"], Failure(**row))

@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from mgm_prep.sources import Source
 from mgm_prep.strikes import convicted
-from mgm_shared.files import read_rows, write_rows
 from mgm_shared.schema import FAILURES_FILE
+from mgm_shared.storage import StorePath, read_rows, write_rows
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 
@@ -47,17 +46,17 @@ def failure_of(source: Source, error: Exception) -> Failure:
     )
 
 
-def read_failures(store: Path) -> dict[str, Failure]:
+def read_failures(store: StorePath) -> dict[str, Failure]:
     """The rejected videos of a store, by id."""
     return {row["video_id"]: Failure(**row) for row in read_rows(store / FAILURES_FILE)}
 
 
-def write_failures(store: Path, failures: Iterable[Failure]) -> None:
+def write_failures(store: StorePath, failures: Iterable[Failure]) -> None:
     """Replace the list of rejected videos, sorted by id."""
     write_rows(store / FAILURES_FILE, map(asdict, sorted(failures, key=lambda failure: failure.video_id)))
 
 
-def after_deaths(store: Path) -> Callable[[AnyTask], AnyTask]:
+def after_deaths(store: StorePath) -> Callable[[AnyTask], AnyTask]:
     """What to try instead of a task that ended two workers. RuntimeError when that goes on and on."""
     deaths: Counter[str] = Counter()
 
@@ -72,7 +71,7 @@ def after_deaths(store: Path) -> Callable[[AnyTask], AnyTask]:
     return without_killer
 
 
-def _without_killer(task: AnyTask, store: Path) -> AnyTask:
+def _without_killer(task: AnyTask, store: StorePath) -> AnyTask:
     """The task without the video that ended two of its workers, which is rejected; as it is when there is none."""
     causes = convicted(store, task.name)
     rejected = tuple(

@@ -4,11 +4,9 @@ Axes: T frames · H,W pixels · C = RGB.
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,13 @@ from numpy.typing import NDArray
 from mgm_prep.cluster import open_cluster
 from mgm_prep.config import FlowSettings
 from mgm_prep.flow import FRAMES_PER_BATCH, cell_motion, described, estimator
-from mgm_prep.plan import locked
+from mgm_prep.lock import locked
 from mgm_shared.errors import UserError
 from mgm_shared.files import flush
 from mgm_shared.index import committed_parts, part_attributes
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, flow_spec, pack_motion
 from mgm_shared.shards import DamagedChunk, ShardedArray, ShardWriter
-from mgm_shared.storage import METADATA_FILE, publish, read_bytes, scratch_folder, withdraw
+from mgm_shared.storage import METADATA_FILE, StorePath, is_file, publish, read_bytes, remove, scratch_folder, withdraw
 from mgm_shared.store import check_schema
 
 
@@ -53,7 +51,7 @@ Report = Callable[[int, int], None]
 
 
 def add_flow(
-    store: Path,
+    store: StorePath,
     settings: FlowSettings,
     *,
     workers: int = 0,
@@ -67,7 +65,7 @@ def add_flow(
     """
     check_schema(store)
     recorded = described(settings)
-    with locked(store):
+    with locked(store) as still_ours:
         names = committed_parts(store)
         outdated = [name for name in names if _recorded(store, name) not in (None, recorded)]
         if outdated and not is_forced:
@@ -81,11 +79,12 @@ def add_flow(
         try:
             with open_cluster(workers, scheduler) as cluster:
                 for result in cluster.map(flow_part, todo, store, settings, recorded, after_deaths=_give_up):
+                    still_ours()
                     results.append(result)
                     report(sum(num_frames[result.part] for result in results), total)
         finally:
             # Only after the workers are gone: they may still write there.
-            shutil.rmtree(store / UNFINISHED_DIR, ignore_errors=True)
+            remove(store / UNFINISHED_DIR)
     damaged = {result.part: result.problem for result in results if result.problem}
     return FlowSummary(
         store=str(store),
@@ -97,7 +96,7 @@ def add_flow(
     )
 
 
-def flow_part(name: str, store: Path, settings: FlowSettings, recorded: dict[str, Any]) -> PartFlow:
+def flow_part(name: str, store: StorePath, settings: FlowSettings, recorded: dict[str, Any]) -> PartFlow:
     """Compute one part's flow, and show it when all of it is on the disk: one task of the cluster."""
     part = store / PARTS_DIR / name
     attributes = part_attributes(store, name)
@@ -116,8 +115,8 @@ def flow_part(name: str, store: Path, settings: FlowSettings, recorded: dict[str
         writer.close()
         for path in [*(folder / "flow").rglob("*"), folder / "flow"]:
             flush(path)
-        if (part / "flow" / METADATA_FILE).exists():
-            withdraw(part / "flow", scratch.with_suffix(".old"))
+        if is_file(part / "flow" / METADATA_FILE):
+            withdraw(part / "flow", store / UNFINISHED_DIR / f"{scratch.name}.old")
         publish(folder / "flow", part / "flow")
     return PartFlow(part=name, num_frames=writer.num_frames)
 
@@ -129,7 +128,7 @@ def _stretches(frames: ShardedArray, video: dict[str, Any]) -> Iterator[NDArray[
         yield frames.read(np.arange(start, min(start + FRAMES_PER_BATCH - 1, last)))
 
 
-def _recorded(store: Path, name: str) -> dict[str, Any] | None:
+def _recorded(store: StorePath, name: str) -> dict[str, Any] | None:
     """How a part's flow was made; None where it has none."""
     try:
         metadata = json.loads(read_bytes(store / PARTS_DIR / name / "flow" / METADATA_FILE))
@@ -139,7 +138,7 @@ def _recorded(store: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _num_frames(store: Path, name: str) -> int:
+def _num_frames(store: StorePath, name: str) -> int:
     return sum(video["num_frames"] for video in part_attributes(store, name)["videos"])
 
 

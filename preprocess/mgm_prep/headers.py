@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mgm_prep.cluster import Cluster
 from mgm_prep.config import ExtractSettings
@@ -12,6 +11,7 @@ from mgm_prep.part import REJECTED
 from mgm_prep.sources import Source
 from mgm_prep.strikes import journal
 from mgm_shared.geometry import stored_size
+from mgm_shared.storage import StorePath
 
 PROBES_PER_TASK = 32
 
@@ -29,7 +29,7 @@ class Probe:
 
 def read_headers(
     sources: Sequence[Source],
-    store: Path,
+    store: StorePath,
     settings: ExtractSettings,
     cluster: Cluster,
     report: Callable[[int, int], None],
@@ -48,7 +48,7 @@ def read_headers(
     return probes, failures
 
 
-def probe_all(batch: Task, store: Path, settings: ExtractSettings) -> list[Probe | Failure]:
+def probe_all(batch: Task, store: StorePath, settings: ExtractSettings) -> list[Probe | Failure]:
     """`probe` for a batch: one task of the cluster."""
     found: list[Probe | Failure] = list(batch.rejected)
     with journal(store, batch.name, settings.max_seconds) as notes:

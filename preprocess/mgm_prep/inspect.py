@@ -6,6 +6,7 @@ import numpy as np
 
 from mgm_shared.errors import UserError
 from mgm_shared.schema import PICTURE_TYPES
+from mgm_shared.storage import file_sizes
 from mgm_shared.store import Store, Video
 
 
@@ -25,7 +26,7 @@ def find_video(store: Store, wanted: str | None) -> Video:
 def describe_store(store: Store) -> dict[str, Any]:
     """Counts, sizes, labels and settings."""
     videos = store.videos
-    num_bytes = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    num_bytes = sum(file_sizes(store.path).values())
     return {
         "store": str(store.path),
         "videos": len(videos),

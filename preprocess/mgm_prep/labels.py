@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from mgm_prep.annotations import VIDEO_SUFFIXES, Annotation, is_annotation_folder, read_annotations
 from mgm_prep.failures import read_failures
-from mgm_prep.plan import locked, read_plan
+from mgm_prep.lock import locked
+from mgm_prep.plan import read_plan
 from mgm_prep.sources import find_sources
 from mgm_shared.errors import UserError
-from mgm_shared.files import write_rows
 from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
+from mgm_shared.storage import StorePath, remove, write_rows
 from mgm_shared.store import check_schema
 
 NUM_EXAMPLES = 3
@@ -63,7 +64,7 @@ def read_label_files(files: Sequence[Path], fold: int = 1) -> list[Annotation]:
 
 
 def attach_labels(
-    store: Path, files: Sequence[Path], *, fold: int = 1, is_dry_run: bool = False, say: Callable[[str], None]
+    store: StorePath, files: Sequence[Path], *, fold: int = 1, is_dry_run: bool = False, say: Callable[[str], None]
 ) -> LabelSummary:
     """Give the videos that the files name their labels and splits; what the files leave unsaid stays.
 
@@ -71,7 +72,7 @@ def attach_labels(
     """
     check_schema(store)
     annotations = read_label_files(files, fold)
-    with locked(store):
+    with locked(store, say):
         table = read_index(store)
         # Videos that are still to come, or to be tried again, get theirs now.
         planned = {video_id for part in read_plan(store) for video_id in part.videos}
@@ -99,7 +100,7 @@ def attach_labels(
     )
 
 
-def merge_labels(store: Path, match: Match) -> None:
+def merge_labels(store: StorePath, match: Match) -> None:
     """Put them over what was attached before; `write_index` makes them seen."""
     before = read_labels(store)
     after = {video_id: dict(values) for video_id, values in before.items()}
@@ -108,7 +109,7 @@ def merge_labels(store: Path, match: Match) -> None:
     if after == before:
         return
     # First, so that a reader never takes an index for current that does not know the labels.
-    (store / INDEX_FILE).unlink(missing_ok=True)
+    remove(store / INDEX_FILE)
     write_rows(store / LABELS_FILE, ({"video_id": video_id} | after[video_id] for video_id in sorted(after)))
 
 

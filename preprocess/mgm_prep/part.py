@@ -40,7 +40,7 @@ from mgm_shared.schema import (
     pack_motion,
 )
 from mgm_shared.shards import ShardWriter
-from mgm_shared.storage import publish, scratch_folder
+from mgm_shared.storage import StorePath, publish, scratch_folder
 
 Item = TypeVar("Item")
 
@@ -68,7 +68,7 @@ class PartResult:
     failures: tuple[Failure, ...]
 
 
-def extract_part(part: Part, store: Path, settings: ExtractSettings) -> PartResult:
+def extract_part(part: Part, store: StorePath, settings: ExtractSettings) -> PartResult:
     """Decode the part's videos and commit it; nothing is committed when every video of it is rejected."""
     # A name of its own: Dask may start a task again while the first try is still running somewhere.
     with scratch_folder(store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}") as folder:

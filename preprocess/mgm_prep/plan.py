@@ -4,20 +4,16 @@ A resumed run follows the plan that is there, so a store does not depend on how 
 have come since get parts of their own.
 """
 
-import fcntl
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from mgm_prep.failures import Failure
 from mgm_prep.headers import Probe
 from mgm_prep.part import Part
 from mgm_prep.sources import Source
-from mgm_shared.errors import UserError
-from mgm_shared.files import read_rows, write_rows
 from mgm_shared.schema import PLAN_FILE
+from mgm_shared.storage import StorePath, read_rows, write_rows
 
 # A part is a 64th of the data set, so that a few workers share even a small one evenly, within these bounds:
 # below, files become too many; above, a retry costs too much.
@@ -89,26 +85,11 @@ def next_number(plan: Iterable[PlannedPart]) -> int:
     return 1 + max((row.number for row in plan), default=-1)
 
 
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store for oneself: two extractions into one would undo each other's plan. UserError when it is taken."""
-    lock = store / ".lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another command is writing to {store}; wait for it, or stop it") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def read_plan(store: Path) -> list[PlannedPart]:
+def read_plan(store: StorePath) -> list[PlannedPart]:
     """The plan of a store, empty when it has none yet."""
     return [PlannedPart(**{**row, "videos": tuple(row["videos"])}) for row in read_rows(store / PLAN_FILE)]
 
 
-def write_plan(store: Path, plan: Iterable[PlannedPart]) -> None:
+def write_plan(store: StorePath, plan: Iterable[PlannedPart]) -> None:
     """Replace the plan."""
     write_rows(store / PLAN_FILE, map(asdict, plan))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import zarr
@@ -10,6 +9,7 @@ import zarr
 from mgm_shared.index import committed_parts, part_attributes, read_index
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
 from mgm_shared.shards import ShardedArray
+from mgm_shared.storage import METADATA_FILE, StorePath, is_file
 from mgm_shared.store import open_store
 
 SHARDED, OPTIONAL, TRACKS = ("frames", "motion"), ("flow",), ("time", "picture_type")
@@ -27,7 +27,7 @@ class Verdict:
     """One line each: where, and what is wrong."""
 
 
-def verify(store: Path) -> Verdict:
+def verify(store: StorePath) -> Verdict:
     """Read every byte of a store. UserError when it is none."""
     open_store(store)
     names = committed_parts(store)
@@ -47,11 +47,11 @@ def verify(store: Path) -> Verdict:
     return Verdict(store=str(store), parts=len(names), videos=num_videos, chunks=num_chunks, problems=problems)
 
 
-def _sharded(part: Path) -> list[str]:
-    return [*SHARDED, *(name for name in OPTIONAL if (part / name).exists())]
+def _sharded(part: StorePath) -> list[str]:
+    return [*SHARDED, *(name for name in OPTIONAL if is_file(part / name / METADATA_FILE))]
 
 
-def _part_problems(store: Path, name: str) -> Iterator[str]:
+def _part_problems(store: StorePath, name: str) -> Iterator[str]:
     part = store / PARTS_DIR / name
     num_frames = 0
     for video in part_attributes(store, name)["videos"]:
@@ -67,8 +67,8 @@ def _part_problems(store: Path, name: str) -> Iterator[str]:
     for array_name in TRACKS:
         try:
             # zarr-python checks the crc32c of these two, which are one chunk each.
-            length = np.size(zarr.open_array(part / array_name, mode="r")[:])
-            is_there = any((part / array_name).glob("c*"))
+            length = np.size(zarr.open_array(str(part / array_name), mode="r")[:])
+            is_there = is_file(part / array_name / "c.0")
         except (ValueError, OSError) as error:
             yield f"{array_name}: {error}"
             continue
@@ -76,8 +76,8 @@ def _part_problems(store: Path, name: str) -> Iterator[str]:
             yield f"{array_name} has {length if is_there else 0} values, its videos {num_frames} frames"
 
 
-def _index_problems(store: Path) -> Iterator[str]:
-    if not (store / INDEX_FILE).exists():
+def _index_problems(store: StorePath) -> Iterator[str]:
+    if not is_file(store / INDEX_FILE):
         yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` makes it"
     elif not open_store(store).table.equals(read_index(store)):
         yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` makes it anew"

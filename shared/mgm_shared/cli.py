@@ -17,6 +17,8 @@ import click
 import yaml
 
 from mgm_shared.errors import UserError
+from mgm_shared.objects import Url
+from mgm_shared.storage import StorePath, store_path
 
 EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
@@ -48,6 +50,14 @@ class Program(click.Group):
         ctx.exit(EXIT_BAD_INPUT)
 
 
+class StoreType(click.Path):
+    """A store's place: a local path, or a URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return store_path(value)
+
+
+store_argument = click.argument("store", type=StoreType())
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on stdout.")
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 force_option = click.option("--force", is_flag=True, help="Start over; what is there is moved aside, not deleted.")
@@ -133,8 +143,10 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def move_aside(path: Path) -> Path | None:
-    """Rename `path` to the first free `path.old-N`; None when there is nothing to move."""
+def move_aside(path: StorePath) -> Path | None:
+    """Rename `path` to the first free `path.old-N`; None when there is nothing to move. UserError for a URL."""
+    if isinstance(path, Url):
+        raise UserError(f"--force moves what is there aside, which {path} cannot; delete it, or take another place")
     if not path.exists():
         return None
     number = 1

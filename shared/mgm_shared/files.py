@@ -1,10 +1,8 @@
 """Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 
 def flush(path: Path) -> None:
@@ -27,14 +25,3 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         beside.unlink(missing_ok=True)
     flush(path.parent)
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, none when it is not there."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a .jsonl file: one object a line, keys sorted."""
-    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-    replace_file(file, lambda beside: beside.write_text(text))

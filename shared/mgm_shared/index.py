@@ -9,7 +9,7 @@ goes round that: rows come in as JSON and columns go out through DLPack.
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,17 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mgm_shared.files import read_rows, replace_file
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, VideoRecord
+from mgm_shared.storage import (
+    METADATA_FILE,
+    StorePath,
+    file_sizes,
+    folder_names,
+    read_bytes,
+    read_files,
+    read_rows,
+    write_bytes,
+)
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -35,32 +44,47 @@ INDEX_SCHEMA = pa.schema(
     + [("part", pa.string()), ("height", pa.int64()), ("width", pa.int64())]
 )
 
+# Metadata is read of so many parts at a time.
+PARTS_AT_ONCE = 256
+
 # What decides which pixels and labels a training run sees.
 DATA_COLUMNS = ("video_id", "part", "start", "num_frames", "label", "split")
 
 
-def committed_parts(store_path: Path) -> list[str]:
+def committed_parts(store_path: StorePath) -> list[str]:
     """Names of the finished parts, sorted."""
     parts = store_path / PARTS_DIR
-    return sorted(entry.name for entry in os.scandir(parts) if entry.is_dir()) if parts.is_dir() else []
+    if isinstance(parts, Path):
+        return folder_names(parts)
+    # What has no metadata of its own is an upload that has not ended, or never will.
+    found = (name.split("/") for name in file_sizes(parts))
+    return sorted(name for name, *rest in found if rest == [METADATA_FILE])
 
 
-def part_attributes(store_path: Path, part: str) -> dict[str, Any]:
+def part_attributes(store_path: StorePath, part: str) -> dict[str, Any]:
     """A part's own attributes: height, width, videos, failures."""
-    metadata = json.loads((store_path / PARTS_DIR / part / "zarr.json").read_text())
-    attributes: dict[str, Any] = metadata["attributes"]
+    attributes: dict[str, Any] = json.loads(read_bytes(store_path / PARTS_DIR / part / METADATA_FILE))["attributes"]
     return attributes
 
 
-def read_labels(store_path: Path) -> dict[str, dict[str, str | None]]:
+def all_attributes(store_path: StorePath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and attributes of each finished part, sorted by name."""
+    names = committed_parts(store_path)
+    for start in range(0, len(names), PARTS_AT_ONCE):
+        some = names[start : start + PARTS_AT_ONCE]
+        files = read_files([store_path / PARTS_DIR / name / METADATA_FILE for name in some])
+        yield from ((name, json.loads(content)["attributes"]) for name, content in zip(some, files, strict=True))
+
+
+def read_labels(store_path: StorePath) -> dict[str, dict[str, str | None]]:
     """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
     return {row.pop("video_id"): row for row in read_rows(store_path / LABELS_FILE)}
 
 
-def read_index(store_path: Path) -> pa.Table:
+def read_index(store_path: StorePath) -> pa.Table:
     """The table of videos, read from the parts themselves and the attached labels."""
     attached = read_labels(store_path)
-    parts = {part: part_attributes(store_path, part) for part in committed_parts(store_path)}
+    parts = dict(all_attributes(store_path))
     # For a moment, or after a kill, a part is there together with the one that replaces it.
     replaced = {attributes.get("replaces") for attributes in parts.values()}
     rows: list[dict[str, Any]] = []
@@ -81,27 +105,30 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.json.read_json(pa.BufferReader(lines), parse_options=options).combine_chunks()
 
 
-def write_index(store_path: Path) -> pa.Table:
-    """Rebuild index.parquet from the parts: written beside, then renamed."""
+def write_index(store_path: StorePath) -> pa.Table:
+    """Rebuild index.parquet from the parts."""
     table = read_index(store_path)
-    replace_file(store_path / INDEX_FILE, lambda file: pq.write_table(table, file))
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    write_bytes(store_path / INDEX_FILE, content.getvalue().to_pybytes())
     return table
 
 
-def open_index(store_path: Path) -> pa.Table:
+def open_index(store_path: StorePath) -> pa.Table:
     """The table of videos: index.parquet, or the parts where it is missing or has not heard of all of them."""
     try:
         # Not `pq.read_table`: it imports pandas.
-        with pq.ParquetFile(store_path / INDEX_FILE) as file:
+        with pq.ParquetFile(pa.BufferReader(read_bytes(store_path / INDEX_FILE))) as file:
             table = file.read(columns=INDEX_SCHEMA.names).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
     except FileNotFoundError:
         return read_index(store_path)
-    # An extraction that was killed leaves parts that the index has not heard of.
-    is_current = set(table["part"].unique().to_pylist()) == set(committed_parts(store_path))
+    # An extraction that was killed leaves parts that the index has not heard of. Behind a URL this listing also has
+    # uploads that have not ended, and takes one request a thousand parts, not twenty.
+    is_current = set(table["part"].unique().to_pylist()) == set(folder_names(store_path / PARTS_DIR))
     return table.combine_chunks() if is_current else read_index(store_path)
 
 
-def extracted_ids(store_path: Path) -> set[str]:
+def extracted_ids(store_path: StorePath) -> set[str]:
     """The videos that the store holds."""
     return set(open_index(store_path)["video_id"].to_pylist())
 

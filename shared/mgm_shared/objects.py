@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mgm_shared.errors import UserError
 
@@ -36,6 +36,10 @@ class Url:
     @property
     def name(self) -> str:
         return self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Url":
+        return Url(self.text.rpartition("/")[0])
 
 
 class ByteRange(NamedTuple):
@@ -97,21 +101,24 @@ def is_file(url: Url) -> bool:
         return bool(files.isfile(str(url)))
 
 
-def folder_names(url: Url) -> list[str]:
-    """The folders in a folder, sorted; none where it is missing."""
+def names(url: Url, kind: Literal["directory", "file"]) -> list[str]:
+    """What is in a folder, of this kind, sorted; nothing where it is missing."""
     with _reached(str(url)) as files:
         try:
             entries = files.ls(str(url), detail=True)
         except FileNotFoundError:
             return []
-    return sorted(Url(entry["name"].rstrip("/")).name for entry in entries if entry["type"] == "directory")
+    return sorted(Url(entry["name"].rstrip("/")).name for entry in entries if entry["type"] == kind)
 
 
 def file_sizes(url: Url) -> dict[str, int]:
     """Bytes of all files below a folder, by their path below it; none where it is missing."""
     with _reached(str(url)) as files:
-        found = files.find(str(url), detail=True)
         root = f"{files._strip_protocol(str(url))}/"
+        try:
+            found = files.find(str(url), detail=True)
+        except FileNotFoundError:
+            return {}
     return {name.removeprefix(root): int(entry["size"]) for name, entry in found.items()}
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from mgm_shared.codec import JpegCodec, PlanesCodec
 from mgm_shared.geometry import CELL_PX
@@ -160,6 +162,13 @@ def unpack_motion(packed_TYX2: NDArray[np.int16]) -> NDArray[np.float32]:
     motion_TYX2 *= 1 / MOTION_UNITS_PER_PX
     motion_TYX2[packed_TYX2 == MISSING] = np.nan
     return motion_TYX2
+
+
+def group_metadata(attributes: dict[str, Any] | None = None) -> bytes:
+    """The `zarr.json` of a group."""
+    files: dict[str, Buffer] = {}
+    zarr.create_group(MemoryStore(files), attributes=attributes or {})
+    return files["zarr.json"].to_bytes()
 
 
 def create_tracks(part: Path, time_s: NDArray[np.float64], picture_type: NDArray[np.uint8]) -> None:

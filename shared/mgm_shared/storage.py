@@ -4,13 +4,15 @@ Whoever reads or writes a store's files does it through these functions. They ke
 what names a store is safe after fork and spawn, and a local store pays nothing for the other kind.
 """
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from mgm_shared import objects
 from mgm_shared.files import flush, replace_file
@@ -64,11 +66,25 @@ def read_files(paths: Sequence[StorePath]) -> list[bytes]:
 
 
 def write_bytes(path: StorePath, content: bytes) -> None:
-    """Write or replace a file: it is whole, or as it was."""
+    """Write or replace a file: it is whole, or as it was. The folders above it come by themselves."""
     if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda beside: beside.write_bytes(content))
     else:
         objects.put(path, content)
+
+
+def read_rows(file: StorePath) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, none when it is not there."""
+    try:
+        return [json.loads(line) for line in read_bytes(file).splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+def write_rows(file: StorePath, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a .jsonl file: one object a line, keys sorted."""
+    write_bytes(file, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
 
 
 def is_file(path: StorePath) -> bool:
@@ -79,8 +95,15 @@ def is_file(path: StorePath) -> bool:
 def folder_names(path: StorePath) -> list[str]:
     """The folders in a folder, sorted; none where it is missing."""
     if isinstance(path, Url):
-        return objects.folder_names(path)
+        return objects.names(path, "directory")
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir()) if path.is_dir() else []
+
+
+def file_names(path: StorePath) -> list[str]:
+    """The files in a folder, sorted; none where it is missing."""
+    if isinstance(path, Url):
+        return objects.names(path, "file")
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
 
 
 def file_sizes(path: StorePath) -> dict[str, int]:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from mgm_shared import index
 from mgm_shared.codec import Planes
 from mgm_shared.errors import UserError
+from mgm_shared.objects import Url
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shards import ShardedArray
+from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, store_path
 
 # pandas, a quarter of a second, is imported where a notebook asks for a DataFrame: training and extraction never do.
 if TYPE_CHECKING:
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
 Key = int | slice | Sequence[int] | NDArray[np.int64]
 
 
-def open_store(path: str | os.PathLike[str]) -> "Store":
-    """Open the store at `path` for reading. UserError when there is none or its schema is another one."""
-    store = Store(Path(path))
+def open_store(path: str | os.PathLike[str] | Url) -> "Store":
+    """Open the store at `path`, or at a URL such as s3://bucket/ssv2.store, for reading.
+
+    UserError when there is none, or its schema is another one, or the URL cannot be reached.
+    """
+    store = Store(store_path(path))
     check_schema(store.path)
     return store
 
 
-def check_schema(path: Path) -> dict[str, Any]:
+def check_schema(path: StorePath) -> dict[str, Any]:
     """The root's attributes; UserError unless this is a store of this schema version."""
     try:
-        attributes: dict[str, Any] = json.loads((path / "zarr.json").read_text())["attributes"]
+        attributes: dict[str, Any] = json.loads(read_bytes(path / METADATA_FILE))["attributes"]
         version = attributes["mgm_schema_version"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{path} is not an mgm store; make one with `mgm-prep extract VIDEOS {path}`") from None
@@ -55,7 +59,7 @@ def check_schema(path: Path) -> dict[str, Any]:
 class Store:
     """A directory of parts, seen as a table of videos. Cheap to pickle; holds no open file."""
 
-    path: Path
+    path: StorePath
 
     @cached_property
     def table(self) -> pa.Table:
@@ -117,7 +121,7 @@ class Store:
 class Video:
     """One video of a store; its arrays are read when they are indexed."""
 
-    part: Path
+    part: StorePath
     video_id: str
     record: dict[str, Any]
     """The video's row of `Store.videos`."""
@@ -187,7 +191,7 @@ class Video:
         """The video as an xarray Dataset, lazily read, with time in seconds as its coordinate."""
         import xarray
 
-        part = xarray.open_zarr(self.part, consolidated=False)
+        part = xarray.open_zarr(str(self.part), consolidated=False)
         dataset = part.isel(time=self._span)
         return dataset.assign_attrs({key: value for key, value in self.record.items() if value is not None})
 
@@ -211,7 +215,7 @@ class Video:
     def _track(self, name: str) -> Any:
         import zarr
 
-        array = zarr.open_array(self.part / name, mode="r")
+        array = zarr.open_array(str(self.part / name), mode="r")
         return array[self._span]
 
 

@@ -18,9 +18,11 @@ from mgm_shared.cli import (
     json_option,
     move_aside,
     say,
+    store_argument,
 )
 from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
+from mgm_shared.storage import StorePath
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 
 if TYPE_CHECKING:
@@ -44,13 +46,15 @@ def main() -> None:
 
 
 @main.command(epilog="Example: mgm-train pretrain ssv2.store --run runs/mgm --config pipelines/ssv2.yaml")
-@click.argument("store", type=path_argument)
+@store_argument
 @run_option
 @config_options(PretrainConfig)
 @dry_run_option
 @force_option
 @json_option
-def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+def pretrain(
+    store: StorePath, run_folder: Path, config: PretrainConfig, dry_run: bool, force: bool, is_json: bool
+) -> None:
     """Pretrain on the training videos of STORE. The same command again goes on where it was stopped."""
     from mgm_shared.store import open_store
     from mgm_train.augment import PretrainAugment
@@ -93,13 +97,15 @@ def pretrain(store: Path, run_folder: Path, config: PretrainConfig, dry_run: boo
 @main.command(
     epilog="Example: mgm-train finetune ssv2.store --run runs/ft --init runs/mgm --config pipelines/ssv2.yaml"
 )
-@click.argument("store", type=path_argument)
+@store_argument
 @run_option
 @config_options(FinetuneConfig)
 @dry_run_option
 @force_option
 @json_option
-def finetune(store: Path, run_folder: Path, config: FinetuneConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+def finetune(
+    store: StorePath, run_folder: Path, config: FinetuneConfig, dry_run: bool, force: bool, is_json: bool
+) -> None:
     """Fine-tune a pretrained encoder (--init) on the labels of STORE's training videos."""
     from mgm_shared.store import open_store
     from mgm_train.augment import FinetuneAugment
@@ -176,14 +182,14 @@ def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
 
 
 @main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config pipelines/ssv2.yaml")
-@click.argument("store", type=path_argument)
+@store_argument
 @click.argument("weights", type=path_argument)
 @click.option("--out", type=path_argument, help="Folder for the CSV files.  [default: the run folder of the weights]")
 @config_options(EvaluateConfig)
 @dry_run_option
 @json_option
 def evaluate(
-    store: Path, weights: Path, out: Path | None, config: EvaluateConfig, dry_run: bool, is_json: bool
+    store: StorePath, weights: Path, out: Path | None, config: EvaluateConfig, dry_run: bool, is_json: bool
 ) -> None:
     """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
     from mgm_shared.store import open_store
@@ -222,12 +228,12 @@ def _say_scored(scores: "Scores") -> None:
 
 
 @main.command()
-@click.argument("store", type=path_argument)
+@store_argument
 @run_option
 @click.option("--video", help="Video to show.  [default: the first one of the training split]")
 @click.option("--out", type=path_argument, help="Folder for the figures.  [default: figures in the run folder]")
 @json_option
-def visualize(store: Path, run_folder: Path, video: str | None, out: Path | None, is_json: bool) -> None:
+def visualize(store: StorePath, run_folder: Path, video: str | None, out: Path | None, is_json: bool) -> None:
     """Draw a pretraining run: its loss, its masks on a clip, and what it rebuilds of the hidden part."""
     import numpy as np
 

@@ -1,0 +1,83 @@
+"""A store has one writer; one that died is told from one that lives."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from mgm_prep import lock
+from mgm_prep.lock import locked
+from mgm_shared import objects, storage
+from mgm_shared.errors import UserError
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    return tmp_path if request.param == "local" else request.getfixturevalue("bucket") / "a.store"
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(store):
+    for _ in range(2):
+        with locked(store) as still_ours:
+            with (
+                pytest.raises(UserError, match=r"another command .*is writing to .*; wait for it, or stop it"),
+                locked(store),
+            ):
+                raise AssertionError
+            still_ours()
+        assert storage.file_sizes(store) == {}
+
+
+def test_a_lock_is_given_free_after_an_error(store):
+    with pytest.raises(RuntimeError), locked(store):
+        raise RuntimeError
+    with locked(store):
+        pass
+
+
+@pytest.fixture
+def remote(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    return bucket / "a.store"
+
+
+def test_a_lock_that_nobody_rewrites_is_taken(remote):
+    objects.put(remote / lock.LOCK_FILE, json.dumps({"token": "x", "beat": 3, "owner": "process 7 on node4"}).encode())
+    said = []
+    with locked(remote, said.append) as still_ours:
+        time.sleep(0.3)
+        still_ours()
+    (line,) = said
+    assert "is of process 7 on node4; waiting up to 1 s for a sign of it" in line
+    assert storage.file_sizes(remote) == {}
+
+
+def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote, monkeypatch):
+    monkeypatch.setattr(lock, "SILENT_BEATS", 1000)
+    objects.put(remote / lock.LOCK_FILE, b'{"token": "x"}')
+    ending = threading.Timer(0.3, objects.delete, [remote / lock.LOCK_FILE])
+    ending.start()
+    with locked(remote):
+        pass
+    ending.join()
+
+
+def test_who_was_cut_off_and_replaced_stops(remote):
+    other = b'{"token": "of the other"}'
+    with locked(remote) as still_ours:
+        objects.put(remote / lock.LOCK_FILE, other)
+        time.sleep(0.5)
+        with pytest.raises(UserError, match=r"has taken .* over; the same command again goes on after it"):
+            still_ours()
+    assert storage.read_bytes(remote / lock.LOCK_FILE) == other
+
+
+def test_a_network_that_is_away_for_a_while_costs_nothing(remote, monkeypatch):
+    with locked(remote) as still_ours:
+        with monkeypatch.context() as patched:
+            patched.setattr(objects, "_fetch", lambda ranges: (_ for _ in ()).throw(UserError("away")))
+            time.sleep(0.3)
+        time.sleep(0.2)
+        still_ours()
