@@ -1,42 +1,59 @@
-"""Figures show what they are given: hidden tubelets dark, arrows where cells move, red where no vector is."""
+"""Figures have a panel for each row and frame; a movie is a GIF that plays as fast as the clip."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mgm_shared.errors import UserError
-from mgm_shared.figures import draw_motion, film_strip, motion_strip, panels, save, shade_hidden
+from mgm_shared.figures import Row, film_strip, motion_figure, movie, save, save_gif
+
+GREY = np.linspace(0, 250, 5).astype(np.uint8)
+FRAMES_THWC = np.broadcast_to(GREY[:, None, None, None], (5, 16, 24, 3))
 
 
-def test_hidden_tubelets_are_dark_and_the_rest_is_untouched():
-    frames_THWC = np.full((4, 32, 48, 3), 200, np.uint8)
-    mask_thw = np.zeros((2, 2, 3), bool)
-    mask_thw[1, 0, 2] = True
-    shaded = shade_hidden(frames_THWC, mask_thw)
-    expected = frames_THWC.copy()
-    expected[2:4, 0:16, 32:48] = 40
-    np.testing.assert_array_equal(shaded, expected)
+def _row(name: str, legend=None) -> Row:
+    return Row(name=name, draw=lambda axis, t: axis.imshow(FRAMES_THWC[t]), legend=legend)
 
 
-def test_arrows_stand_on_moving_cells_and_red_on_missing_ones():
-    _, axes = panels(1, 1, (16, 24))
-    motion_YX2 = np.zeros((2, 3, 2), np.float32)
-    motion_YX2[0, 2] = (3, -1)
-    motion_YX2[1, 0] = np.nan
-    draw_motion(axes[0][0], np.zeros((16, 24, 3), np.uint8), motion_YX2)
-    (arrows,) = axes[0][0].collections
-    np.testing.assert_array_equal(arrows.get_offsets(), [(19.5, 3.5)])
-    assert (arrows.U.tolist(), arrows.V.tolist()) == ([3], [-1])
-    tint = axes[0][0].images[1].get_array()
-    assert tint[1, 0, 3] > 0
-    assert tint[..., 3].astype(bool).sum() == 1
+def test_after_the_last_column_the_rows_begin_anew():
+    rows = [_row("first"), _row("second", legend=lambda axis: axis.text(0, 0, "explained"))]
+    titles = {0: "a", 1: "b", 3: "c"}
+    figure = film_strip(rows, titles, (16, 24), caption="clip", max_columns=2)
+    panels = np.array(figure.axes).reshape(4, 3)
+    shown = [[axis.images[0].get_array()[0, 0, 0] if axis.images else None for axis in row] for row in panels]
+    assert shown == [[0, 62, None], [0, 62, None], [187, None, None], [187, None, None]]
+    assert [axis.get_title() for axis in panels[:, 0]] == ["a", "", "c", ""]
+    assert [axis.get_ylabel() for axis in panels[:, 0]] == ["first", "second", "first", "second"]
+    assert [[text.get_text() for text in axis.texts] for axis in panels[:, 2]] == [[], ["explained"], [], []]
+    assert figure.get_suptitle() == "clip"
 
 
-def test_a_strip_has_a_panel_a_frame(pan_store, tmp_path):
+def test_a_movie_shows_every_frame_once(tmp_path):
+    titles = {t: f"frame {t}" for t in range(5)}
+    pictures = movie([_row("first"), _row("second")], titles, (16, 24))
+    assert len(pictures) == 5
+    height, width, _ = pictures[0].shape
+    middles = [[int(picture[height // 2, x, 0]) for x in (width // 4, 3 * width // 4)] for picture in pictures]
+    np.testing.assert_array_equal(middles, np.stack([GREY, GREY], 1))
+    save_gif(pictures, tmp_path / "new/clip.gif", frames_per_s=12.5)
+    with Image.open(tmp_path / "new/clip.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (5, (width, height), 80, 0)
+        gif.seek(3)
+        assert abs(gif.convert("RGB").getpixel((width // 4, height // 2))[0] - 187) <= 4
+
+
+def test_motion_is_drawn_from_a_store(pan_store, tmp_path):
     video = pan_store["train/left/0.mp4"]
-    assert len(film_strip([("a", video.frames[:3]), ("b", video.frames[3:6])]).axes) == 6
-    figure = motion_strip(video, num_frames=5)
-    assert figure.axes[0].get_title().split()[:2] == ["0", "I"]
+    figure = motion_figure(video, np.array([0, 5]))
+    first, second = figure.axes[0], figure.axes[1]
+    assert first.get_title().split(", ")[:2] == ["frame 0", "I"]
+    assert not first.collections[0].U.size
+    assert (second.collections[0].U < 0).all()
+    assert second.collections[0].U.size > 50
     save(figure, tmp_path / "new/strip.png")
-    assert (tmp_path / "new/strip.png").stat().st_size > 10_000
+    with Image.open(tmp_path / "new/strip.png") as picture:
+        assert 1350 < picture.width < 1500
     with pytest.raises(UserError, match="cannot draw into"):
-        save(figure, tmp_path / "strip.txt")
+        save(figure, Path(tmp_path / "strip.txt"))

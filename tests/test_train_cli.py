@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from mgm_train.checkpoint import RunFolder
 from mgm_train.cli import main
+from mgm_train.visualize import attention_picture
 
 SMALL = ["--model", "vit_tiny", "--num-frames", "4", "--image-px", "64", "--stride", "2", "--num-workers", "0"]
 SHORT = ["--batch-size", "4", "--epochs", "2", "--warmup-epochs", "1", "--log-every-steps", "1", "--repeats", "1"]
@@ -74,8 +77,28 @@ def test_a_class_map_names_what_is_scored(pan_store, finetuned, tmp_path):
 def test_visualize_draws(pan_store, pretrained, tmp_path):
     result = _run("visualize", pan_store.path, "--run", pretrained, "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.stderr
-    for name in ("loss", "masks", "reconstruction"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads(result.stdout)
+    assert written.keys() == {"loss", "masks", "saliency", "attention", "reconstruction"}
+    for name, file in written.items():
+        assert file == str(tmp_path / f"{name}.png")
+        assert Path(file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_visualize_animates_and_knows_boxes(pan_store, pretrained, tmp_path, monkeypatch):
+    def one_picture(subject, model):
+        assert [len(boxes) for boxes in subject.boxes_T] == [0, 1, 0, 0]
+        return {"attention": attention_picture(subject, model)}
+
+    monkeypatch.setattr("mgm_train.visualize.pictures", one_picture)
+    # The clip is of frames 8, 10, 12, 14; a MOT file counts from 1.
+    (tmp_path / "gt.txt").write_text("11,1,10,10,20,20,1\n")
+    arguments = ["--run", pretrained, "--boxes", tmp_path / "gt.txt", "--gif"]
+    result = _run("visualize", pan_store.path, "--video", "train/up/0.mp4", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert Path(json.loads(result.stdout)["attention_gif"]) == pretrained / "figures/attention.gif"
+    with Image.open(pretrained / "figures/attention.gif") as gif:
+        # 25 frames a second at a stride of 2.
+        assert (gif.n_frames, gif.info["duration"]) == (4, 80)
 
 
 def test_a_dry_run_says_and_does_nothing(pan_store, tmp_path):

@@ -178,12 +178,15 @@ def verify(store: StorePath, is_json: bool) -> None:
 @main.command()
 @store_argument
 @click.argument("video", required=False)
-@click.option("--figure", type=path_argument, metavar="PNG", help="Draw frames with motion arrows into this file.")
-@click.option("--num-frames", type=click.IntRange(min=1), default=8, show_default=True, help="Frames in the figure.")
+@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and their motion: a .png, or a .gif.")
+@click.option("--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 of a PNG, 50 of a GIF]")
 @json_option
-def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int, is_json: bool) -> None:
-    """Show what STORE holds, or one VIDEO of it (an id, or the only one that contains the text)."""
-    from mgm_prep.inspect import describe_store, describe_video, find_video
+def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int | None, is_json: bool) -> None:
+    """Show what STORE holds, or one VIDEO of it (an id, or the only one that contains the text).
+
+    In a figure arrows and colours show the motion; a PNG has frames of the whole video, a GIF those of its middle.
+    """
+    from mgm_prep.inspect import describe_store, describe_video, draw_video, find_video
     from mgm_shared.store import open_store
 
     opened = open_store(store)
@@ -193,9 +196,7 @@ def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames
     chosen = find_video(opened, video)
     emit(describe_video(chosen), is_json)
     if figure is not None:
-        from mgm_shared.figures import motion_strip, save
-
-        save(motion_strip(chosen, num_frames), figure)
+        draw_video(chosen, figure, num_frames)
         say(f"wrote {figure}")
 
 

@@ -1,13 +1,17 @@
-"""What a store, or one video of it, looks like in numbers."""
+"""What a store, or one video of it, looks like in numbers and in a picture."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mgm_shared.errors import UserError
+from mgm_shared.figures import motion_figure, motion_movie, save, save_gif
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.storage import file_sizes
 from mgm_shared.store import Store, Video
+
+NUM_IN_FIGURE, NUM_IN_GIF = 8, 50
 
 
 def find_video(store: Store, wanted: str | None) -> Video:
@@ -68,3 +72,15 @@ def describe_video(video: Video) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def draw_video(video: Video, file: Path, num_frames: int | None = None) -> None:
+    """Draw frames with their motion: evenly spread ones, or into a .gif those of the middle, one after the other."""
+    if file.suffix.lower() == ".gif":
+        num_shown = min(num_frames or NUM_IN_GIF, video.num_frames)
+        first = (video.num_frames - num_shown) // 2
+        save_gif(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
+        return
+    num_shown = min(num_frames or NUM_IN_FIGURE, video.num_frames)
+    # The middles of equal parts: the first frame of a video has no motion.
+    save(motion_figure(video, ((np.arange(num_shown) + 0.5) * video.num_frames / num_shown).astype(np.int64)), file)

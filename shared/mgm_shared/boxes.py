@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import CELL_PX
+from mgm_shared.geometry import CELL_PX, Box
 from mgm_shared.store import Video
 
 MIN_COLUMNS = 6
@@ -71,6 +71,13 @@ def _edges(boxes: Boxes, video: Video) -> tuple[NDArray[np.float64], NDArray[np.
     scale_2 = np.array([video.width, video.height]) / source_2 / CELL_PX
     first_K2 = boxes.box_K4[:, :2] * scale_2
     return first_K2, first_K2 + boxes.box_K4[:, 2:] * scale_2
+
+
+def boxes_at(boxes: Boxes, video: Video, frame: int) -> list[Box]:
+    """The boxes of one frame, in pixels of the stored picture."""
+    corners = zip(boxes.frame_K, *_edges(boxes, video), strict=True)
+    sides = [(first_2 * CELL_PX, (last_2 - first_2) * CELL_PX) for k, first_2, last_2 in corners if k == frame]
+    return [Box(x=x, y=y, width=width, height=height) for (x, y), (width, height) in sides]
 
 
 def cells_in_boxes(boxes: Boxes, video: Video) -> NDArray[np.bool_]:

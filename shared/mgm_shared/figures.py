@@ -1,11 +1,13 @@
-"""Pictures of what is stored and what is hidden: frames with motion arrows, masks over frames, film strips.
+"""Figures of clips: a row of panels for each thing to be seen, a column for each frame; as PNG, PDF or animated GIF.
 
-matplotlib comes with the extra `notebook` and is imported on the first drawing only.
+They have the width of a page and are meant to be read at 100 %. matplotlib comes with the extra `notebook` and is
+imported on the first drawing only.
 
-Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · t,h,w tubelets of 2×16×16.
+Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES
+from mgm_shared.files import replace_file
+from mgm_shared.overlays import draw_arrows, draw_colours, draw_missing, draw_wheel, full_speed
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.store import Video
 
@@ -21,89 +24,184 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL_INCHES = 2.6
-# Cells slower than this are drawn without an arrow, px a frame.
-MIN_ARROW_PX = 0.25
-HIDDEN_SHADE = 0.2
+# The text width of a two-column paper, and a resolution at which six frames of 224 px fill it pixel by pixel.
+PAGE_INCHES = 7.2
+DOTS_PER_INCH = 200
+FONT_POINTS = 7.5
+# A legend is so wide, in panels.
+LEGEND_SHARE = 0.6
+GIF_DOTS_PER_INCH = 110
 
 
-def film_strip(rows: Sequence[tuple[str, NDArray[np.uint8]]], titles: Sequence[str] | None = None) -> "Figure":
-    """One row a (name, frames_THWC) pair, one column a frame."""
-    num_columns = max(len(frames_THWC) for _, frames_THWC in rows)
-    figure, axes = panels(len(rows), num_columns, rows[0][1].shape[1:3])
-    for row, (name, frames_THWC) in enumerate(rows):
-        for column, frame_HWC in enumerate(frames_THWC):
-            axes[row][column].imshow(frame_HWC)
-        axes[row][0].set_ylabel(name)
-    for column, title in enumerate(titles or ()):
-        axes[0][column].set_title(title, fontsize=8)
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing to be seen: its name, how a panel of the frame number t is drawn, and what explains it."""
+
+    name: str
+    draw: Callable[["Axes", int], object]
+    legend: Callable[["Axes"], object] | None = None
+
+
+def film_strip(
+    rows: Sequence[Row],
+    titles: Mapping[int, str],
+    frame_size: tuple[int, ...],
+    *,
+    caption: str = "",
+    max_columns: int = 6,
+) -> "Figure":
+    """A panel for each row and each frame, whose number `titles` has; after `max_columns` of them all rows again."""
+    num_columns = min(max_columns, len(titles))
+    num_blocks = -(-len(titles) // num_columns)
+    has_legend = any(row.legend for row in rows)
+    figure, axes = panels(num_blocks * len(rows), num_columns, frame_size, has_legend=has_legend)
+    for place, (t, title) in enumerate(titles.items()):
+        block, column = divmod(place, num_columns)
+        for k, row in enumerate(rows):
+            row.draw(axes[block * len(rows) + k][column], t)
+        axes[block * len(rows)][column].set_title(title, fontsize=FONT_POINTS, pad=3)
+    for k, axis_row in enumerate(axes):
+        row = rows[k % len(rows)]
+        axis_row[0].set_ylabel(row.name, rotation=0, ha="right", va="center", fontsize=FONT_POINTS, linespacing=1.3)
+        if row.legend is not None and k < len(rows):
+            row.legend(axis_row[-1])
+    _caption(figure, caption)
     return figure
 
 
-def draw_motion(axis: "Axes", frame_HWC: NDArray[np.uint8], motion_YX2: NDArray[np.float32]) -> None:
-    """A frame, an arrow on each moving cell (true length × 2), and a red tint on the cells without a vector."""
-    num_rows, num_columns = motion_YX2.shape[:2]
-    axis.imshow(frame_HWC)
-    is_missing_YX = np.isnan(motion_YX2).any(-1)
-    tint = np.zeros((num_rows, num_columns, 4))
-    tint[is_missing_YX] = (1, 0, 0, 0.25)
-    extent = (-0.5, num_columns * CELL_PX - 0.5, num_rows * CELL_PX - 0.5, -0.5)
-    axis.imshow(tint, extent=extent, interpolation="nearest")
-    is_moving_YX = np.hypot(motion_YX2[..., 0], motion_YX2[..., 1]) > MIN_ARROW_PX
-    y, x = np.nonzero(is_moving_YX & ~is_missing_YX)
-    dx, dy = motion_YX2[y, x].T
-    centre = CELL_PX / 2 - 0.5
-    axis.quiver(
-        x * CELL_PX + centre, y * CELL_PX + centre, dx, dy,
-        color="yellow", angles="xy", scale_units="xy", scale=0.5, width=0.004,
-    )  # fmt: skip
+def movie(
+    rows: Sequence[Row],
+    titles: Mapping[int, str],
+    frame_size: tuple[int, ...],
+    *,
+    caption: str = "",
+    max_columns: int = 4,
+) -> list[NDArray[np.uint8]]:
+    """The rows side by side, as one picture (H, W, 3) a frame."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    num_columns = min(max_columns, len(rows))
+    figure, axes = panels(-(-len(rows) // num_columns), num_columns, frame_size)
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(GIF_DOTS_PER_INCH)
+    pictures = []
+    for t, title in titles.items():
+        for axis, row in zip(axes.flat, rows, strict=False):
+            axis.clear()
+            _bare(axis)
+            row.draw(axis, t)
+            axis.set_title(" ".join(row.name.split()), fontsize=FONT_POINTS, pad=3)
+        _caption(figure, f"{caption}   {title}")
+        canvas.draw()
+        # The panels stay where the first frame has them.
+        figure.set_layout_engine("none")
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return _trimmed(pictures)
 
 
-def motion_strip(video: Video, num_frames: int = 8) -> "Figure":
-    """`num_frames` evenly spaced frames of a video with their motion."""
-    indices_T = np.unique(np.linspace(0, video.num_frames - 1, num_frames).round().astype(int))
+def _trimmed(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Without the rows at the bottom that are white in all of them."""
+    num_rows = max(int(np.flatnonzero((picture < 255).any((1, 2))).max(initial=0)) for picture in pictures) + 4
+    return [picture[:num_rows] for picture in pictures]
+
+
+def panels(
+    num_rows: int,
+    num_columns: int,
+    frame_size: tuple[int, ...],
+    *,
+    width_inches: float = PAGE_INCHES,
+    has_legend: bool = False,
+) -> tuple["Figure", Any]:
+    """A figure of panels without ticks, each of the proportions of a frame of (height, width); and its axes.
+
+    With legends there is one more, narrower column.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
+    widths = [1.0] * num_columns + [LEGEND_SHARE] * has_legend
+    panel_inches = width_inches / sum(widths) * frame_size[0] / frame_size[1]
+    # Higher than it needs to be, so that the width decides; the layout closes the gaps and `save` cuts off the rest.
+    size = (width_inches, 1.1 * panel_inches * num_rows + 0.5)
+    layout = ConstrainedLayoutEngine(compress=True, w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=size, layout=layout)
+    axes = figure.subplots(num_rows, len(widths), squeeze=False, width_ratios=widths)
+    for axis in axes.flat:
+        _bare(axis)
+    return figure, axes
+
+
+def _bare(axis: "Axes") -> None:
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _caption(figure: "Figure", text: str) -> None:
+    if text:
+        figure.suptitle(text, fontsize=FONT_POINTS, x=0.01, ha="left")
+
+
+def motion_figure(video: Video, indices_T: NDArray[np.int64]) -> "Figure":
+    """The motion of some frames of a video: arrows on the frame, and the same in colours."""
+    return film_strip(*_motion_rows(video, indices_T), caption=video.video_id, max_columns=4)
+
+
+def motion_movie(video: Video, indices_T: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """As `motion_figure`, in motion."""
+    return movie(*_motion_rows(video, indices_T), caption=video.video_id)
+
+
+def _motion_rows(video: Video, indices_T: NDArray[np.int64]) -> tuple[list[Row], dict[int, str], tuple[int, int]]:
     frames_THWC, motion_TYX2 = video.frames[indices_T], video.motion[indices_T]
-    time_s, picture_type = video.time_s, video.picture_type
-    num_columns = min(4, len(indices_T))
-    figure, axes = panels(-(-len(indices_T) // num_columns), num_columns, frames_THWC.shape[1:3])
-    for panel, index in enumerate(indices_T):
-        axis = axes[panel // num_columns][panel % num_columns]
-        draw_motion(axis, frames_THWC[panel], motion_TYX2[panel])
-        axis.set_title(f"{index}  {PICTURE_TYPES[picture_type[index]]}  {time_s[index]:.2f} s", fontsize=8)
-    figure.suptitle(f"{video.video_id}: px a frame × 2, red = no vector", fontsize=9)
-    return figure
+    time_s, picture_type = video.time_s[indices_T], video.picture_type[indices_T]
+    names = [PICTURE_TYPES[kind] for kind in picture_type]
+    texts = [f"frame {t}, {name}, {s:.2f} s" for t, name, s in zip(indices_T, names, time_s, strict=True)]
+    return motion_rows(frames_THWC, motion_TYX2), dict(enumerate(texts)), (video.height, video.width)
 
 
-def shade_hidden(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The clip with its hidden tubelets darkened."""
-    is_hidden_THW = mask_thw.repeat(TUBELET_FRAMES, 0).repeat(PATCH_PX, 1).repeat(PATCH_PX, 2)
-    shade_THW1 = np.where(is_hidden_THW, HIDDEN_SHADE, 1.0)[..., None]
-    return (frames_THWC * shade_THW1).astype(np.uint8)
+def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]) -> list[Row]:
+    """Arrows on the frames, and colours."""
+    full_px = full_speed(motion_TYX2)
+
+    def arrows(axis: "Axes", t: int) -> None:
+        axis.imshow(frames_THWC[t])
+        draw_missing(axis, motion_TYX2[t])
+        draw_arrows(axis, motion_TYX2[t], full_px)
+
+    def colours(axis: "Axes", t: int) -> None:
+        draw_colours(axis, motion_TYX2[t], full_px)
+
+    def wheel(axis: "Axes") -> None:
+        draw_wheel(axis, full_px, FONT_POINTS)
+
+    return [
+        Row(name="vectors\n(hatched: none)", draw=arrows),
+        Row(name="vectors\n(grey: none)", draw=colours, legend=wheel),
+    ]
 
 
 def save(figure: "Figure", file: Path) -> None:
     """Write a figure; its directory is made. UserError for a suffix that matplotlib does not write."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(file, dpi=120, bbox_inches="tight")
+        figure.savefig(file, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.03)
     except ValueError as error:
         raise UserError(f"cannot draw into {file}: {error}") from None
 
 
-def panels(
-    num_rows: int, num_columns: int, frame_size: tuple[int, ...], panel_inches: float = PANEL_INCHES
-) -> tuple["Figure", Any]:
-    """A figure of panels without ticks, each of the proportions of a frame of (height, width); and its axes."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
-    height, width = frame_size
-    size = (panel_inches * num_columns, panel_inches * num_rows * height / width + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    return figure, axes
+def save_gif(pictures: Sequence[NDArray[np.uint8]], file: Path, frames_per_s: float) -> None:
+    """Write pictures (H, W, 3) as an animated GIF that repeats for ever; its directory is made."""
+    from PIL import Image
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # One palette for all: with one each, what stands still would flicker.
+    palette = Image.fromarray(np.concatenate([picture[::4, ::4] for picture in pictures])).quantize(256)
+    first, *others = [Image.fromarray(picture).quantize(palette=palette) for picture in pictures]
+    options: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0, "optimize": False}
+    # A GIF counts in hundredths of a second, and browsers slow down what is faster than two of them.
+    duration_ms = 10 * max(2, round(100 / frames_per_s))
+    replace_file(file, lambda path: first.save(path, format="gif", duration=duration_ms, **options))

@@ -227,22 +227,35 @@ def _say_scored(scores: "Scores") -> None:
         say(f"not scored: {video_id}: {reason}")
 
 
-@main.command()
+@main.command(epilog="Example: mgm-train visualize tracking.store --run runs/mgm --video PETS09.mp4 --boxes gt.txt")
 @store_argument
 @run_option
 @click.option("--video", help="Video to show.  [default: the first one of the training split]")
+@click.option("--boxes", type=path_argument, metavar="MOT", help="Its boxes: a MOT file, or a folder with one a video.")
+@click.option("--gif", "is_gif", is_flag=True, help="Write each picture as an animated GIF too.")
 @click.option("--out", type=path_argument, help="Folder for the figures.  [default: figures in the run folder]")
 @json_option
-def visualize(store: StorePath, run_folder: Path, video: str | None, out: Path | None, is_json: bool) -> None:
-    """Draw a pretraining run: its loss, its masks on a clip, and what it rebuilds of the hidden part."""
-    import numpy as np
+def visualize(
+    store: StorePath,
+    run_folder: Path,
+    video: str | None,
+    boxes: Path | None,
+    is_gif: bool,
+    out: Path | None,
+    is_json: bool,
+) -> None:
+    """Draw a pretraining run: its loss, and of a clip the masks, the attention and what is rebuilt (figures 2, 5 to 8).
 
-    from mgm_shared.figures import save
+    masks.png: every strategy side by side. saliency.png: boxes, mask, motion vectors, attention. attention.png: where
+    the centre patch of the centre frame looks. reconstruction.png: with and without ground truth, told apart.
+    """
+    from mgm_shared.boxes import box_file, read_boxes
+    from mgm_shared.figures import save, save_gif
     from mgm_shared.store import open_store
     from mgm_train.checkpoint import load_weights, read_config
     from mgm_train.classes import split_rows
     from mgm_train.model import VideoMAE
-    from mgm_train.visualize import centre_clip, loss_figure, mask_figure, reconstruction_figure
+    from mgm_train.visualize import Subject, loss_figure, pictures
 
     opened = open_store(store)
     config = read_config(run_folder, "pretrain", PretrainConfig)
@@ -252,16 +265,17 @@ def visualize(store: StorePath, run_folder: Path, video: str | None, out: Path |
     loaded = load_weights(run_folder)
     model = VideoMAE(loaded.model)
     model.load_state_dict(loaded.state, strict=True)
-    clip = centre_clip(shown, config)
-    figures = {
-        "loss": loss_figure(run_folder),
-        "masks": mask_figure(clip, config, np.random.default_rng(config.seed)),
-        "reconstruction": reconstruction_figure(model, clip, config, np.random.default_rng(config.seed)),
-    }
+    labelled = read_boxes(box_file(boxes, shown.video_id)) if boxes else None
     folder = out or run_folder / "figures"
-    for name, figure in figures.items():
-        save(figure, folder / f"{name}.png")
-    emit({name: str(folder / f"{name}.png") for name in figures}, is_json)
+    save(loss_figure(run_folder), folder / "loss.png")
+    written = {"loss": str(folder / "loss.png")}
+    for name, picture in pictures(Subject.of(shown, config, labelled), model).items():
+        save(picture.strip(), folder / f"{name}.png")
+        written[name] = str(folder / f"{name}.png")
+        if is_gif:
+            save_gif(picture.movie(), folder / f"{name}.gif", shown.fps / config.stride)
+            written[f"{name}_gif"] = str(folder / f"{name}.gif")
+    emit(written, is_json)
 
 
 if __name__ == "__main__":

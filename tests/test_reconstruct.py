@@ -1,0 +1,113 @@
+"""What is rebuilt of hidden patches: right with the right prediction, and honest about what it has looked at.
+
+Axes as in reconstruct.py.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy import TOY
+
+from mgm_train.model import VideoMAE, build, patchify
+from mgm_train.objective import target_pixels
+from mgm_train.reconstruct import reconstruct, unpatchify
+
+SHAPE_THWC = (4, 32, 48, 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    # 4 frames of 32×48 px have as many tokens as 6 of 32×32.
+    return build(lambda: VideoMAE(replace(TOY, num_frames=6)), seed=0)
+
+
+@pytest.fixture(scope="module")
+def frames_THWC():
+    return np.random.default_rng(0).integers(40, 200, SHAPE_THWC, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def mask_N():
+    mask_N = np.ones(12, bool)
+    mask_N[[0, 5, 8]] = False
+    return mask_N
+
+
+def _colours_first(frames_THWC):
+    return frames_THWC.transpose(3, 0, 1, 2).copy()
+
+
+def _pixels(mask_N):
+    """Which pixels are hidden, (T, H, W)."""
+    return mask_N.reshape(2, 2, 3).repeat(2, 0).repeat(16, 1).repeat(16, 2)
+
+
+def test_unpatchify_undoes_patchify(frames_THWC):
+    frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
+    np.testing.assert_array_equal(unpatchify(patchify(frames_BCTHW)[0], SHAPE_THWC), frames_THWC)
+
+
+def test_the_right_prediction_gives_the_clip_back(model, frames_THWC, mask_N):
+    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
+    target_MQ3 = target_pixels(frames_BCTHW, rebuilt.hidden_M[None])[0]
+    perfect = replace(rebuilt, predicted_M3Q=target_MQ3.transpose(1, 2))
+    np.testing.assert_array_equal(perfect.frames(perfect.true_statistics()), frames_THWC)
+    assert perfect.psnr(frames_THWC) == np.inf
+
+
+def test_the_loss_is_the_error_of_the_prediction(model, frames_THWC, mask_N):
+    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    mean_M31, std_M31 = rebuilt.true_statistics()
+    error_M3Q = (rebuilt.patches_N3Q[rebuilt.hidden_M] - mean_M31) / std_M31 - rebuilt.predicted_M3Q
+    assert rebuilt.loss == pytest.approx(float((error_M3Q**2).mean()), rel=1e-4)
+
+
+def test_only_the_rows_that_say_so_have_seen_hidden_pixels(model, frames_THWC, mask_N):
+    is_hidden_THW = _pixels(mask_N)
+    other_THWC = frames_THWC.copy()
+    other_THWC[is_hidden_THW] = 255 - other_THWC[is_hidden_THW] // 2
+    one, other = (reconstruct(model, _colours_first(clip_THWC), mask_N) for clip_THWC in (frames_THWC, other_THWC))
+    for name in ("visible_statistics", "neutral_statistics"):
+        pictures = [rebuilt.frames(getattr(rebuilt, name)()) for rebuilt in (one, other)]
+        np.testing.assert_array_equal(*pictures)
+    assert np.abs(one.frames(one.true_statistics()).astype(int) - other.frames(other.true_statistics())).mean() > 20
+
+
+def test_what_is_visible_stays_as_it_was(model, frames_THWC, mask_N):
+    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    is_visible_THW = ~_pixels(mask_N)
+    for statistics in (rebuilt.true_statistics(), rebuilt.visible_statistics(), rebuilt.neutral_statistics()):
+        np.testing.assert_array_equal(rebuilt.frames(statistics)[is_visible_THW], frames_THWC[is_visible_THW])
+
+
+def test_without_prediction_a_patch_has_its_mean(model, frames_THWC, mask_N):
+    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    flat_THWC = rebuilt.frames(rebuilt.true_statistics(), is_predicted=False)
+    # Token 1: slice 0, row 0, column 1.
+    expected_C = frames_THWC[:2, :16, 16:32].mean((0, 1, 2))
+    np.testing.assert_allclose(flat_THWC[:2, :16, 16:32].reshape(-1, 3), np.tile(expected_C, (512, 1)), atol=0.5)
+
+
+def test_guessed_statistics_are_those_of_the_neighbours(model, mask_N):
+    # Visible: dark at the left of slice 0 and bright at the right of both; contrast 10 and 20.
+    noise_THW = np.random.default_rng(1).choice([-1.0, 1.0], SHAPE_THWC[:3])
+    frames_THWC = np.full(SHAPE_THWC, 100.0)
+    for token, mean, contrast in ((0, 60, 10), (5, 180, 20), (8, 180, 20)):
+        t, place = divmod(token, 6)
+        at = np.s_[2 * t : 2 * t + 2, 16 * (place // 3) :, 16 * (place % 3) :]
+        frames_THWC[at][:2, :16, :16] = (mean + contrast * noise_THW[at])[:2, :16, :16, None]
+    rebuilt = reconstruct(model, _colours_first(frames_THWC.astype(np.uint8)), mask_N)
+    mean_M31, std_M31 = rebuilt.visible_statistics()
+    assert mean_M31.min() >= 60
+    assert mean_M31.max() <= 181
+    by_token = dict(zip(rebuilt.hidden_M.tolist(), zip(mean_M31[:, 0, 0], std_M31[:, 0, 0], strict=True), strict=True))
+    # Token 3 is below token 0; token 2 is above token 5 and a slice before token 8.
+    assert by_token[3][0] < 75
+    assert 10 <= by_token[3][1] < 13
+    assert by_token[2][0] > 170
+    # Token 7 is a column from token 8, a slice and a column from token 0, and a row more from token 5.
+    expected = (180 + 60 / 2**2 + 180 / 3**2) / (1 + 1 / 2**2 + 1 / 3**2)
+    assert float(by_token[7][0]) == pytest.approx(expected, abs=1)

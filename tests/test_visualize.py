@@ -1,0 +1,89 @@
+"""The paper's figures of one clip: the rows they must have, and that each shows what it says."""
+
+import numpy as np
+import pytest
+
+from mgm_shared.boxes import Boxes
+from mgm_train.config import PretrainConfig
+from mgm_train.masking import STRATEGIES, num_hidden
+from mgm_train.model import VideoMAE, build, model_config
+from mgm_train.visualize import Subject, attention_picture, mask_picture, reconstruction_picture, saliency_picture
+
+CONFIG = PretrainConfig(model="vit_tiny", num_frames=4, image_px=64, stride=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    shape = model_config("vit_tiny", num_frames=4, image_px=64)
+    return build(lambda: VideoMAE(shape), seed=0)
+
+
+@pytest.fixture(scope="module")
+def subject(pan_store, tmp_path_factory):
+    video = pan_store["train/right/0.mp4"]
+    # The clip is of frames 8, 10, 12 and 14, their middle 128 of 160 columns, at half size.
+    boxes = Boxes(
+        file=tmp_path_factory.mktemp("mot"), frame_K=np.array([0, 10]), box_K4=np.array([[0] * 4, [48, 32, 64, 16]])
+    )
+    return Subject.of(video, CONFIG, boxes)
+
+
+def test_boxes_move_with_the_crop(subject):
+    assert [len(boxes) for boxes in subject.boxes_T] == [0, 1, 0, 0]
+    ((box,),) = [boxes for boxes in subject.boxes_T if boxes]
+    assert (box.x, box.y, box.width, box.height) == (16, 16, 32, 8)
+
+
+def test_the_mask_is_the_same_in_every_picture(subject):
+    first_thw, again_thw = subject.mask_thw(), subject.mask_thw("mgm")
+    np.testing.assert_array_equal(first_thw, again_thw)
+    for strategy in STRATEGIES:
+        assert subject.mask_thw(strategy).sum() == num_hidden(subject.grid, 0.75)
+
+
+def test_every_strategy_has_a_row(subject):
+    picture = mask_picture(subject)
+    names = [" ".join(row.name.split()) for row in picture.rows]
+    assert names[0].startswith("vectors")
+    assert names[1:] == [
+        "MGM",
+        "MGM, sparse",
+        "SMM",
+        "SMM, sparse",
+        "random tube (VideoMAE)",
+        "random (ST-MAE)",
+        "random block",
+    ]
+    figure = picture.strip()
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 0", "frame 2"]
+    shown_HWC = figure.axes[3].images[0].get_array()
+    is_hidden_HW = subject.mask_thw()[1].repeat(16, 0).repeat(16, 1)
+    clip_HWC = subject.clip.frames_THWC[2]
+    np.testing.assert_array_equal(shown_HWC[~is_hidden_HW], clip_HWC[~is_hidden_HW])
+    assert (shown_HWC[is_hidden_HW] != clip_HWC[is_hidden_HW]).mean() > 0.9
+
+
+def test_saliency_has_boxes_mask_vectors_and_attention(subject, model):
+    picture = saliency_picture(subject, model)
+    names = [" ".join(row.name.split()) for row in picture.rows]
+    assert [name.split()[0] for name in names] == ["boxes", "hidden", "vectors", "vectors", "attention"]
+    panels = np.array(picture.strip().axes[: 5 * 3]).reshape(5, 3)
+    # The ring is on the centre frame, the box on the second frame of the first slice, which is not shown.
+    assert [len(axis.lines) for axis in panels[0]] == [0, 2, 0]
+    assert panels[0, 1].lines[0].get_xydata().tolist() == [[2.5 * 16 - 0.5, 2.5 * 16 - 0.5]]
+
+
+def test_guidance_that_is_not_the_vectors_has_its_own_row(pan_store):
+    subject = Subject.of(pan_store["train/right/0.mp4"], PretrainConfig(**vars(CONFIG) | {"guidance": "clean"}))
+    assert mask_picture(subject).rows[1].name == "guidance\n(clean)"
+
+
+def test_attention_is_shown_at_two_depths(subject, model):
+    assert [row.name for row in attention_picture(subject, model).rows] == ["clip", "block 3\nof 6", "block 6\nof 6"]
+
+
+def test_rows_with_ground_truth_say_so(subject, model):
+    picture = reconstruction_picture(subject, model)
+    has_truth = ["GROUND TRUTH" in row.name for row in picture.rows]
+    assert has_truth == [False, False, False, False, True, True]
+    assert "a blind guess: 1" in picture.caption
