@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import CPU, assert_same_run, losses_of, pretrain_job, run_toy, toy_config
+from toy import CPU, GOLDEN_TOLERANCE, assert_same_run, golden_losses, losses_of, pretrain_job, run_toy, toy_config
 
 from mgm_train.checkpoint import RunFolder, load_last, load_weights
 from mgm_train.loop import train
@@ -31,6 +31,7 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, is_sharded: bool) -
     assert run_toy(tmp_path / "two", 2, fsdp=is_sharded, ema_decay=0.9) == [0, 0]
     assert (tmp_path / "two.log").read_text().count("step 10/10") == 1, "one process prints"
     assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert losses_of(tmp_path / "two") == pytest.approx(golden_losses("pretrain"), abs=GOLDEN_TOLERANCE)
     one, two = (load_weights(tmp_path / name).state for name in ("one", "two"))
     torch.testing.assert_close(two, one, atol=0, rtol=0)
 

@@ -57,6 +57,19 @@ WIDE_TOY = ModelConfig(
 )
 
 
+# Losses are about 1; processors and BLAS versions differ by far less than this, a changed objective by far more.
+GOLDEN_TOLERANCE = 2e-4
+
+
+def golden_file(task: str) -> Path:
+    return Path(__file__).parent / "golden" / f"{task}_losses.txt"
+
+
+def golden_losses(task: str) -> list[float]:
+    """The losses of the toy's first ten steps, as written down once."""
+    return [float(line.split()[1]) for line in golden_file(task).read_text().splitlines()]
+
+
 @dataclass
 class MovingStripes:
     """Eight videos of stripes that move at their own speed; a clip and its mask depend on (epoch, index) alone.
