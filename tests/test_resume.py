@@ -35,7 +35,7 @@ def _steps(run: Path) -> list[list[Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def _wait_until(is_so: Callable[[], bool], timeout_s: float = 120.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < end_s, "waited in vain"

@@ -33,6 +33,8 @@ from mgm_train.schedule import planned_rate
 
 # An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
 SAVE_LAST_EVERY_S = 600.0
+# An epoch may take seconds: at its end last.pt is saved unless saving came to more than this share of the time.
+MAX_SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class _Trainer:
         self.meter = Meter(ranks)
         self.to_device = ToDevice(ranks.device)
         self.stop = StopRequest()
-        self.saved_s = time.perf_counter()
+        self.saved_s, self.saving_s = time.perf_counter(), 0.0
 
     def run(self) -> Outcome:
         state = load_last(self.job.run)
@@ -132,24 +134,24 @@ class _Trainer:
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
-                    if self._is_save_due():
-                        self._save_last()
                 if is_epoch_end:
                     self._end_epoch(self.step // self.plan.steps_per_epoch)
-                if self.step < self.plan.num_steps and self._must_stop(is_epoch_end):
+                is_meeting = is_epoch_end or self._is_logged(self.step)
+                must_stop = self.stop.is_agreed(self.ranks, is_meeting) and self.step < self.plan.num_steps
+                if must_stop or (is_meeting and self._is_save_due(is_epoch_end)):
                     self._save_last()
+                if must_stop:
                     self._say(f"stopped after step {self.step} and saved; the same command goes on from there")
                     return
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
 
-    def _is_save_due(self) -> bool:
-        """Whether last.pt is old, by the main process's clock; all processes ask together."""
-        return self.ranks.any(self.ranks.is_main and time.perf_counter() - self.saved_s >= SAVE_LAST_EVERY_S)
-
-    def _must_stop(self, is_epoch_end: bool) -> bool:
-        return self.stop.is_agreed(self.ranks, is_epoch_end or self._is_logged(self.step))
+    def _is_save_due(self, is_epoch_end: bool) -> bool:
+        """Whether last.pt is old, by the main process's clock, or the run is over; all processes ask together."""
+        old_s = min(SAVE_LAST_EVERY_S, self.saving_s / MAX_SAVING_SHARE) if is_epoch_end else SAVE_LAST_EVERY_S
+        is_old = self.ranks.is_main and time.perf_counter() - self.saved_s >= old_s
+        return self.step == self.plan.num_steps or self.ranks.any(is_old)
 
     def _one_step(self, batches: Iterator[dict[str, Any]]) -> None:
         for part in range(self.config.accumulate):
@@ -197,7 +199,6 @@ class _Trainer:
         self.meter = Meter(self.ranks)
 
     def _end_epoch(self, epoch: int) -> None:
-        self._checked_loss()
         start_s = time.perf_counter()
         if self.job.on_epoch_end is not None:
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
@@ -206,10 +207,10 @@ class _Trainer:
                 self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
         if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
             self._save_weights(epoch)
-        self._save_last()
         self.meter.pause(time.perf_counter() - start_s)
 
     def _save_weights(self, epoch: int) -> None:
+        self._checked_loss()
         weights = self.learner.weights()
         metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
         if self.config.ema_decay:
@@ -219,7 +220,7 @@ class _Trainer:
 
     def _save_last(self) -> None:
         self._checked_loss()
-        self.saved_s = time.perf_counter()
+        start_s = time.perf_counter()
         state = {
             "task": self.job.task,
             "config": to_dict(self.config),
@@ -229,6 +230,9 @@ class _Trainer:
         }
         if self.ranks.is_main:
             save_last(self.job.run, state)
+        self.saved_s = time.perf_counter()
+        self.saving_s = self.saved_s - start_s
+        self.meter.pause(self.saving_s)
 
     def _say(self, text: str) -> None:
         if self.ranks.is_main:
