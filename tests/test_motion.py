@@ -68,6 +68,27 @@ def test_a_pan_in_a_fade(tmp_path):
     assert _share_right(_grids(path), VELOCITY) >= 0.98
 
 
+@pytest.mark.parametrize("options", [{}, {"bf": "0"}], ids=["B pictures", "none"])
+def test_whole_pictures_coded_as_interlaced(tmp_path, options):
+    """Much of what is flagged interlaced was filmed in whole pictures; its vectors are exact."""
+    options = {"x264-params": "interlaced=1", **options}
+    path = write_video(tmp_path / "pan.mp4", pan(VELOCITY, num_frames=24), options=options)
+    assert _share_right(_grids(path), VELOCITY) >= 0.98
+
+
+def test_fields_are_approximate(tmp_path):
+    """Content that moves between the fields: blocks in lines of one field, or that refer to the other, are too slow."""
+    halves = list(pan((3, -2), num_frames=48))
+    for t in range(0, 48, 2):
+        halves[t][1::2] = halves[t + 1][1::2]
+    options = {"x264-params": "interlaced=1", "bf": "0", "refs": "1"}
+    grids = _grids(write_video(tmp_path / "fields.mp4", halves[::2], options=options))
+    share_N2 = np.array([np.nanmedian(grid_YX2, axis=(0, 1)) / (6, -4) for kind, grid_YX2 in grids if kind != 1])
+    assert share_N2.min() >= 0.1
+    assert share_N2.max() <= 1.1
+    assert (share_N2[:, 0] > 0.95).mean() > 0.7
+
+
 def test_odd_sizes(tmp_path):
     """The grid covers the last, partial cells; FFmpeg's padding beyond them is not stored."""
     path = write_video(tmp_path / "odd.mp4", pan(VELOCITY, num_frames=24, height=186, width=250))
