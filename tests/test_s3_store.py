@@ -70,6 +70,7 @@ def remote(bucket, monkeypatch) -> Url:
     return bucket / "data/remote.store"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.starts_dask
 def test_both_stages_at_a_url(videos, local, remote, tmp_path):
     """The commands a user gives, one after the other, by workers that have nothing but the environment."""
@@ -125,6 +126,8 @@ def still_cells(clip, rng):
     return (np.nan_to_num(clip.motion_TYX2) == 0).ravel()
 
 
+# Python 3.12 and later warn of any fork of a process with threads.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_loader_s_workers_stream_it(local, copied, start):
     """After this process has used its own connection, which a fork must not share."""
@@ -213,6 +216,24 @@ def test_a_run_killed_between_two_uploads_is_completed(videos, local, remote, tm
             assert set(videos_seen) <= set(open_store(local).table["video_id"].to_pylist())
     extract(videos, remote, ExtractSettings())
     assert _files(remote) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.starts_dask
+def test_a_video_that_ends_its_workers_is_rejected(videos, local, remote, tmp_path, monkeypatch):
+    """As it is on a disk, but its workers die twice as often, since the first death names nobody."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nfrom mgm_prep import part\nadd = part.PartWriter.add_video\n"
+        "def dies(self, source):\n    os._exit(1) if source.path.name == '3.mp4' else add(self, source)\n"
+        "part.PartWriter.add_video = dies\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    summary = extract(videos, remote, ExtractSettings(), workers=2)
+    assert (summary.done, summary.failed) == (5, 2)
+    rows = [json.loads(line) for line in storage.read_bytes(remote / "failures.jsonl").splitlines()]
+    assert rows[0]["video_id"] == "class1/3.mp4"
+    assert rows[0]["reason"] == "decoding it ended the worker process, twice (killed or crashed)"
+    assert not [name for name in storage.file_sizes(remote) if name.startswith((".unfinished", ".lock"))]
 
 
 def test_damage_is_found(copied):

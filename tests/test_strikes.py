@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from synthetic import pan, write_video
 
+from mgm_prep import strikes
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extract import extract
 from mgm_prep.strikes import convicted, journal
+from mgm_shared import storage
 from mgm_shared.store import open_store
 
 # What a worker does at its start: some files are made deadly. A regular expression that never ends holds the GIL, as a
@@ -75,6 +77,28 @@ def test_one_death_convicts_nobody(tmp_path):
     assert convicted(tmp_path, "other") == {}
     assert convicted(tmp_path, "part") == {"new\nline\udcff.mp4": "killed"}
     assert convicted(tmp_path, "part") == {}
+
+
+def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket, monkeypatch):
+    """Since each naming is a request; a death more is needed for it."""
+    asked = []
+    write = strikes.write_bytes
+    monkeypatch.setattr(strikes, "write_bytes", lambda path, content: asked.append(content) or write(path, content))
+
+    def dies_at(*video_ids: str) -> None:
+        with monkeypatch.context() as patched, journal(bucket, "part", 0) as notes:
+            patched.setattr(strikes, "remove", lambda record: None)
+            for video_id in video_ids:
+                notes.opening(video_id)
+
+    dies_at("a.mp4", "b.mp4", "c.mp4")
+    assert asked == [b""]
+    dies_at("a.mp4", "b.mp4")
+    assert convicted(bucket, "part") == {}
+    dies_at("a.mp4", "b.mp4")
+    assert convicted(bucket, "other") == {}
+    assert convicted(bucket, "part") == {"b.mp4": "killed or crashed"}
+    assert storage.file_sizes(bucket) == {}
 
 
 def test_a_living_task_leaves_no_record(tmp_path):

@@ -19,6 +19,8 @@ from mgm_shared.errors import UserError
 MAX_GAP_BYTES = 256 * 1024
 # What is longer is fetched in several pieces at once.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
+# A file that is uploaded lies in memory, a shard of frames with 20 MB as JPEG and 180 MB lossless.
+UPLOADS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ def upload(folder: Path, url: Url, last: str) -> None:
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     names.remove(last)
     with _written(url) as files:
-        files.put([str(folder / name) for name in names], [str(url / name) for name in names])
+        # In slices, not by fsspec's `batch_size`, which forgets coroutines when one fails, and Python remarks on each.
+        for start in range(0, len(names), UPLOADS_AT_ONCE):
+            some = names[start : start + UPLOADS_AT_ONCE]
+            files.put([str(folder / name) for name in some], [str(url / name) for name in some])
         for name in file_sizes(url).keys() - set(names):
             files.rm_file(str(url / name))
         files.put_file(str(folder / last), str(url / last))
