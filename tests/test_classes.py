@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mgm_shared.errors import UserError
-from mgm_train.classes import class_names, describe_map, label_numbers, read_class_map, split_rows
+from mgm_train.classes import class_names, describe_map, label_numbers, mirror_pair, read_class_map, split_rows
 
 CLASS_MAPS = Path(__file__).parent.parent / "pipelines" / "classes"
 
@@ -41,6 +41,14 @@ def test_a_video_without_a_split_trains():
     assert split_rows(store, "train").tolist() == [0]
     assert split_rows(store, "test").tolist() == [1]
     with pytest.raises(UserError, match="no video of split 'val', only test, train"):
+        split_rows(store, "val")
+
+
+def test_a_video_without_a_split_does_not_train_beside_those_that_are_marked_for_it():
+    """HMDB51 has 1,666 videos that its lists put into neither split."""
+    store = TableStore(["x", "x", "x"], [None, "train", "test"])
+    assert split_rows(store, "train").tolist() == [1]
+    with pytest.raises(UserError, match="only none, test, train"):
         split_rows(store, "val")
 
 
@@ -85,6 +93,13 @@ def test_what_is_no_class_map(tmp_path, text, message):
         read_class_map(tmp_path / "map.csv")
     with pytest.raises(UserError, match="cannot be read"):
         read_class_map(tmp_path / "nothing.csv")
+
+
+def test_classes_that_a_mirror_exchanges_are_found():
+    names = ["Pulling something from left to right", "Pulling something from right to left", "Turning the camera left"]
+    assert mirror_pair(TableStore(names)) == (names[0], names[1])
+    assert mirror_pair(TableStore(["Left", None, "right", "up"])) == ("Left", "right")
+    assert mirror_pair(TableStore(["left hook", "upright", "brightness", "up", None])) is None
 
 
 @pytest.mark.parametrize(("source", "target"), [("ucf14", "hmdb7"), ("hmdb14", "ucf7")])

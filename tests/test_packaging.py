@@ -14,6 +14,7 @@ from mgm_train.cli import main as train
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 
 ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 CONFIGS = {
     "extract": ExtractSettings,
     "pretrain": PretrainConfig,
@@ -44,12 +45,66 @@ def test_every_package_is_in_the_wheel():
     assert found == set(packages)
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_valid(recipe):
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe):
+    text = recipe.read_text()
+    assert text.startswith("# ")
+    head = text.split("\n\n")[0]
+    for wanted in (f"--config pipelines/{recipe.name}", "Expected", "Cost"):
+        assert wanted in head or recipe.stem == "demo", f"{recipe.name} does not say {wanted}"
+    sections = yaml.safe_load(text)
+    assert sections.keys() <= CONFIGS.keys() | {"mgm-train"}
+    is_ssv2 = recipe.stem.startswith(("ssv2", "demo"))
+    assert sections["mgm-train"]["flip"] != is_ssv2
+    assert text.count("flip:") == 1, "that nothing is mirrored is said in one place"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_would_run(recipe, pan_videos, pan_store, tmp_path):
+    """A dry run of each section, in its own size but for the steps, which want more videos than there are here."""
+    small = ["--batch-size", "4", "--model", "vit_tiny"]
+    arguments = {
+        "extract": [pan_videos, tmp_path / "new.store"],
+        "pretrain": [pan_store.path, "--run", tmp_path / "new", *small],
+        "finetune": [pan_store.path, "--run", tmp_path / "new", *small],
+    }
     sections = yaml.safe_load(recipe.read_text())
-    assert sections.keys() == CONFIGS.keys()
-    for name, section in sections.items():
-        CONFIGS[name].from_dict(section)
+    for name in sections.keys() & arguments.keys():
+        program = prep if name in prep.commands else train
+        command = [name, *map(str, arguments[name]), "--config", str(recipe), "--dry-run", "--json"]
+        result = CliRunner().invoke(program, command)
+        assert result.exit_code == 0, result.stderr
+    for name in sections.keys() & CONFIGS.keys():
+        CONFIGS[name].from_dict(sections[name])
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_5_and_6():
+    """The paper's own numbers, column by column."""
+    rows = {
+        "base_lr": (5e-4, 1e-3, 5e-4, 5e-4, 5e-4),
+        "layer_decay": (0.75, 0.75, 0.75, 0.7, 0.7),
+        "repeats": (2,) * 5,
+        "warmup_epochs": (5, 5, 0, 0, 0),
+        "epochs": (30, 75, 100, 100, 100),
+        "drop_path": (0.1, 0.1, 0.2, 0.2, 0.2),
+        "weight_decay": (0.05,) * 5,
+        "betas": ([0.9, 0.999],) * 5,
+        "batch_size": (128,) * 5,
+    }
+    names = ("ssv2", "k400", "ucf101", "hmdb51", "diving48")
+    recipes = {name: yaml.safe_load((ROOT / "pipelines" / f"{name}.yaml").read_text()) for name in names}
+    for key, row in rows.items():
+        assert tuple(recipes[name]["finetune"][key] for name in names) == row, key
+    views = [
+        tuple(recipes[name]["evaluate"][f"num_{axis}_views"] for axis in ("temporal", "spatial")) for name in names
+    ]
+    assert views == [(2, 3), (5, 3), (5, 3), (5, 3), (5, 3)]
+    for name in ("ssv2", "k400"):
+        pretraining = {"base_lr": 1.5e-4, "batch_size": 512, "warmup_epochs": 40, "mask_ratio": 0.75, "mask": "mgm"}
+        pretraining |= {"weight_decay": 0.05, "betas": [0.9, 0.95]}
+        assert recipes[name]["pretrain"].items() >= pretraining.items()
+    assert [recipes[name]["mgm-train"]["stride"] for name in ("ssv2", "k400")] == [2, 4]
 
 
 def test_every_option_is_a_field_and_every_field_an_option():

@@ -16,7 +16,19 @@ from mgm_train.checkpoint import RunFolder
 from mgm_train.cli import main
 from mgm_train.visualize import attention_picture
 
-SMALL = ["--model", "vit_tiny", "--num-frames", "4", "--image-px", "64", "--stride", "2", "--num-workers", "0"]
+SMALL = [
+    "--model",
+    "vit_tiny",
+    "--num-frames",
+    "4",
+    "--image-px",
+    "64",
+    "--stride",
+    "2",
+    "--num-workers",
+    "0",
+    "--no-flip",
+]
 SHORT = ["--batch-size", "4", "--epochs", "2", "--warmup-epochs", "1", "--log-every-steps", "1", "--repeats", "1"]
 ONE_VIEW = ["--num-temporal-views", "1", "--num-spatial-views", "1", "--stride", "2", "--num-workers", "0"]
 
@@ -106,6 +118,13 @@ def test_a_dry_run_says_and_does_nothing(pan_store, tmp_path):
     plan = json.loads(result.stdout)
     assert (plan["videos"], plan["steps"], plan["mask_ratio"]) == (4, 2, 0.75)
     assert not (tmp_path / "new").exists()
+
+
+def test_mirroring_classes_that_a_mirror_exchanges_is_warned_of(pan_store, tmp_path):
+    for command in ("pretrain", "finetune"):
+        arguments = [command, pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "-n"]
+        assert _run(*arguments).stderr == ""
+        assert "'left' in a mirror is 'right'; take --no-flip" in _run(*arguments, "--flip").stderr
 
 
 def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):

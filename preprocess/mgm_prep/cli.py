@@ -39,7 +39,7 @@ fold_option = click.option(
 )
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("mgm-prep", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mgm")
 def main() -> None:
     """Decode each video once; write its frames and the codec's motion vectors into a Zarr store."""

@@ -66,8 +66,8 @@ force_option = click.option("--force", is_flag=True, help="Start over; what is t
 def config_options(configuration: type) -> Callable[[Decorated], Decorated]:
     """An option for each field of a configuration dataclass, and --config. The command receives `config`.
 
-    A flag beats the file, the file beats the default. The file has a section for each command; a key that is no option
-    of the command is an error.
+    A flag beats the file, the file beats the default. The file has a section for each command, and one of the program's
+    name for all of them, of which each command takes what it knows. A key that is no option is an error.
     """
 
     def decorate(function: Decorated) -> Decorated:
@@ -118,14 +118,30 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, file: Path | No
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     command = ctx.info_name or ""
-    section = sections.get(command, {}) if isinstance(sections, dict) else None
+    if not isinstance(sections, dict) or command not in sections:
+        there = ", ".join(map(str, sections if isinstance(sections, dict) else ())) or "no section at all"
+        raise UserError(f"{file} has no section `{command}`, only {there}")
+    program = ctx.parent.command if ctx.parent else ctx.command
+    siblings = program.commands.values() if isinstance(program, click.Group) else [ctx.command]
+    own = _option_names(ctx.command)
+    shared = _section(file, sections, program.name or "", set().union(*map(_option_names, siblings)))
+    section = _section(file, sections, command, own)
+    shared = {name: value for name, value in shared.items() if name in own}
+    ctx.default_map = {**(ctx.default_map or {}), **shared, **section}
+
+
+def _option_names(command: click.Command) -> set[str]:
+    return {option.name for option in command.params if isinstance(option, click.Option) and option.name}
+
+
+def _section(file: Path, sections: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    """The settings under a name, {} where there are none. UserError for one that is not known."""
+    section = sections.get(name) or {}
     if not isinstance(section, dict):
-        raise UserError(f"{file}: the section `{command}` must hold `key: value` lines")
-    known = {option.name for option in ctx.command.params if isinstance(option, click.Option)}
-    unknown = sorted(str(key) for key in section.keys() - known)
-    if unknown:
-        raise UserError(f"{file}: `{command}` has no setting {', '.join(unknown)}; see `{ctx.command_path} --help`")
-    ctx.default_map = {**(ctx.default_map or {}), **section}
+        raise UserError(f"{file}: the section `{name}` must hold `key: value` lines")
+    if unknown := sorted(str(key) for key in section.keys() - known):
+        raise UserError(f"{file}: `{name}` has no setting {', '.join(unknown)}; see its --help")
+    return section
 
 
 def emit(result: dict[str, Any], is_json: bool) -> None:

@@ -5,6 +5,7 @@ classes of one data set can be trained under the names of another, and tested th
 """
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mgm_shared.index import codes
 from mgm_shared.store import Store
 
 MAP_COLUMNS = ["label", "class"]
+LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b")
 
 
 def read_class_map(file: Path) -> dict[str, str]:
@@ -34,11 +36,15 @@ def read_class_map(file: Path) -> dict[str, str]:
 
 
 def split_rows(store: Store, split: str) -> NDArray[np.int64]:
-    """The rows of `store.table` of a split, ascending; a video without one trains. UserError when there are none."""
+    """The rows of `store.table` of a split, ascending. UserError when there are none.
+
+    Where no video is marked for training, those without a mark train; where some are, as in HMDB51, only these do.
+    """
     code_of_row, splits = codes(store.table, "split")
-    rows = np.flatnonzero(np.array([(name or "train") == split for name in splits])[code_of_row])
+    unmarked = "none" if "train" in splits else "train"
+    rows = np.flatnonzero(np.array([(name or unmarked) == split for name in splits])[code_of_row])
     if not len(rows):
-        there = ", ".join(sorted({name or "train" for name in splits})) or "no video at all"
+        there = ", ".join(sorted({name or unmarked for name in splits})) or "no video at all"
         raise UserError(f"{store.path} has no video of split {split!r}, only {there}")
     return rows
 
@@ -67,6 +73,19 @@ def describe_map(store: Store, split: str, class_map: Mapping[str, str]) -> str:
     text = f"the class map takes {len(rows)} of {len(split_rows(store, split))} videos of split {split!r}"
     absent = sorted(set(class_map) - set(codes(store.table, "label")[1]))
     return f"{text}; no video of {store.path} has the label {_some(absent)}" if absent else text
+
+
+def mirror_pair(store: Store) -> tuple[str, str] | None:
+    """Two labels of the store that a mirror makes of one another: left and right change places; None if there are none.
+
+    Something-Something's classes do so, and a model that learns from mirrored clips cannot tell them apart.
+    """
+    labels = {label.lower(): label for label in codes(store.table, "label")[1] if label}
+    for name, label in sorted(labels.items()):
+        mirrored = LEFT_OR_RIGHT.sub(lambda word: "left" if word[0] == "right" else "right", name)
+        if mirrored != name and mirrored in labels:
+            return label, labels[mirrored]
+    return None
 
 
 def _classes(

@@ -26,6 +26,7 @@ from mgm_shared.storage import StorePath
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 
 if TYPE_CHECKING:
+    from mgm_shared.store import Store
     from mgm_train.loop import Job
     from mgm_train.metrics import Scores
 
@@ -36,7 +37,7 @@ run_option = click.option(
 )
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("mgm-train", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mgm")
 def main() -> None:
     """Pretrain a video masked autoencoder on a store, fine-tune it, and test it.
@@ -68,6 +69,7 @@ def pretrain(
     from mgm_train.objective import PretrainObjective
 
     opened = open_store(store)
+    _say_mirrored(opened, config.flip)
     shape = model_config(
         config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
     )
@@ -118,6 +120,7 @@ def finetune(
     from mgm_train.objective import FinetuneObjective
 
     opened = open_store(store)
+    _say_mirrored(opened, config.flip)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
     if class_map is not None:
@@ -156,6 +159,14 @@ def finetune(
         metadata={"labels": json.dumps(classes)},
     )
     _train(job, dry_run, force, is_json)
+
+
+def _say_mirrored(store: "Store", is_flipped: bool) -> None:
+    """A warning where mirroring makes one class another."""
+    from mgm_train.classes import mirror_pair
+
+    if is_flipped and (pair := mirror_pair(store)):
+        say(f"warning: half of the clips are mirrored, and {pair[0]!r} in a mirror is {pair[1]!r}; take --no-flip")
 
 
 def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
