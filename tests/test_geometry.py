@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgm_shared.geometry import Orientation, TokenGrid, flip_motion, stored_size
+from mgm_shared.geometry import Orientation, TokenGrid, stored_size
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,6 @@ def test_a_turned_picture_has_turned_motion(is_transposed, is_flipped_x, is_flip
     x, y = shown_at(*after)
     moved = orientation.motion(motion_YX2)
     np.testing.assert_array_equal(moved[y, x], shown_at(*after) - shown_at(*before))
-
-
-def test_a_mirrored_picture_has_mirrored_motion():
-    motion_YX2 = np.zeros((2, 3, 2), np.float32)
-    motion_YX2[1, 0] = (4, -2)
-    expected = np.zeros_like(motion_YX2)
-    expected[1, 2] = (-4, -2)
-    np.testing.assert_array_equal(flip_motion(motion_YX2), expected)
 
 
 def test_the_token_grid_of_the_paper():

@@ -43,3 +43,11 @@ def test_a_missing_cell_is_not_a_static_one():
     np.testing.assert_allclose(half, 2.5)
     motion_YX2[:, 2] = np.nan
     assert np.isnan(resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)[:, 1]).all()
+
+
+def test_mirrored_cells_change_places_and_dx_its_sign():
+    motion_TYX2 = np.random.default_rng(2).normal(size=(2, 6, 8, 2)).astype(np.float32)
+    motion_TYX2[1, 2, 3] = np.nan
+    for box in (Box(x=0, y=0, width=64, height=48), Box(x=6, y=2, width=40, height=30)):
+        plain, mirrored = (resample_motion(motion_TYX2, box, 32, 32, is_mirrored=value) for value in (False, True))
+        np.testing.assert_array_equal(mirrored, plain[:, :, ::-1] * np.float32([-1, 1]))

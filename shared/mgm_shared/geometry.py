@@ -59,11 +59,6 @@ def stored_size(display_height: float, display_width: float, short_side: int) ->
     return height, width
 
 
-def flip_motion(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Motion of the horizontally mirrored picture: cells change places and dx its sign."""
-    return motion_TYX2[..., ::-1, :] * np.array([-1, 1], motion_TYX2.dtype)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
     """One of the eight ways to lay a coded picture on the screen: transpose first, then flip.

@@ -15,8 +15,10 @@ from mgm_shared.kernel import kernel
 MIN_COVERAGE = 0.5
 
 
-def resample_motion(motion_TYX2: NDArray[np.float32], box: Box, height_px: int, width_px: int) -> NDArray[np.float32]:
-    """Motion of the picture that is cut out at `box` and resized to height_px × width_px (multiples of 8).
+def resample_motion(
+    motion_TYX2: NDArray[np.float32], box: Box, height_px: int, width_px: int, *, is_mirrored: bool = False
+) -> NDArray[np.float32]:
+    """Motion of the picture that is cut out at `box`, resized to height_px × width_px (multiples of 8), then mirrored.
 
     Each new cell is the area-weighted mean of the vectors under it, rescaled to the new pixels; NaN where less than
     half of it had a vector. `box` is in pixels of the grid's picture, whose top left pixel is the grid's. A single
@@ -25,9 +27,12 @@ def resample_motion(motion_TYX2: NDArray[np.float32], box: Box, height_px: int, 
     *leading, num_rows, num_columns, _ = motion_TYX2.shape
     rows = _shares(box.y, box.height, num_rows, height_px // CELL_PX)
     columns = _shares(box.x, box.width, num_columns, width_px // CELL_PX)
+    scale_x, scale_y = width_px / box.width, height_px / box.height
+    if is_mirrored:
+        scale_x, columns = -scale_x, (columns[0][::-1].copy(), columns[1][::-1].copy())
     out_TYX2 = np.empty((int(np.prod(leading)), height_px // CELL_PX, width_px // CELL_PX, 2), np.float32)
     whole_TYX2 = np.ascontiguousarray(motion_TYX2, np.float32).reshape(-1, num_rows, num_columns, 2)
-    _pool(whole_TYX2, *rows, *columns, np.float32(width_px / box.width), np.float32(height_px / box.height), out_TYX2)
+    _pool(whole_TYX2, *rows, *columns, np.float32(scale_x), np.float32(scale_y), out_TYX2)
     return out_TYX2.reshape(*leading, *out_TYX2.shape[1:])
 
 

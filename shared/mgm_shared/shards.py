@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
+from numcodecs import zstd
 from numpy.typing import NDArray
 
 from mgm_shared.codec import (
@@ -131,12 +131,15 @@ class ShardedArray:
         IndexError for an index outside the array, DamagedChunk for bytes that are missing or fail their checksum.
         """
         self._check_indices(indices_T)
-        out = np.empty((len(indices_T), *self.shape[1:]), self.dtype)
         chunks, inverse_T = np.unique(indices_T // self.chunk_frames, return_inverse=True)
-        for k, payload in enumerate(self.encoded(chunks.tolist())):
-            (wanted,) = np.nonzero(inverse_T == k)
-            out[wanted] = self._decoded(payload)[indices_T[wanted] % self.chunk_frames]
-        return out
+        decoded = np.empty((len(chunks), self.chunk_frames, *self.shape[1:]), self.dtype)
+        for payload, frames in zip(self.encoded(chunks.tolist()), decoded, strict=True):
+            self._decode(payload, frames)
+        place_T = inverse_T * self.chunk_frames + indices_T % self.chunk_frames
+        is_run = len(place_T) > 0 and bool((np.diff(place_T) == 1).all())
+        # Frames in a row, the common case, need no copy.
+        wanted = slice(int(place_T[0]), int(place_T[-1]) + 1) if is_run else place_T
+        return decoded.reshape(-1, *self.shape[1:])[wanted]
 
     def pictures(self, indices_T: NDArray[np.int64]) -> Iterator[Planes | NDArray[np.uint8]]:
         """The frames at ascending `indices_T`, one after the other: RGB (H, W, 3), or planes where those are stored.
@@ -204,12 +207,15 @@ class ShardedArray:
     def _chunks_per_shard(self) -> int:
         return self.shard_frames // self.chunk_frames
 
-    def _decoded(self, payload: memoryview) -> NDArray[Any]:
+    def _decode(self, payload: memoryview, frames: NDArray[Any]) -> None:
         """A chunk's frames, (chunk_frames, …)."""
         if self.codec == "zstd":
-            return np.frombuffer(Zstd().decode(payload), self.dtype).reshape(self.chunk_frames, *self.shape[1:])
-        picture = self._picture(payload, np.empty(self._picture_shape, np.uint8))
-        return (rgb_of_planes(picture) if isinstance(picture, Planes) else picture)[None]
+            zstd.decompress(payload, frames)
+        elif self.codec == "jpeg":
+            decode_jpeg(payload, frames[0])
+        else:
+            buffer = np.empty(self._picture_shape, np.uint8)
+            frames[0] = rgb_of_planes(unpack_planes(payload, buffer, self.shape[2]))
 
     @property
     def _picture_shape(self) -> tuple[int, ...]:
@@ -221,7 +227,8 @@ class ShardedArray:
             return unpack_planes(payload, buffer, self.shape[2])
         if self.codec == "jpeg":
             return decode_jpeg(payload, buffer)
-        return np.frombuffer(Zstd().decode(payload, buffer), np.uint8).reshape(self.shape[1:])
+        zstd.decompress(payload, buffer)
+        return buffer
 
 
 class ShardWriter:
@@ -237,7 +244,6 @@ class ShardWriter:
         self._part = part
         self._index: list[tuple[int, int]] = []
         self._pending: list[NDArray[Any] | Planes] = []
-        self._zstd = Zstd(level=ZSTD_LEVEL)
         self._file: BinaryIO | None = None
         (part / spec.name).mkdir(parents=True)
 
@@ -315,7 +321,7 @@ class ShardWriter:
         if self.spec.codec == "planes":
             (frame,) = frames
             return pack_planes(frame if isinstance(frame, Planes) else planes_of_rgb(frame))
-        return bytes(self._zstd.encode(np.ascontiguousarray(np.stack(frames), self.spec.dtype)))
+        return bytes(zstd.compress(np.ascontiguousarray(np.stack(frames), self.spec.dtype), ZSTD_LEVEL))
 
     def _shard_of(self, chunk: int) -> int:
         return chunk * self.spec.chunk_frames // self.spec.max_shard_frames

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_shared.codec import Planes
-from mgm_shared.geometry import Box, flip_motion
+from mgm_shared.geometry import Box
 from mgm_shared.kernel import kernel
 from mgm_shared.resample import resample_motion
 from mgm_shared.store import Video
@@ -63,8 +63,7 @@ def show(picture: Planes | NDArray[np.uint8], view: View, out_CHW: NDArray[np.ui
 
 def view_motion(motion_TYX2: NDArray[np.float32], view: View) -> NDArray[np.float32]:
     """Motion of whole frames as a view shows it: cut out, in its pixels, mirrored with them."""
-    shown_TYX2 = resample_motion(motion_TYX2, view.box, view.size_px, view.size_px)
-    return flip_motion(shown_TYX2) if view.is_mirrored else shown_TYX2
+    return resample_motion(motion_TYX2, view.box, view.size_px, view.size_px, is_mirrored=view.is_mirrored)
 
 
 def _shown(image: NDArray[np.uint8], view: View, subsampling: int, size_px: int) -> NDArray[np.uint8]:
