@@ -36,6 +36,7 @@ from mgm_train.model import TRUNK_PREFIX, VideoClassifier
 FREE_SETTINGS = {
     "accumulate",
     "num_workers",
+    "max_bad_clips",
     "device",
     "compile",
     "recompute",

@@ -18,7 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, default_collate
 
-from mgm_shared.errors import UserError
+from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
 from mgm_shared.store import Store, Video
@@ -33,13 +33,15 @@ Sample = dict[str, Any]
 class Clip:
     """Frames (3, T, H, W) uint8 and their motion (T, H/8, W/8, 2), NaN = missing; label −1 = none.
 
-    `motion_TYX2` has no cells (T, 0, 0, 2) where nobody needs motion.
+    `motion_TYX2` has no cells (T, 0, 0, 2) where nobody needs motion. `problem` says why the video could not be read;
+    the clip is then black and without motion.
     """
 
     frames_CTHW: NDArray[np.uint8]
     motion_TYX2: NDArray[np.float32]
     label: int
     video_id: str
+    problem: str = ""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -151,21 +153,42 @@ class _ClipDataset(Dataset[list[Sample]]):
         """One for each repeat; the first also draws the frames, which all repeats share."""
         return [np.random.default_rng((self.seed, *key, repeat)) for repeat in range(self.repeats)]
 
-    def _clips(self, video: Video, indices_T: NDArray[np.int64], rngs: list[Generator], **settings: Any) -> list[Clip]:
-        """One clip for each repeat, of the same frames. UserError names a video that is damaged."""
+    def _clips(
+        self,
+        video: Video,
+        indices_T: NDArray[np.int64],
+        rngs: list[Generator],
+        *,
+        label: int,
+        read_field: ReadField | None,
+    ) -> list[Clip]:
+        """One clip for each repeat, of the same frames; blank ones where the video cannot be read."""
         views = [self.augment.view(video.height, video.width, rng) for rng in rngs]
         try:
-            clips = read_clips(video, indices_T, views, **settings)
+            clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
         except OSError as error:
-            raise UserError(f"video {video.video_id!r} cannot be read: {error}") from error
+            return [_blank(video.video_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
+
+
+def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+    """What stands in the place of a clip that cannot be read, so that its batch has the shape of all others."""
+    size_px, num_cells = view.size_px, view.size_px // CELL_PX
+    return Clip(
+        frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
+        motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
+        label=label,
+        video_id=video_id,
+        problem=problem,
+    )
 
 
 @dataclass(eq=False)
 class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
-    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = hidden), "label": −1, "index": int}.
+    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = hidden), "label": −1, "index": int}, and "unreadable":
+    (video_id, reason) where it is blank.
     """
 
     _: KW_ONLY
@@ -183,7 +206,7 @@ class PretrainDataset(_ClipDataset):
         video = self.store.video_at(int(self.rows[key[1]]))
         indices_T = sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0])
         samples = []
-        clips = self._clips(video, indices_T, rngs, read_field=self.read_field)
+        clips = self._clips(video, indices_T, rngs, label=-1, read_field=self.read_field)
         for clip, rng in zip(clips, rngs, strict=True):
             mask_N = torch.from_numpy(self.mask(clip, rng))
             samples.append({**_sample(clip, key[1]), "mask_N": mask_N})
@@ -223,16 +246,19 @@ class LabelledDataset(_ClipDataset):
 
 
 def _sample(clip: Clip, index: int) -> Sample:
-    return {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
+    sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
+    return sample | ({"unreadable": (clip.video_id, clip.problem)} if clip.problem else {})
 
 
-def collate(videos: Iterable[list[Sample]]) -> dict[str, torch.Tensor]:
+def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """The samples of several videos as one batch; the repeats of a video stand side by side.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks.
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. Where
+    videos could not be read, `unreadable` says which and why (video_id → reason), and `kept_K` (int64) which samples of
+    the batch are true; the others are blank.
     """
     samples = [sample for video in videos for sample in video]
-    batch = {
+    batch: dict[str, Any] = {
         # Not `torch.stack`: in a worker this stacks into memory that the training process sees, which saves a copy.
         "frames_BCTHW": default_collate([sample["frames_CTHW"] for sample in samples]),
         "label_B": torch.tensor([sample["label"] for sample in samples]),
@@ -240,6 +266,10 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, torch.Tensor]:
     }
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)
+    if unreadable:
+        kept = [k for k, sample in enumerate(samples) if "unreadable" not in sample]
+        batch |= {"unreadable": unreadable, "kept_K": torch.tensor(kept, dtype=torch.int64)}
     return batch
 
 

@@ -121,6 +121,7 @@ class TrainConfig(Config):
     clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip")
     seed: int = option(0, "decides the weights at the start, the order, the crops and the masks")
     num_workers: int = option(4, "processes that read clips, for each GPU; 0 reads in the training process")
+    max_bad_clips: int = option(0, "unreadable videos that do not end the run; each is named, and left out of the loss")
     worker_start: str = option("auto", "how those begin: fork, spawn, forkserver, or auto, Python's own choice")
     precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
     device: str = option("auto", "auto, cpu or cuda")
@@ -148,7 +149,7 @@ class TrainConfig(Config):
     def _check_counts(self) -> None:
         for name in ("batch_size", "accumulate", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("num_workers", "seed", "warmup_epochs"):
+        for name in ("num_workers", "max_bad_clips", "seed", "warmup_epochs"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         is_split = self.batch_size % self.accumulate == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of accumulate, {self.accumulate}")

@@ -30,6 +30,7 @@ from mgm_train.model import VideoClassifier, VideoMAE
 from mgm_train.objective import Objective
 from mgm_train.ranks import Ranks, autocast_dtype
 from mgm_train.schedule import planned_rate
+from mgm_train.unreadable import UnreadableVideos
 
 # An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
 SAVE_LAST_EVERY_S = 600.0
@@ -73,7 +74,8 @@ class Outcome:
 def train(job: Job, ranks: Ranks) -> Outcome:
     """Train to the end, from last.pt if the run folder has one. Ctrl-C and SIGTERM save and leave.
 
-    UserError for a run folder begun with other settings, too few videos, or a loss that is no number.
+    UserError for a run folder begun with other settings, too few videos, too many unreadable ones, or a loss that is no
+    number.
     """
     return _Trainer(job, ranks).run()
 
@@ -94,6 +96,8 @@ class _Trainer:
             check_resumable(self.job.run, state, self.job.task, self.config, self.job.store)
             self.step = self.plan.step_at(state["position"])
             self.meter.restore(state)
+        known = state["unreadable"] if state is not None else {}
+        self.unreadable = UnreadableVideos(self.ranks, self.config.max_bad_clips, known)
         self._open_folder()
         if self.step < self.plan.num_steps:
             self.learner = Learner(self.job.model, self.config, self.ranks, self.job.layer_decay, state)
@@ -158,6 +162,7 @@ class _Trainer:
             start_s = time.perf_counter()
             batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
+            self.unreadable.note(batch)
             self._one_part(self.to_device(batch), part)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
@@ -181,7 +186,14 @@ class _Trainer:
             )
         return loss
 
+    def _report_unreadable(self) -> None:
+        for video_id, reason in self.unreadable.gather().items():
+            if self.ranks.is_main:
+                self.job.run.append_metrics({"step": self.step, "unreadable": video_id, "reason": reason})
+            self._say(f"video {video_id!r} cannot be read and is left out: {reason}")
+
     def _log(self) -> None:
+        self._report_unreadable()
         norm = self.learner.grad_norm
         row = {
             "step": self.step,
@@ -190,6 +202,7 @@ class _Trainer:
             "lr": planned_rate(self.step - 1, self.config, self.plan),
             "grad_norm": float(norm) if norm is not None else math.nan,
             "num_clips": self.step * self.plan.clips_per_step,
+            "num_unreadable": len(self.unreadable.reason_of),
             **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
         }
         if self.ranks.is_main:
@@ -220,11 +233,13 @@ class _Trainer:
 
     def _save_last(self) -> None:
         self._checked_loss()
+        self._report_unreadable()
         start_s = time.perf_counter()
         state = {
             "task": self.job.task,
             "config": to_dict(self.config),
             "position": {**self.plan.position(self.step), "store": self.job.store},
+            "unreadable": self.unreadable.reason_of,
             **self.learner.state(),
             **self.meter.state(),
         }

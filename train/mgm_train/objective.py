@@ -23,7 +23,11 @@ Batch = dict[str, Any]
 
 
 class Objective(Protocol):
-    """What the loop calls: the mean loss of a batch, a scalar. `seed` decides everything random in it."""
+    """What the loop calls: the mean loss of a batch, a scalar. `seed` decides everything random in it.
+
+    A clip that could not be read (`collate` in clips.py) counts as one without loss: the others have the weight that
+    they have anyway, on however many processes the batch lies.
+    """
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
 
@@ -63,7 +67,18 @@ class PretrainObjective:
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         frames_BCTHW, mask_BN, num_hidden = batch["frames_BCTHW"], batch["mask_BN"], batch["num_hidden"]
         pixels_BMP = model(frames_BCTHW, mask_BN, num_hidden)
-        return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+        kept_K = batch.get("kept_K")
+        if kept_K is None:
+            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+        if not len(kept_K):
+            return _no_loss(pixels_BMP)
+        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_hidden)
+        return error * (len(kept_K) / len(frames_BCTHW))
+
+
+def _no_loss(output: Tensor) -> Tensor:
+    """Zero, with gradients of zero: all processes go backward together."""
+    return output.float().sum() * 0
 
 
 def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:
@@ -106,8 +121,17 @@ class FinetuneObjective:
         return cls(mixup=mixup, hard_loss=LabelSmoothingCrossEntropy(config.label_smoothing))
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
-        frames_BCTHW, label_B = batch["frames_BCTHW"], batch["label_B"]
-        if self.mixup is None:
-            return self.hard_loss(model(frames_BCTHW).float(), label_B)
-        mixed_BCTHW, soft_label_BK = mix_video(normalise(frames_BCTHW), label_B, self.mixup, seed)
-        return SoftTargetCrossEntropy()(model(mixed_BCTHW).float(), soft_label_BK)
+        inputs_BCTHW, target, criterion = batch["frames_BCTHW"], batch["label_B"], self.hard_loss
+        if self.mixup is not None:
+            inputs_BCTHW, target = mix_video(normalise(inputs_BCTHW), target, self.mixup, seed)
+            criterion = SoftTargetCrossEntropy()
+        logits_BK = model(inputs_BCTHW).float()
+        kept_K = batch.get("kept_K")
+        if kept_K is None:
+            return criterion(logits_BK, target)
+        if self.mixup is not None:
+            # A clip that was mixed with a blank one is no true one either.
+            kept_K = kept_K[torch.isin(len(logits_BK) - 1 - kept_K, kept_K)]
+        if not len(kept_K):
+            return _no_loss(logits_BK)
+        return criterion(logits_BK[kept_K], target[kept_K]) * (len(kept_K) / len(logits_BK))
