@@ -4,6 +4,7 @@ Axes as in divided.py.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ TOY = ModelConfig(
     image_px=64,
     attention="divided",
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """So small sums are faster on one, most of all where others compute too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _blocks(depth: int = 2) -> DividedBlocks:

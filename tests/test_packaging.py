@@ -1,6 +1,7 @@
 """What a fresh machine needs is written down in one place, and the commands that the README names exist."""
 
 import configparser
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
 from mgm_train.cli import main as train
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
@@ -19,6 +20,7 @@ CONFIGS = {
     "extract": ExtractSettings,
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
 }
 
@@ -59,14 +61,29 @@ def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe):
     assert text.count("flip:") == 1, "that nothing is mirrored is said in one place"
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Weights of a classifier of `pan_store`'s labels."""
+    from mgm_train.checkpoint import save_weights
+    from mgm_train.model import VideoClassifier, model_config
+
+    config = model_config("vit_tiny", num_frames=2, image_px=16)
+    path = tmp_path_factory.mktemp("weights") / "classifier.safetensors"
+    labels = json.dumps(["down", "left", "right", "up"])
+    save_weights(path, VideoClassifier(config, 4).state_dict(), config, {"labels": labels})
+    return path
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_would_run(recipe, pan_videos, pan_store, tmp_path):
-    """A dry run of each section, in its own size but for the steps, which want more videos than there are here."""
+def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, tmp_path):
+    """A dry run of each section, in its own size but for the model's, and a step's, which wants more videos."""
     small = ["--batch-size", "4", "--model", "vit_tiny"]
     arguments = {
         "extract": [pan_videos, tmp_path / "new.store"],
         "pretrain": [pan_store.path, "--run", tmp_path / "new", *small],
         "finetune": [pan_store.path, "--run", tmp_path / "new", *small],
+        "probe": [pan_store.path, "--run", tmp_path / "new", "--init", classifier, "--split", "test"],
+        "evaluate": [pan_store.path, classifier, "--split", "test"],
     }
     sections = yaml.safe_load(recipe.read_text())
     for name in sections.keys() & arguments.keys():

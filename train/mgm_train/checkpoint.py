@@ -10,12 +10,14 @@ Every file but metrics.jsonl is written beside its place, flushed to the disk an
 whole files only. No file is loaded as a pickle of anything but tensors and plain values.
 """
 
+import hashlib
 import json
 import os
 import pickle
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +75,7 @@ class RunFolder:
         """Weights after `epoch` whole epochs."""
         return self.checkpoints / f"epoch-{epoch:04d}.safetensors"
 
-    def start(self, task: str, config: TrainConfig, about: Mapping[str, object]) -> None:
+    def start(self, task: str, config: Config, about: Mapping[str, object]) -> None:
         """Make the folder and write config.yaml and environment.json, which `about` joins."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for left_by_a_kill in self.checkpoints.glob(".*.part"):
@@ -171,6 +173,12 @@ class Weights:
     state: dict[str, Tensor]
     model: ModelConfig
     metadata: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def classes(self) -> list[str]:

@@ -23,7 +23,7 @@ from mgm_shared.cli import (
 from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 if TYPE_CHECKING:
     from mgm_shared.store import Store
@@ -190,6 +190,66 @@ def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
             emit({"run": str(job.run.root), **asdict(outcome)}, is_json)
     if not outcome.is_complete:
         raise SystemExit(EXIT_INTERRUPTED)
+
+
+@main.command(
+    epilog="Example: mgm-train probe ucf101.store --run runs/probe --init runs/mgm --config pipelines/ucf101.yaml"
+)
+@store_argument
+@run_option
+@config_options(ProbeConfig)
+@dry_run_option
+@force_option
+@json_option
+def probe(store: StorePath, run_folder: Path, config: ProbeConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+    """Fit linear classifiers to what a frozen encoder (--init) makes of STORE's training videos, and test them.
+
+    Features are computed once and kept in the run folder; the same command again goes on where it was stopped.
+    """
+    from mgm_shared.store import open_store
+    from mgm_train.checkpoint import RunFolder, load_weights
+    from mgm_train.classes import class_names, read_class_map
+    from mgm_train.evaluate import ViewDataset
+    from mgm_train.features import FeatureCache, FrozenEncoder
+    from mgm_train.metrics import score, write_reports
+    from mgm_train.probe import grid, write_choices
+    from mgm_train.probe import probe as fit_and_score
+    from mgm_train.ranks import join_ranks
+
+    if not config.init:
+        raise UserError("probe needs --init, the weights whose encoder is probed")
+    opened, loaded = open_store(store), load_weights(Path(config.init))
+    classes = class_names(opened, class_map=read_class_map(Path(config.class_map)) if config.class_map else None)
+    datasets = [ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config)]
+    if dry_run:
+        videos = {"training_videos": len(datasets[0]), "scored_videos": len(datasets[1]), "heads": len(grid(config))}
+        emit({"task": "probe", **videos, **to_dict(config)}, is_json)
+        return
+    with join_ranks(config.device) as ranks:
+        if force and ranks.is_main and (aside := move_aside(run_folder)):
+            say(f"moved the old {run_folder} to {aside}")
+        ranks.wait()
+        if ranks.is_main:
+            RunFolder(run_folder).start("probe", config, {"store": opened.digest})
+        model = FrozenEncoder(loaded).to(ranks.device)
+        caches = [FeatureCache.of(run_folder, loaded, dataset, ranks) for dataset in datasets]
+        if not all(cache.compute(model, dataset, ranks) for cache, dataset in zip(caches, datasets, strict=True)):
+            raise SystemExit(EXIT_INTERRUPTED)
+        if not ranks.is_main:
+            return
+        train, scored = (cache.load(len(dataset)) for cache, dataset in zip(caches, datasets, strict=True))
+        choices, best, predictions = fit_and_score(train, scored, len(classes), config, ranks.device)
+    write_choices(run_folder / "heads.csv", choices, best)
+    scores = score(predictions, scored.unreadable)
+    files = write_reports(run_folder, config.split, predictions, scores.unreadable, classes)
+    say(f"learnt from {len(train.video_ids)} of {train.num_listed} training videos")
+    _say_scored(scores)
+    result = {**asdict(scores), **asdict(choices[best]), "best_top1": max(choice.top1 for choice in choices)}
+    emit(
+        {**result, "heads": str(run_folder / "heads.csv"), **{name: str(file) for name, file in files.items()}}, is_json
+    )
+    if scores.unreadable or train.unreadable:
+        raise SystemExit(EXIT_SOME_FAILED)
 
 
 @main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config pipelines/ssv2.yaml")

@@ -263,3 +263,34 @@ class ViewConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ViewConfig):
     """Multi-view test of a fine-tuned model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(ViewConfig):
+    """Linear probe of a frozen encoder; the paper gives no settings for it."""
+
+    init: str = option("", "weights whose encoder is probed (an epoch-XXXX.safetensors or a run folder)")
+    train_temporal_views: int = option(5, "clips along each training video that the heads learn from")
+    train_spatial_views: int = option(1, "square crops of each of these; 1 is the middle")
+    learning_rates: tuple[float, ...] = option((5e-3, 3e-3, 1e-3, 3e-4, 1e-4), "AdamW learning rates of the heads")
+    weight_decays: tuple[float, ...] = option((0.01, 0.1, 0.4, 0.8), "weight decays; each with each learning rate")
+    epochs: int = option(50, "passes of the heads over the features")
+    head_batch_size: int = option(1024, "clips of a step of the heads")
+    held_out: float = option(0.1, "share of each class's training videos by which the head is chosen that counts")
+    seed: int = option(0, "decides the order of the clips and the videos held out")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
+        object.__setattr__(self, "weight_decays", tuple(self.weight_decays))
+        for name in ("train_temporal_views", "train_spatial_views", "epochs", "head_batch_size"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check(min(self.learning_rates) > 0, "learning_rates", self.learning_rates, "more than 0 each")
+        check(min(self.weight_decays) >= 0, "weight_decays", self.weight_decays, "at least 0 each")
+        check(0 < self.held_out < 1, "held_out", self.held_out, "between 0 and 1")
+        check(self.seed >= 0, "seed", self.seed, "at least 0")
+
+    def for_training(self) -> "ProbeConfig":
+        """The same with the views of the training videos."""
+        temporal, spatial = self.train_temporal_views, self.train_spatial_views
+        return replace(self, split="train", num_temporal_views=temporal, num_spatial_views=spatial)
