@@ -1,9 +1,11 @@
 """Every kind of damage is found, and a sound store has none."""
 
 import json
+import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -11,6 +13,9 @@ from mgm_prep.cli import main
 from mgm_prep.verify import verify
 from mgm_shared import shards
 from mgm_shared.errors import UserError
+from mgm_shared.index import write_index
+from mgm_shared.shards import DamagedChunk
+from mgm_shared.store import open_store
 
 
 @pytest.fixture
@@ -26,21 +31,96 @@ def test_a_sound_store_has_no_problem(store):
     assert (verdict["parts"], verdict["videos"], verdict["chunks"], verdict["problems"]) == (1, 8, 192 + 12, [])
 
 
-def test_single_bit_flips_are_found(store):
-    rng = random.Random(0)
-    files = [file for file in store.rglob("c*") if file.is_file()]
-    assert {file.parent.name for file in files} == {"frames", "motion", "time", "picture_type"}
-    for file in files:
-        content = file.read_bytes()
-        for _ in range(8):
-            damaged = bytearray(content)
-            damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            file.write_bytes(damaged)
-            shards._shard_index.cache_clear()
-            assert verify(store).problems, file
-        file.write_bytes(content)
+@pytest.mark.parametrize("num_flips", [10, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("array", ["frames", "motion", "time", "picture_type"])
+def test_single_bit_flips_are_found_by_verify_and_by_reading(store, array, num_flips):
+    """Anywhere in the file: in chunks, in their checksums, in the shard's index. A thousand in all where it is slow."""
+    rng = random.Random(array)
+    (file,) = [file for file in store.rglob("c.*") if file.parent.name == array]
+    content = file.read_bytes()
+    for _ in range(num_flips):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged)
+        shards._shard_index.cache_clear()
+        assert verify(store).broken_parts == [file.parent.parent.name]
+        with pytest.raises((DamagedChunk, ValueError)):
+            _read_all(open_store(store), array)
+    file.write_bytes(content)
     shards._shard_index.cache_clear()
     assert not verify(store).problems
+    _read_all(open_store(store), array)
+
+
+def _read_all(store, array):
+    for video_id in store.videos.index:
+        values = getattr(store[video_id], {"time": "time_s"}.get(array, array))
+        np.asarray(values[:])
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "no metadata", "a lost shard"])
+def test_repair_brings_a_part_back_byte_for_byte(store, pan_videos, damage):
+    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    (part,) = (store / "parts").glob("128x160-*")
+    if damage == "a flipped bit":
+        content = bytearray(before[part / "frames/c.0.0.0.0"])
+        content[1000] ^= 4
+        (part / "frames/c.0.0.0.0").write_bytes(content)
+    elif damage == "no metadata":
+        (part / "zarr.json").unlink()
+    else:
+        (part / "motion/c.0.0.0.0").unlink()
+    shards._shard_index.cache_clear()
+    result = CliRunner().invoke(main, ["verify", str(store), "--source", str(pan_videos), "--repair", "--workers", "0"])
+    assert result.exit_code == 0, result.output
+    assert part.name in result.stderr
+    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
+
+
+def test_repair_touches_no_part_whose_videos_it_cannot_find(store, pan_videos, tmp_path):
+    shutil.copytree(pan_videos, tmp_path / "videos")
+    (tmp_path / "videos/train/up/0.mp4").unlink()
+    (part,) = (store / "parts").glob("128x160-*")
+    (part / "motion/c.0.0.0.0").unlink()
+    arguments = ["verify", str(store), "--source", str(tmp_path / "videos"), "--repair", "--workers", "0"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 3
+    assert "1 of its videos are not in" in result.stderr
+    assert (part / "frames/c.0.0.0.0").is_file()
+    assert CliRunner().invoke(main, ["verify", str(store), "--repair"]).exit_code == 2
+
+
+def test_a_store_is_compared_with_its_source(store, pan_videos, tmp_path):
+    verdict = verify(store, pan_videos)
+    assert (verdict.compared, verdict.problems) == (8, [])
+    # Another video under the old name, size and time: only decoding tells.
+    shutil.copytree(pan_videos, tmp_path / "videos")
+    left, right = (tmp_path / "videos/train" / name / "0.mp4" for name in ("left", "right"))
+    size = max(left.stat().st_size, right.stat().st_size)
+    for file, content in ((left, right.read_bytes()), (right, left.read_bytes())):
+        status = file.stat()
+        file.write_bytes(content.ljust(size, b"\0"))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    records = {row["video_id"]: row for row in _records(store)}
+    for name in ("left", "right"):
+        records[f"train/{name}/0.mp4"]["size"] = size
+    _write_records(store, list(records.values()))
+    problems = verify(store, tmp_path / "videos").problems
+    assert {problem.partition(":")[0] for problem in problems} == {"train/left/0.mp4", "train/right/0.mp4"}
+    assert any("of its motion differs" in problem for problem in problems)
+
+
+def _records(store):
+    (part,) = (store / "parts").glob("128x160-*")
+    return json.loads((part / "zarr.json").read_text())["attributes"]["videos"]
+
+
+def _write_records(store, records):
+    (part,) = (store / "parts").glob("128x160-*")
+    metadata = json.loads((part / "zarr.json").read_text())
+    metadata["attributes"]["videos"] = records
+    (part / "zarr.json").write_text(json.dumps(metadata))
+    write_index(store)
 
 
 @pytest.mark.parametrize("array", ["frames", "motion", "time", "picture_type"])

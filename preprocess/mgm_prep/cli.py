@@ -24,6 +24,7 @@ from mgm_shared.cli import (
     say,
     store_argument,
 )
+from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
 
 if TYPE_CHECKING:
@@ -161,17 +162,40 @@ def index(store: StorePath, is_json: bool) -> None:
     emit({"store": str(store), "videos": len(table), "frames": int(numbers(table, "num_frames").sum())}, is_json)
 
 
-@main.command()
+@main.command(epilog="Example: mgm-prep verify ssv2.store --source ~/ssv2/videos --repair")
 @store_argument
+@click.option("--source", type=path_argument, metavar="VIDEOS", help="Decode some videos again, and compare.")
+@click.option("--sample", type=click.IntRange(min=0), default=8, show_default=True, help="How many, with --source.")
+@click.option("--repair", "is_repair", is_flag=True, help="Extract broken parts again from --source.")
+@workers_option
+@scheduler_option
 @json_option
-def verify(store: StorePath, is_json: bool) -> None:
+def verify(
+    store: StorePath,
+    source: Path | None,
+    sample: int,
+    is_repair: bool,
+    workers: int | None,
+    scheduler: str | None,
+    is_json: bool,
+) -> None:
     """Read every byte of STORE and compare checksums, counts and index. Exit code 3 when something is wrong."""
     from mgm_prep.verify import verify as run
 
-    verdict = run(store)
+    if is_repair and source is None:
+        raise UserError("--repair needs --source VIDEOS to extract from")
+    verdict = run(store, source, sample)
+    if is_repair and source is not None and verdict.problems:
+        from mgm_prep.repair import repair
+
+        for problem in verdict.problems:
+            say(problem)
+        num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        verdict = repair(store, source, verdict, workers=num_workers, scheduler=scheduler, say=say)
     emit(asdict(verdict), is_json)
     if verdict.problems:
-        say(f"{len(verdict.problems)} problems; delete the parts that they name, and extract again")
+        what = "" if is_repair else "; --repair --source VIDEOS extracts again what is broken"
+        say(f"{len(verdict.problems)} problems{what}")
         raise SystemExit(EXIT_SOME_FAILED)
 
 

@@ -174,6 +174,10 @@ class PartWriter:
         self._picture_type.extend(picture_type.tolist())
         self.records.append(replace(record, start=start))
 
+    def __len__(self) -> int:
+        """Frames so far."""
+        return self._motion.num_frames
+
     def mark(self) -> tuple[Any, Any]:
         """A point to `rewind` to."""
         return self._frames.mark(), self._motion.mark()

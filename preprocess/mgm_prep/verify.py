@@ -1,17 +1,29 @@
-"""Is a store what it says: every chunk's checksum, every array's length, every video's place, the index."""
+"""Is a store what it says: every chunk's checksum, every array's length, every video's place, the index.
 
+And is it what its source says: some videos are decoded again and compared.
+"""
+
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import zarr
 
+from mgm_prep.config import ExtractSettings
+from mgm_prep.decode import Unreadable
+from mgm_prep.part import PartWriter, file_version
+from mgm_prep.sources import Source, find_sources
 from mgm_shared.index import committed_parts, part_attributes, read_index
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
-from mgm_shared.shards import ShardedArray
+from mgm_shared.shards import DamagedChunk, ShardedArray
 from mgm_shared.storage import METADATA_FILE, StorePath, is_file
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, Video, open_store
 
+# Of a video that is decoded again: mean difference in grey levels, and share of the cells with other motion.
+MAX_LEVELS, MAX_MOVED = 1.0, 0.01
 SHARDED, OPTIONAL, TRACKS = ("frames", "motion"), ("flow",), ("time", "picture_type")
 
 
@@ -25,15 +37,26 @@ class Verdict:
     chunks: int
     problems: list[str] = field(default_factory=list)
     """One line each: where, and what is wrong."""
+    broken_parts: list[str] = field(default_factory=list)
+    """The parts that must be extracted again."""
+    repaired_parts: list[str] = field(default_factory=list)
+    """Those that were, in this call."""
+    compared: int = 0
+    """Videos that were decoded again and compared with their source."""
 
 
-def verify(store: StorePath) -> Verdict:
-    """Read every byte of a store. UserError when it is none."""
-    open_store(store)
+def verify(store: StorePath, videos: Path | None = None, num_compared: int = 8) -> Verdict:
+    """Read every byte of a store, and compare some of its videos with their files in `videos`.
+
+    UserError when one of the two is not what it should be.
+    """
+    opened = open_store(store)
     names = committed_parts(store)
     problems: list[str] = []
+    broken: list[str] = []
     num_videos = num_chunks = 0
     for name in names:
+        num_before = len(problems)
         try:
             num_videos += len(part_attributes(store, name)["videos"])
             for problem in _part_problems(store, name):
@@ -42,9 +65,63 @@ def verify(store: StorePath) -> Verdict:
             num_chunks += sum(ShardedArray.open(part / array).num_chunks for array in _sharded(part))
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"{name}: its metadata cannot be read ({type(error).__name__}: {error})")
+        if len(problems) > num_before:
+            broken.append(name)
     if not problems:
         problems += _index_problems(store)
-    return Verdict(store=str(store), parts=len(names), videos=num_videos, chunks=num_chunks, problems=problems)
+    compared = _to_compare(opened, videos, num_compared) if videos is not None and not broken else []
+    for source in compared:
+        problems += [f"{source.video_id}: {problem}" for problem in _differences(opened, source)]
+    return Verdict(
+        store=str(store),
+        parts=len(names),
+        videos=num_videos,
+        chunks=num_chunks,
+        problems=problems,
+        broken_parts=broken,
+        compared=len(compared),
+    )
+
+
+def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
+    """The same choice in every call, of the videos whose file is still the one that was extracted."""
+    sources = [source for source in find_sources(videos).sources if source.video_id in store]
+    Random(0).shuffle(sources)
+    chosen: list[Source] = []
+    for source in sources:
+        if len(chosen) == count:
+            break
+        record = store[source.video_id].record
+        if source.path.is_file() and file_version(source.path) == (record["size"], record["mtime"]):
+            chosen.append(source)
+    return chosen
+
+
+def _differences(store: Store, source: Source) -> Iterator[str]:
+    """What differs when the file is decoded again; another version of a library may differ by a grey level."""
+    settings, video = ExtractSettings.from_dict(store.attributes["settings"]), store[source.video_id]
+    with tempfile.TemporaryDirectory(prefix="mgm-") as folder:
+        writer = PartWriter(Path(folder), video.height, video.width, settings)
+        try:
+            writer.add_video(source)
+        except Unreadable as error:
+            yield f"its file cannot be read any more: {error}"
+            return
+        writer.finish({})
+        again = Video(Path(folder), video.video_id, video.record | {"start": 0, "num_frames": len(writer)})
+        if len(again) != len(video):
+            yield f"it has {len(video)} frames, its file {len(again)}"
+            return
+        try:
+            levels = np.abs(again.frames[:].astype(np.int16) - video.frames[:]).mean()
+            share_moved = np.mean(~np.isclose(again.motion[:], video.motion[:], atol=1 / 8, equal_nan=True))
+        except DamagedChunk as error:
+            yield str(error)
+            return
+        if levels > MAX_LEVELS:
+            yield f"its frames differ from its file's by {levels:.1f} grey levels"
+        if share_moved > MAX_MOVED:
+            yield f"{share_moved:.1%} of its motion differs from its file's"
 
 
 def _sharded(part: StorePath) -> list[str]:
