@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
-from mgm_prep.decode import Unreadable, VideoFile
+from mgm_prep.container import Unreadable
+from mgm_prep.decode import VideoFile
 from mgm_prep.h264 import is_reference
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mgm_shared.errors import UserError
 
-# Names that FFmpeg's whitelisted demuxers (decode.py) read. Other files are counted and named, never opened.
+# Names that FFmpeg's whitelisted demuxers (container.py) read. Other files are counted and named, never opened.
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
     ".mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv".split()

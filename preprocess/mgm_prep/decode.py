@@ -1,9 +1,8 @@
 """Decode a video once: pictures in display order, with the codec's motion vectors and what dates them.
 
-The only file that opens video files. PyAV, one thread: the same pictures and vectors in every run.
+PyAV, one thread: the same pictures and vectors in every run.
 """
 
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,19 +18,9 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
+from mgm_prep.container import Unreadable, main_stream, open_container, reason_of, size_without_decoding
 from mgm_prep.h264 import is_reference, nal_length_bytes, num_references
 from mgm_shared.geometry import Orientation
-
-# FFmpeg opens this one file whatever it says inside: no playlist, concat script or image sequence is among these.
-OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": (
-        "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,m4v,h263,h264,hevc,ivf,obu,av1,vc1,"
-        "dv,gif,mxf,nut,ogg,wtv"
-    ),
-}
-# Titles that are not UTF-8 are no reason to reject a video; from PyAV 19 on that goes without saying.
-LENIENT: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 DEFAULT_FRAME_RATE = 25
 
@@ -49,10 +38,6 @@ VECTOR_DTYPE = np.dtype(
     ],
     align=True,
 )
-
-
-class Unreadable(Exception):
-    """A file that holds no decodable video; the message says why in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +126,7 @@ class VideoFile:
             self._pictures = self._decode()
             first = next(self._pictures, None)
             if first is None:
-                self._check_size(*_size_without_decoding(path))
+                self._check_size(*size_without_decoding(path))
                 raise Unreadable(self._last_error)
             self._first = first
             # Now, and not when it is asked for: a transport stream may rebuild its streams while it is read.
@@ -215,7 +200,7 @@ class VideoFile:
 
     def _note(self, error: Exception) -> None:
         self.num_errors += 1
-        self._last_error = _reason(error)
+        self._last_error = reason_of(error)
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
         side_data: Any = frame.side_data.get("MOTION_VECTORS")
@@ -260,48 +245,6 @@ class VideoFile:
             frame_rate=frame_rate,
             num_frames_estimate=max(1, stream.frames or round(duration_s * frame_rate)),
         )
-
-
-def open_container(path: Path, options: dict[str, str]) -> Any:
-    """The file, and no other that it may name. Unreadable when FFmpeg does not know it."""
-    try:
-        # A pipe would be waited for, and a device read for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Unreadable("not a regular file")
-        return av.open(str(path.absolute()), options=OPEN_OPTIONS | options, **LENIENT)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise Unreadable(_reason(error)) from error
-
-
-def _size_without_decoding(path: Path) -> tuple[int, int]:
-    """Coded (height, width) as the stream's own headers state it, (0, 0) where they do not."""
-    try:
-        with open_container(path, {"skip_frame": "all"}) as container:
-            context = main_stream(container).codec_context
-            return context.height, context.width
-    except Unreadable:
-        return 0, 0
-
-
-def main_stream(container: Any) -> Any:
-    """The video stream that moves, is the default and is largest, in that order. Unreadable when there is none."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
-    if not streams:
-        raise Unreadable("no video stream")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise Unreadable("no decoder for its video codec")
-    return max(decodable, key=_merit)
-
-
-def _merit(stream: Any) -> tuple[bool, bool, int]:
-    # A track of one frame is a preview. Where the container does not count frames, it says 0.
-    is_default = bool(stream.disposition & stream.disposition.default)
-    return stream.frames != 1, is_default, stream.codec_context.width * stream.codec_context.height
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def _orientation(frame: av.VideoFrame) -> Orientation:

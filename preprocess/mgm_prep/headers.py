@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from mgm_prep.cluster import Cluster
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Unreadable, VideoFile
+from mgm_prep.container import Unreadable
+from mgm_prep.decode import VideoFile
 from mgm_prep.failures import Failure, Task, after_deaths, failure_of
 from mgm_prep.part import REJECTED
 from mgm_prep.sources import Source

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import VECTOR_DTYPE, Picture, Unreadable, VideoFile, main_stream, open_container
+from mgm_prep.container import Unreadable, main_stream, open_container
+from mgm_prep.decode import VECTOR_DTYPE, Picture, VideoFile
 from mgm_prep.h264 import is_reference, nal_length_bytes
 from mgm_shared.schema import PICTURE_TYPES
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mgm_prep.colour import PlaneScaler, luma_of, to_rgb
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import Header, Picture, Unreadable, VideoFile
+from mgm_prep.container import Unreadable
+from mgm_prep.decode import Header, Picture, VideoFile
 from mgm_prep.estimate import with_estimates
 from mgm_prep.failures import Failure, Task, failure_of
 from mgm_prep.motion import motion_grid, stored_motion, with_references
