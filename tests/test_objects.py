@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_any_ranges_are_those_bytes(kind, tmp_path, request, monkeypatch):
     with pytest.raises(FileNotFoundError):
         list(storage.read_ranges([ranges[0], ByteRange(str(root / "missing"), 0, 5)]))
     assert list(storage.read_ranges([])) == []
+
+
+def test_what_another_process_wrote_is_listed(bucket, s3_server):
+    storage.write_bytes(bucket / "parts/a/x", b"")
+    assert storage.folder_names(bucket / "parts") == ["a"]
+    address = f"{s3_server}/{bucket.name}/parts/b/x"
+    urllib.request.urlopen(urllib.request.Request(address, b"1", method="PUT")).close()
+    assert storage.folder_names(bucket / "parts") == ["a", "b"]
+    assert storage.file_sizes(bucket) == {"parts/a/x": 0, "parts/b/x": 1}
 
 
 def test_neighbours_come_with_one_request(bucket, monkeypatch):
