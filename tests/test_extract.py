@@ -101,15 +101,6 @@ def test_workers_do_not_change_a_byte(mixed, tmp_path):
     assert _bytes(tmp_path / "0.store") == _bytes(tmp_path / "1.store")
 
 
-@pytest.mark.starts_dask
-def test_a_hand_started_dask_cluster(mixed, tmp_path):
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
-        summary = extract(mixed, tmp_path / "out.store", ExtractSettings(), scheduler=cluster.scheduler_address)
-    assert (summary.done, summary.failed) == (3, 2)
-
-
 def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatch):
     from mgm_prep import part
 

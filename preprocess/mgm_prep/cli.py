@@ -34,7 +34,9 @@ path_argument = click.Path(path_type=Path)
 workers_option = click.option(
     "--workers", type=click.IntRange(min=0), help="Processes; 0 works in this one.  [default: the cores]"
 )
-scheduler_option = click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
+scheduler_option = click.option(
+    "--scheduler", metavar="ADDRESS", help="Use the Dask cluster there instead; or its scheduler file."
+)
 fold_option = click.option(
     "--fold", type=click.IntRange(1, 3), default=1, show_default=True, help="Which official split, of a folder of them."
 )
@@ -78,6 +80,8 @@ def extract(
     The same command again goes on where it was stopped. A folder train/, val/ or test/ sets the split, the folder below
     it the label. Rejected videos are in STORE/failures.jsonl, and the exit code is 3.
     """
+    # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from mgm_prep.extract import outlook
 
     if force and not dry_run and (aside := move_aside(store)):
@@ -87,8 +91,6 @@ def extract(
         return
     choices = {"labels": labels, "fold": fold, "refresh": refresh, "retry_failed": retry_failed}
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary = _with_bar(videos, store, config, workers=num_workers, scheduler=scheduler, **choices)
     except KeyboardInterrupt:

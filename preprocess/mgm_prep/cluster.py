@@ -6,13 +6,21 @@ plain records, never arrays.
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
+
+from mgm_prep.interrupt import StopRequest, noting_signals, sigint_blocked
+from mgm_shared.errors import UserError
+
+CONNECT_S, POLL_S, PATIENCE_S = 20, 0.02, 60
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Say = Callable[[str], None]
 
 # Enough waiting work that an adaptive cluster sees what it is needed for.
 IN_FLIGHT_PER_THREAD, MIN_IN_FLIGHT = 2, 64
@@ -23,13 +31,10 @@ ALLOWED_DEATHS = 1
 class Cluster:
     """Where work runs: this process, or a Dask client."""
 
-    def __init__(self, client: Any = None) -> None:
+    def __init__(self, client: Any = None, stop: StopRequest | None = None, say: Say = lambda line: None) -> None:
         self._client = client
-
-    @property
-    def dashboard(self) -> str | None:
-        """The address of Dask's status page."""
-        return None if self._client is None else self._client.dashboard_link
+        self._stop = stop or StopRequest()
+        self._say = say
 
     def map(
         self,
@@ -58,7 +63,7 @@ class Cluster:
 
         waiting = iter(items)
         completed = as_completed(map(submit, islice(waiting, self._num_in_flight())), loop=self._client.loop)
-        for future in completed:
+        for future in self._in_turn(completed):
             item = submitted.pop(future.key)
             try:
                 result = future.result()
@@ -72,6 +77,20 @@ class Cluster:
             for following in islice(waiting, max(0, self._num_in_flight() - len(submitted))):
                 completed.add(submit(following))
             yield result
+
+    def _in_turn(self, completed: Any) -> Iterator[Any]:
+        """The futures as they are done. KeyboardInterrupt between two of them when a signal came."""
+        waits_since_s = time.monotonic()
+        while completed.count():
+            self._stop.check()
+            if completed.has_ready():
+                yield next(completed)
+                waits_since_s = time.monotonic()
+                continue
+            time.sleep(POLL_S)
+            if time.monotonic() - waits_since_s > PATIENCE_S and not self._client.nthreads():
+                self._say("the cluster has no worker; still waiting for one")
+                waits_since_s = time.monotonic()
 
     def _num_in_flight(self) -> int:
         return max(MIN_IN_FLIGHT, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
@@ -88,25 +107,63 @@ def is_expendable() -> bool:
 
 
 @contextmanager
-def open_cluster(workers: int, scheduler: str | None) -> Iterator[Cluster]:
-    """A cluster of `workers` local processes, the one at `scheduler`, or this process when `workers` is 0."""
+def open_cluster(workers: int, scheduler: str | None, say: Say = lambda line: None) -> Iterator[Cluster]:
+    """A cluster of `workers` local processes, the one at `scheduler`, or this process when `workers` is 0.
+
+    `say` hears of the dashboard, and what the user should know of the workers. UserError when no scheduler answers.
+    """
     if scheduler is None and workers == 0:
         yield Cluster()
         return
+    # Half-started and half-stopped clusters leave processes behind, and pages of tracebacks.
+    with noting_signals() as stop, ExitStack() as opened:
+        try:
+            with sigint_blocked():
+                client = opened.enter_context(_local_client(workers) if scheduler is None else _client_of(scheduler))
+        except Exception:
+            # Whoever sent us the signal may have sent it to the workers too.
+            stop.check()
+            raise
+        say(f"dask dashboard: {client.dashboard_link}")
+        num_threads = client.nthreads().values()
+        if not num_threads:
+            say("the cluster has no worker yet; waiting for one")
+        if any(num > 1 for num in num_threads):
+            say("start workers with --nthreads 1: a crash in one of several threads costs the others their work")
+        yield Cluster(client, stop, say)
+
+
+@contextmanager
+def _local_client(workers: int) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    # Dask's own log lines on shutdown would stand between the user and the result.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    if scheduler is not None:
-        with Client(scheduler, set_as_default=False) as client:
-            yield Cluster(client)
-        return
+    # What Dask says while it is shut down would stand between the user and the result.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_DEATHS}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.ERROR
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
         ) as local,
         Client(local, set_as_default=False) as client,
     ):
-        yield Cluster(client)
+        yield client
+
+
+@contextmanager
+def _client_of(scheduler: str) -> Iterator[Any]:
+    from distributed import Client
+
+    # What Dask says while it is shut down would stand between the user and the result.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    place = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    try:
+        client = Client(**place, set_as_default=False, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Dask scheduler answers at {scheduler}: {' '.join(str(error).split())}") from None
+    with client:
+        yield client

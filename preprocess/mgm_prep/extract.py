@@ -15,6 +15,7 @@ from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
 from mgm_prep.failures import Failure, after_deaths, read_failures, write_failures
 from mgm_prep.headers import Probe, read_headers
+from mgm_prep.interrupt import noting_signals
 from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
 from mgm_prep.lock import LOCK_FILE, locked
 from mgm_prep.part import extract_part
@@ -152,9 +153,7 @@ def extract(
         _open_or_create(store, settings)
         _clear_unfinished(store)
         try:
-            with open_cluster(workers, scheduler) as cluster:
-                if cluster.dashboard:
-                    say(f"dask dashboard: {cluster.dashboard}")
+            with open_cluster(workers, scheduler, say) as cluster:
                 changes = find_changes(store, sources)
                 _say_changes(changes, refresh, say)
                 plan = _current_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
@@ -166,12 +165,13 @@ def extract(
                     merge_labels(store, match)
                 progress = _extract_parts(store, plan, sources, settings, cluster, guarded_report)
         finally:
-            still_ours()
-            # Only after the workers are gone: they may still write there.
-            _clear_unfinished(store)
-            table = write_index(store)
-            failures = _all_failures(store)
-            write_failures(store, failures.values())
+            with noting_signals():
+                still_ours()
+                # Only after the workers are gone: they may still write there.
+                _clear_unfinished(store)
+                table = write_index(store)
+                failures = _all_failures(store)
+                write_failures(store, failures.values())
     is_listed = np.array([video_id in sources for video_id in table["video_id"].to_pylist()], bool)
     codec_of_row, codec_names = codes(table, "codec")
     codecs = Counter(codec_names[code] or "" for code in codec_of_row[is_listed])

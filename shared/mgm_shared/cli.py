@@ -47,6 +47,9 @@ class Program(click.Group):
             if error.errno not in USERS_ERRNOS:
                 raise
             click.echo(f"{ctx.info_name}: {error.filename or 'cannot write'}: {error.strerror}", err=True)
+        except KeyboardInterrupt:
+            say("stopped")
+            ctx.exit(EXIT_INTERRUPTED)
         ctx.exit(EXIT_BAD_INPUT)
 
 
