@@ -13,6 +13,7 @@ import psutil
 import pytest
 from synthetic import pan, write_video
 
+from mgm_prep.cluster import open_cluster
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extract import extract
 
@@ -131,3 +132,21 @@ def test_no_scheduler_is_one_line(calm, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         extract(calm[0], tmp_path / "out.store", ExtractSettings(), scheduler="tcp://127.0.0.1:9")
+
+
+def dies_twice(number: int, marks: Path) -> int:
+    """Ends its process at once, before the nanny has heard that it is there; the third time it answers."""
+    deaths = len(list(marks.glob(f"{number}-*")))
+    if deaths == 2:
+        return number
+    (marks / f"{number}-{deaths}").touch()
+    os._exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.starts_dask
+def test_workers_that_die_at_once_come_back(tmp_path, monkeypatch):
+    """Dask's nannies give up on such a worker, and a cluster that has lost all would wait for ever."""
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+    with open_cluster(2, None, lambda line: None) as cluster:
+        assert sorted(cluster.map(dies_twice, range(3), tmp_path, after_deaths=lambda number: number)) == [0, 1, 2]

@@ -65,12 +65,15 @@ def to_replace(plan: Sequence[PlannedPart], store: StorePath) -> list[PlannedPar
 
 
 def replace_part(row: PlannedPart, store: StorePath, settings: ExtractSettings) -> str:
-    """Write a part with what the plan keeps of the one that it replaces, which is then deleted. Returns the old name.
+    """Write a part with what the plan keeps of the one that it replaces, which is then deleted. Returns its name.
 
     UserError when the old part is damaged.
     """
-    assert row.replaces is not None
-    if row.videos and row.name not in committed_parts(store):
+    committed = committed_parts(store)
+    if row.replaces is None or row.replaces not in committed:
+        # Dask had this task done twice.
+        return row.name
+    if row.videos and row.name not in committed:
         try:
             _write_replacement(row, row.replaces, store, settings)
         except DamagedChunk as error:
@@ -78,7 +81,7 @@ def replace_part(row: PlannedPart, store: StorePath, settings: ExtractSettings) 
                 f"{error}; a damaged part cannot be copied: `mgm-prep verify {store} --repair` first"
             ) from None
     withdraw(store / PARTS_DIR / row.replaces, store / UNFINISHED_DIR / f"{row.replaces}-withdrawn")
-    return row.replaces
+    return row.name
 
 
 def _write_replacement(row: PlannedPart, old_name: str, store: StorePath, settings: ExtractSettings) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,10 @@ from typing import Any, TypeVar
 from mgm_prep.interrupt import StopRequest, noting_signals, sigint_blocked
 from mgm_shared.errors import UserError
 
-CONNECT_S, POLL_S, PATIENCE_S = 20, 0.02, 60
+CONNECT_S, RESULT_S, POLL_S, REVIVE_S, PATIENCE_S = 20, 10, 0.02, 5, 60
+# A nanny gives up for ever on a worker that dies before it has heard from it; after so long it is replaced.
+LOST_AFTER = "8s"
+SETTLE_S = 1
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,10 +35,17 @@ ALLOWED_DEATHS = 1
 class Cluster:
     """Where work runs: this process, or a Dask client."""
 
-    def __init__(self, client: Any = None, stop: StopRequest | None = None, say: Say = lambda line: None) -> None:
+    def __init__(
+        self,
+        client: Any = None,
+        stop: StopRequest | None = None,
+        say: Say = lambda line: None,
+        revive: Callable[[], object] = lambda: None,
+    ) -> None:
         self._client = client
         self._stop = stop or StopRequest()
         self._say = say
+        self._revive = revive
 
     def map(
         self,
@@ -64,14 +75,20 @@ class Cluster:
         waiting = iter(items)
         completed = as_completed(map(submit, islice(waiting, self._num_in_flight())), loop=self._client.loop)
         for future in self._in_turn(completed):
-            item = submitted.pop(future.key)
             try:
-                result = future.result()
+                result = future.result(timeout=RESULT_S)
             except KilledWorker:
                 if after_deaths is None:
                     raise
-                completed.add(submit(after_deaths(item)))
+                completed.add(submit(after_deaths(submitted.pop(future.key))))
                 continue
+            except TimeoutError:
+                if future.status == "error":
+                    raise
+                # Its worker died with the answer, and Dask has it done again.
+                completed.add(future)
+                continue
+            del submitted[future.key]
             future.release()
             # A cluster may grow and shrink while we work.
             for following in islice(waiting, max(0, self._num_in_flight() - len(submitted))):
@@ -80,17 +97,20 @@ class Cluster:
 
     def _in_turn(self, completed: Any) -> Iterator[Any]:
         """The futures as they are done. KeyboardInterrupt between two of them when a signal came."""
-        waits_since_s = time.monotonic()
+        revived_s = said_s = time.monotonic()
         while completed.count():
             self._stop.check()
             if completed.has_ready():
                 yield next(completed)
-                waits_since_s = time.monotonic()
+                said_s = time.monotonic()
                 continue
             time.sleep(POLL_S)
-            if time.monotonic() - waits_since_s > PATIENCE_S and not self._client.nthreads():
+            if time.monotonic() - revived_s > REVIVE_S:
+                self._revive()
+                revived_s = time.monotonic()
+            if time.monotonic() - said_s > PATIENCE_S and not self._client.nthreads():
                 self._say("the cluster has no worker; still waiting for one")
-                waits_since_s = time.monotonic()
+                said_s = time.monotonic()
 
     def _num_in_flight(self) -> int:
         return max(MIN_IN_FLIGHT, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
@@ -104,6 +124,12 @@ def is_expendable() -> bool:
         return distributed is not None and distributed.get_worker().nanny is not None
     except ValueError:
         return False
+
+
+@cache
+def settle() -> None:
+    """Wait, once in a worker's life, before what may end it: its nanny must have heard that it is there."""
+    time.sleep(SETTLE_S)
 
 
 @contextmanager
@@ -130,7 +156,8 @@ def open_cluster(workers: int, scheduler: str | None, say: Say = lambda line: No
             say("the cluster has no worker yet; waiting for one")
         if any(num > 1 for num in num_threads):
             say("start workers with --nthreads 1: a crash in one of several threads costs the others their work")
-        yield Cluster(client, stop, say)
+        local = client.cluster
+        yield Cluster(client, stop, say, revive=(lambda: None) if local is None else lambda: local.scale(workers))
 
 
 @contextmanager
@@ -141,7 +168,12 @@ def _local_client(workers: int) -> Iterator[Any]:
     # What Dask says while it is shut down would stand between the user and the result.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_DEATHS}),
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
+                "distributed.deploy.lost-worker-timeout": LOST_AFTER,
+            }
+        ),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
