@@ -30,6 +30,7 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/extract.py
 	$(BIN)/python pipelines/bench/stream.py
+	$(BIN)/python pipelines/bench/guidance.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
