@@ -80,7 +80,7 @@ def test_what_another_process_wrote_is_listed(bucket, s3_server):
     address = f"{s3_server}/{bucket.name}/parts/b/x"
     urllib.request.urlopen(urllib.request.Request(address, b"1", method="PUT")).close()
     assert storage.folder_names(bucket / "parts") == ["a", "b"]
-    assert storage.file_sizes(bucket) == {"parts/a/x": 0, "parts/b/x": 1}
+    assert set(storage.file_sizes(bucket)) == {"parts/a/x", "parts/b/x"}
 
 
 def test_neighbours_come_with_one_request(bucket, monkeypatch):
