@@ -111,6 +111,7 @@ def panels(
     frame_size: tuple[int, ...],
     *,
     width_inches: float = PAGE_INCHES,
+    gap_inches: float = 0.02,
     has_legend: bool = False,
 ) -> tuple["Figure", Any]:
     """A figure of panels without ticks, each of the proportions of a frame of (height, width); and its axes.
@@ -126,7 +127,7 @@ def panels(
     panel_inches = width_inches / sum(widths) * frame_size[0] / frame_size[1]
     # Higher than it needs to be, so that the width decides; the layout closes the gaps and `save` cuts off the rest.
     size = (width_inches, 1.1 * panel_inches * num_rows + 0.5)
-    layout = ConstrainedLayoutEngine(compress=True, w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(compress=True, w_pad=gap_inches, h_pad=gap_inches, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=size, layout=layout)
     axes = figure.subplots(num_rows, len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:

@@ -349,5 +349,52 @@ def visualize(
     emit(written, is_json)
 
 
+@main.command(epilog="Example: mgm-train ablate pipelines/ablation.yaml ssv2.store --table 'mask type'")
+@click.argument("grid", type=path_argument)
+@store_argument
+@click.option("--run", "--run-dir", "folder", type=path_argument, help="Folder of all runs.  [default: runs/GRID]")
+@click.option("--table", "only", multiple=True, metavar="NAME", help="Run only this table of GRID; may be repeated.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of a training run.")
+@dry_run_option
+@json_option
+def ablate(
+    grid: Path, store: StorePath, folder: Path | None, only: tuple[str, ...], gpus: int, dry_run: bool, is_json: bool
+) -> None:
+    """Pretrain, fine-tune and test every run of GRID; tabulate their accuracy, mean ± standard deviation over seeds.
+
+    The same command again goes on: what is finished is not run again, what failed is tried again. A run that fails is a
+    row with its reason, and the exit code is 3. -n lists the runs. The tables are in results.md, results.json and
+    results.png of the folder.
+    """
+    from mgm_shared.store import open_store
+    from mgm_train.ablate import Ablation, check_records, launcher, progress_of
+    from mgm_train.grid import choose, read_grid, runs_of
+    from mgm_train.results import markdown, write_results
+
+    out = folder or Path("runs") / grid.stem
+    tables = read_grid(grid)
+    chosen = choose(tables, only)
+    runs, digest = runs_of(chosen), open_store(store).digest
+    check_records(runs, out, str(store), digest)
+    if dry_run:
+        progress = {run.name: progress_of(run, out, str(store)) for run in runs}
+        if is_json:
+            emit({"folder": str(out), "num_runs": len(runs), "runs": progress}, is_json)
+        else:
+            click.echo("\n".join([*(f"{state:<14}  {name}" for name, state in progress.items()), f"{len(runs)} runs"]))
+        return
+    ablation = Ablation(out, str(store), digest, launcher(gpus), say)
+    ablation.run(runs)
+    outcomes = {run.name: ablation.outcome(run) for run in runs_of(tables)}
+    values = write_results(tables, outcomes, out)
+    click.echo(json.dumps(values) if is_json else "\n".join(markdown(table, outcomes) for table in chosen))
+    if ablation.stop.is_asked:
+        say("stopped; the same command goes on from here")
+        raise SystemExit(EXIT_INTERRUPTED)
+    if any(outcome.is_partial for outcome in outcomes.values()):
+        say("not all is in the tables: see their remarks; the same command tries again what failed")
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,212 @@
+"""An ablation as a user sees it: every run once, resumed, failures as rows, a wish to stop; and a toy grid for real."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mgm_train.ablate import Ended, launch
+from mgm_train.cli import main
+from mgm_train.interrupt import StopRequest
+
+TOY = {
+    **{"model": "vit_tiny", "num_frames": 4, "image_px": 64, "stride": 2, "num_workers": 0, "batch_size": 4},
+    **{"epochs": 1, "warmup_epochs": 0, "repeats": 1, "num_temporal_views": 1, "num_spatial_views": 1},
+}
+GRID = {"settings": TOY, "seeds": [0, 1], "tables": {"type": {"mask": ["tube", "mgm"]}, "ratio": {"mask_ratio": [0.5]}}}
+
+
+class Programs:
+    """Stands in for the programs: notes what is called, and ends as it is told."""
+
+    def __init__(self):
+        self.calls, self.fail, self.stop_at, self.unscored = [], {}, None, 0
+
+    def __call__(self, command, stop):
+        task, place = command[0], Path(command[3] if command[0] != "evaluate" else command[2]).parent.name
+        self.calls.append((task, place))
+        asked = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
+        assert list(asked) == [task]
+        if self.stop_at == len(self.calls):
+            return Ended(code=130, stdout="", reason="")
+        if (task, place) in self.fail:
+            return Ended(code=1, stdout="", reason=self.fail[task, place])
+        scored = 20 - self.unscored
+        scores = {"top1": 0.6 + 0.1 * ("tube" not in place) + 0.02 * int(place[-1]), "scored": scored, "listed": 20}
+        return Ended(code=3 if self.unscored else 0, stdout=json.dumps(scores), reason="")
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    programs = Programs()
+    monkeypatch.setattr("mgm_train.ablate.launcher", lambda num_gpus: programs)
+    return programs
+
+
+@pytest.fixture
+def ablate(pan_store, tmp_path):
+    def run(*options, grid=GRID):
+        (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+        arguments = ["ablate", tmp_path / "grid.yaml", pan_store.path, "--run", tmp_path / "out", *options]
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+def test_every_run_is_run_once_and_tabulated(ablate, programs, tmp_path):
+    result = ablate("--json")
+    assert result.exit_code == 0, result.stderr
+    tasks = ("pretrain", "finetune", "evaluate")
+    names = [f"{mask}seed={seed}" for mask in ("mask=tube,", "", "mask_ratio=0.5,") for seed in (0, 1)]
+    assert programs.calls == [(task, name) for name in names for task in tasks]
+    values = json.loads(result.stdout)
+    tube, mgm = values["tables"][0]["rows"]
+    assert (tube["labels"], tube["values"]) == ({"mask": "tube"}, {"0": 60.0, "1": 62.0})
+    assert (mgm["mean"], mgm["std"]) == (pytest.approx(71), pytest.approx(2**0.5))
+    text = (tmp_path / "out/results.md").read_text()
+    assert "| tube | 61.0 ± 1.4 |" in text
+    assert "| mgm  | 71.0 ± 1.4 |" in text
+    assert (tmp_path / "out/results.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out/results.json").read_text()) == values
+
+
+def test_what_is_finished_is_not_run_again(ablate, programs):
+    programs.stop_at = 5
+    stopped = ablate()
+    assert stopped.exit_code == 130
+    assert "stopped; the same command goes on" in stopped.stderr
+    assert "| mgm  | not run" in stopped.stdout
+    assert "1 not run" in stopped.stdout
+    listed = ablate("-n").stdout.splitlines()
+    assert [line.split("  ")[0].strip() for line in listed[:3]] == ["evaluate done", "finetune begun", "new"]
+    assert listed[-1] == "6 runs"
+    programs.calls.clear()
+    programs.stop_at = None
+    assert ablate().exit_code == 0
+    assert programs.calls[:2] == [("finetune", "mask=tube,seed=1"), ("evaluate", "mask=tube,seed=1")]
+    programs.calls.clear()
+    assert ablate().exit_code == 0
+    assert programs.calls == []
+
+
+def test_a_failure_is_a_row_with_its_reason_and_the_others_go_on(ablate, programs):
+    programs.fail = {
+        ("finetune", "mask=tube,seed=0"): "CUDA out of memory",
+        ("pretrain", "mask_ratio=0.5,seed=0"): "boom",
+    }
+    programs.fail["pretrain", "mask_ratio=0.5,seed=1"] = "boom"
+    result = ablate()
+    assert result.exit_code == 3
+    assert "| tube | 62.0       | seed 0: finetune: CUDA out of memory |" in result.stdout
+    assert "| mgm  | 71.0 ± 1.4 |" in result.stdout
+    assert "| 0.5        | failed | seed 0, 1: pretrain: boom |" in result.stdout
+    assert ("evaluate", "mask=tube,seed=0") not in programs.calls
+    programs.fail.clear()
+    programs.calls.clear()
+    assert ablate("--table", "type").exit_code == 0
+    assert programs.calls == [("finetune", "mask=tube,seed=0"), ("evaluate", "mask=tube,seed=0")]
+
+
+def test_videos_that_no_test_could_read_are_remarked(ablate, programs):
+    programs.unscored = 2
+    result = ablate("--table", "ratio")
+    assert result.exit_code == 3
+    assert "4 videos could not be read" in result.stdout
+
+
+def test_one_table_leaves_the_others_in_the_results(ablate, programs, tmp_path):
+    assert ablate("--table", "type").exit_code == 0
+    assert ablate("--table", "ratio").exit_code == 0
+    text = (tmp_path / "out/results.md").read_text()
+    assert "| tube | 61.0 ± 1.4 |" in text
+    assert "| 0.5        | 71.0 ± 1.4 |" in text
+
+
+def test_finished_runs_are_not_mixed_with_others(ablate, programs):
+    assert ablate().exit_code == 0
+    changed = ablate(grid={**GRID, "settings": {**TOY, "pretrain.base_lr": 0.5}})
+    assert changed.exit_code == 2
+    assert "pretrain.json: base_lr was 0.00015 and is now 0.5; take another --run folder" in changed.stderr
+    # What only moves work around may change.
+    assert ablate(grid={**GRID, "settings": {**TOY, "num_workers": 1}}).exit_code == 0
+
+
+def test_a_dry_run_leaves_nothing(ablate, programs, tmp_path):
+    result = ablate("-n", "--json")
+    assert json.loads(result.stdout)["num_runs"] == 6
+    assert set(json.loads(result.stdout)["runs"].values()) == {"new"}
+    assert programs.calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_toy_grid_for_real(ablate, monkeypatch, pan_store):
+    """Pretraining, fine-tuning and test of two masks by the programs themselves, but in this process."""
+
+    def run_here(command, stop):
+        result = CliRunner().invoke(main, command)
+        return Ended(code=result.exit_code, stdout=result.stdout, reason=result.stderr)
+
+    monkeypatch.setattr("mgm_train.ablate.launcher", lambda num_gpus: run_here)
+    grid = {"settings": TOY, "tables": {"type": {"mask": ["tube", "mgm"]}}}
+    result = ablate("--json", grid=grid)
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    for row in values["tables"][0]["rows"]:
+        # Four test videos.
+        assert row["mean"] in (0, 25, 50, 75, 100)
+    runs = values["runs"]
+    assert [(scores["scored"], scores["listed"]) for scores in runs.values()] == [(4, 4)] * 2
+    for name in runs:
+        assert len(list(Path(values["folder"]).glob(f"{name}/*/checkpoints/epoch-0001.safetensors"))) == 2
+
+
+def _python(code: str, *, stop: StopRequest | None = None) -> Ended:
+    return launch([sys.executable, "-c", code], stop or StopRequest())
+
+
+def test_a_program_that_ends_well_gives_its_output():
+    ended = _python("import sys; print('{}' + ' ' * 200_000); print('noise' * 50_000, file=sys.stderr)")
+    assert (ended.code, ended.stdout.strip()) == (0, "{}")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import sys; sys.exit('step 1\\nmgm-train: no flow\\nbye')", "no flow"),
+        ("raise ValueError('odd: batch')", "ValueError: odd: batch"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL"),
+        ("import sys; sys.exit('something else')", "something else"),
+        ("raise SystemExit(7)", "exit code 7"),
+    ],
+)
+def test_why_a_program_failed(code, reason, capfd):
+    ended = _python(code)
+    assert ended.code != 0
+    assert ended.reason == reason
+    # It was passed on as well.
+    assert reason.split()[-1] in capfd.readouterr().err or ended.code in (-9, 7)
+
+
+def test_a_wish_to_stop_is_passed_on():
+    code = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+print("ready", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+    stop = StopRequest()
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    start_s = time.monotonic()
+    with stop.listening():
+        ended = _python(code, stop=stop)
+    assert stop.is_asked
+    # 130, or killed where it was not ready yet.
+    assert ended.code in (130, -signal.SIGTERM)
+    assert time.monotonic() - start_s < 30

@@ -1,0 +1,161 @@
+"""Grid files: which runs they make, what they share, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mgm_shared.errors import UserError
+from mgm_train.grid import choose, read_grid, runs_of
+
+PIPELINES = Path(__file__).parent.parent / "pipelines"
+RECIPE = {
+    "extract": {"short_side": 128},
+    "mgm-train": {"model": "vit_tiny", "num_frames": 8, "image_px": 96, "stride": 2},
+    "pretrain": {"mask": "mgm", "epochs": 40, "warmup_epochs": 0},
+    "finetune": {"epochs": 7, "warmup_epochs": 0},
+}
+
+
+@pytest.fixture
+def grid_of(tmp_path):
+    """Writes a grid and its recipe; its tables."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+
+    def read(tables, **more):
+        file = tmp_path / "grid.yaml"
+        file.write_text(yaml.safe_dump({"recipe": "recipe.yaml", "tables": tables, **more}, sort_keys=False))
+        return read_grid(file)
+
+    return read
+
+
+def test_a_table_is_all_combinations_of_its_axes(grid_of):
+    axes = {"mask": ["tube", "mgm"], "mask_ratio": [0.5, 0.9]}
+    (table,) = grid_of({"both": axes}, seeds=[3, 4])
+    assert [row.labels for row in table.rows] == [("tube", "0.5"), ("tube", "0.9"), ("mgm", "0.5"), ("mgm", "0.9")]
+    assert [bool(axis.numbers) for axis in table.axes] == [False, True]
+    for row in table.rows:
+        assert [run.seed for run in row.runs] == [3, 4]
+        for run in row.runs:
+            pretrain = run.configs["pretrain"]
+            assert (pretrain.mask, str(pretrain.mask_ratio), pretrain.seed) == (*row.labels, run.seed)
+            assert run.configs["finetune"].seed == run.seed
+            # The rest is the recipe's.
+            assert (pretrain.epochs, pretrain.stride, run.configs["finetune"].epochs) == (40, 2, 7)
+            assert run.configs["evaluate"].stride == 2
+
+
+def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of):
+    (table,) = grid_of(
+        {"t": {"stride": [3], "pretrain.epochs": [80]}}, settings={"num_workers": 0, "finetune.mixup": 0}
+    )
+    (run,) = table.rows[0].runs
+    assert [run.configs[section].stride for section in ("pretrain", "finetune", "evaluate")] == [3, 3, 3]
+    assert [run.configs[section].num_workers for section in ("pretrain", "finetune", "evaluate")] == [0, 0, 0]
+    assert (run.configs["pretrain"].epochs, run.configs["finetune"].epochs) == (80, 7)
+    assert run.configs["finetune"].mixup == 0.0
+
+
+def test_rows_may_have_names_and_set_several_fields(grid_of):
+    backbones = {"ViT": {"model": "vit_tiny"}, "TimeSformer": {"model": "vit_small", "attention": "divided"}}
+    named, several = grid_of({"a": {"mask_jitter": {"no": 0, "yes": 0.15}}, "b": {"backbone": backbones}})
+    assert [row.labels for row in named.rows] == [("no",), ("yes",)]
+    assert [row.runs[0].configs["pretrain"].mask_jitter for row in named.rows] == [0.0, 0.15]
+    assert not named.axes[0].numbers
+    other = several.rows[1].runs[0].configs
+    assert [(other[name].model, other[name].attention) for name in ("pretrain", "finetune")] == [
+        ("vit_small", "divided")
+    ] * 2
+
+
+def test_what_comes_to_the_same_is_run_once(grid_of):
+    tables = grid_of({"a": {"mask": ["tube", "mgm"]}, "b": {"mask_ratio": [0.5, 0.75]}, "c": {"model": ["vit_tiny"]}})
+    assert [run.name for run in runs_of(tables)] == ["mask=tube,seed=0", "seed=0", "mask_ratio=0.5,seed=0"]
+    one, other = grid_of(
+        {
+            "a": {"mask": ["tube"], "pretrain.epochs": [2]},
+            "b": {"pretrain.epochs": [2], "mask": ["tube"]},
+        }
+    )
+    assert one.rows[0].runs[0].names == other.rows[0].runs[0].names
+
+
+def test_what_varies_later_stages_shares_the_earlier_ones(grid_of):
+    (table,) = grid_of({"t": {"finetune.mixup": [0.8, 0.0], "evaluate.num_temporal_views": [5, 2]}})
+    names = [row.runs[0].names for row in table.rows]
+    assert {name["pretrain"] for name in names} == {"seed=0"}
+    assert [name["finetune"] for name in names] == ["seed=0"] * 2 + ["finetune.mixup=0.0,seed=0"] * 2
+    assert len({name["evaluate"] for name in names}) == 4
+
+
+def test_some_tables_can_be_chosen(grid_of):
+    tables = grid_of({"a": {"mask": ["tube"]}, "b": {"mask": ["mgm"]}})
+    assert [table.name for table in choose(tables, ["b"])] == ["b"]
+    assert choose(tables, []) == tables
+    with pytest.raises(UserError, match="has no c; there are: a, b"):
+        choose(tables, ["c"])
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"tables": {"t": {"mask_rato": [0.5]}}}, "table `t`: mask_rato is no setting of pretrain, finetune, evaluate"),
+        ({"tables": {"t": {"evaluate.mask": ["mgm"]}}}, "evaluate.mask is no setting of evaluate"),
+        ({"tables": {"t": {"b": {"ViT": {"modle": "vit_tiny"}}}}}, "modle is no setting"),
+        ({"tables": {"t": {"mask": ["mgm", "tubes"]}}}, "table `t`, tubes: mask is 'tubes' but must be one of mgm"),
+        ({"tables": {"t": {"mask_ratio": ["much"]}}}, "mask-ratio is 'much' but must be of type float"),
+        ({"tables": {"t": {"mask": "tube"}}}, "mask must hold a list of values, or `label: value` lines"),
+        ({"tables": {"t": {"mask": []}}}, "mask must hold a list of values"),
+        ({"tables": {"t": {"seed": [0, 1]}}}, "seed cannot be varied; list them under `seeds`"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "settings": {"init": "x"}}, "init cannot be varied"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "seeds": ["a"]}, "`seeds` must be a list of whole numbers"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "seed": 3}, "has no seed; there are: recipe, settings, seeds, tables"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "recipe": "none.yaml"}, "none.yaml cannot be read"),
+        ({"tables": {"t": {"randaug": ["a/b", "a;b"]}}}, "two different runs would be named randaug=a-b,seed=0"),
+        ({}, "has no `tables`; see pipelines/ablation.yaml"),
+        ([], "must hold `key: value` lines"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_what_has_no_meaning_is_refused(tmp_path, grid, message):
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(grid))
+    with pytest.raises(UserError) as error:
+        read_grid(file)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_of_the_recipe_is_refused(tmp_path):
+    (tmp_path / "grid.yaml").write_text("recipe: recipe.yaml\ntables: {t: {mask: [mgm]}}\n")
+    for section, message in (("pretrain", "`pretrain` has no epoch"), ("mgm-train", "`mgm-train` has no epoch")):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({section: {"epoch": 3}}))
+        with pytest.raises(UserError, match=message):
+            read_grid(tmp_path / "grid.yaml")
+
+
+def test_the_papers_grid():
+    tables = read_grid(PIPELINES / "ablation.yaml")
+    rows = {table.name: {row.labels[0]: row.runs[0].configs["pretrain"] for row in table.rows} for table in tables}
+    assert {name: len(labels) for name, labels in rows.items()} == {
+        "4(a) backbone": 3,
+        "4(b) guidance": 2,
+        "4(c) aspect ratio jitter": 2,
+        "4(e) mask type": 6,
+        "figure 4(a) mask ratio": 4,
+        "figure 4(b) epochs of pretraining": 6,
+    }
+    assert len(runs_of(tables)) == 18
+    timesformer = rows["4(a) backbone"]["TimeSformer"]
+    assert (timesformer.model, timesformer.attention) == ("vit_base", "divided")
+    assert [config.mask_jitter > 0 for config in rows["4(c) aspect ratio jitter"].values()] == [False, True]
+    # The row that all tables have in common.
+    shared = [
+        rows["4(a) backbone"]["ViT-B"],
+        rows["4(b) guidance"]["motion vectors"],
+        rows["4(e) mask type"]["MGM (Dense)"],
+    ]
+    shared += [rows["figure 4(a) mask ratio"]["0.75"], rows["figure 4(b) epochs of pretraining"]["200"]]
+    assert all(config == shared[0] for config in shared)
+    assert (shared[0].epochs, shared[0].batch_size, shared[0].stride, shared[0].flip) == (200, 512, 2, False)

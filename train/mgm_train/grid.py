@@ -1,0 +1,230 @@
+"""Which runs an ablation has: a recipe, the settings that its tables vary, and the seeds.
+
+    recipe: ssv2.yaml                     every run is this recipe …
+    settings: {pretrain.epochs: 200}      … with these settings, and with those of its row in a table
+    seeds: [0, 1, 2]                      each row is run with each of them
+    tables:
+      mask ratio:
+        mask_ratio: [0.5, 0.75, 0.9]      an axis: a field and its values,
+      mask type:
+        mask: {Random Tube: tube}         … or names for them,
+      backbone:
+        backbone:                         … or a name of its own, and what each of its rows sets
+          ViT-S: {model: vit_small}
+          TimeSformer: {model: vit_base, attention: divided}
+
+Several axes make a table of all their combinations. A field is that of any configuration; with a section in front,
+`pretrain.epochs`, it is that one's alone, without it that of all sections that have it. Two rows that come to the same
+settings are one run.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mgm_shared.config import Config
+from mgm_shared.errors import UserError
+from mgm_train import config
+from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+
+SECTIONS: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+}
+# The section of a recipe that all commands share.
+PROGRAM = "mgm-train"
+KEYS = ("recipe", "settings", "seeds", "tables")
+# The seed is that of every run of a row, and the runner sets where fine-tuning starts from.
+RESERVED = {"seed": "list them under `seeds`", "init": "a run is fine-tuned from its own pretraining"}
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What a table varies: the settings of each label, and where the labels are plain numbers, which."""
+
+    name: str
+    settings: Mapping[str, Settings]
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: its settings by section, and a name for each, of all that it and those before it vary."""
+
+    seed: int
+    configs: Mapping[str, Config]
+    names: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.names["evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table: its label on each axis, and a run for each seed."""
+
+    labels: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: the axes it varies, and a row for each of their combinations."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    rows: tuple[Row, ...]
+
+
+def read_grid(file: Path) -> list[Table]:
+    """The tables of a grid file. UserError for anything in it that has no meaning."""
+    grid = _read_yaml(file)
+    _refuse_unknown(str(file), grid, KEYS)
+    base = _read_recipe(file.parent / str(grid["recipe"])) if "recipe" in grid else {name: {} for name in SECTIONS}
+    for key, value in _mapping(f"{file}: `settings`", grid.get("settings") or {}).items():
+        for section in _sections(f"{file}: `settings`", key):
+            base[section][key.rpartition(".")[2]] = value
+    seeds = grid.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise UserError(f"{file}: `seeds` must be a list of whole numbers")
+    tables = _mapping(f"{file}: `tables`", grid.get("tables") or {})
+    if not tables:
+        raise UserError(f"{file} has no `tables`; see pipelines/ablation.yaml")
+    read = [_table(f"{file}: table `{name}`", str(name), tables[name], base, seeds) for name in tables]
+    _refuse_namesakes(file, read)
+    return read
+
+
+def choose(tables: list[Table], names: Iterable[str]) -> list[Table]:
+    """The tables of these names, or all when there are none. UserError for a name that no table has."""
+    by_name = {table.name: table for table in tables}
+    _refuse_unknown("the grid", names, by_name)
+    return [by_name[name] for name in names] or tables
+
+
+def runs_of(tables: Iterable[Table]) -> list[Run]:
+    """Every run of the tables once, in their order."""
+    by_name = {run.name: run for table in tables for row in table.rows for run in row.runs}
+    return list(by_name.values())
+
+
+def _read_recipe(file: Path) -> dict[str, dict[str, Any]]:
+    """What a recipe says for each section, with what it says for all of them."""
+    recipe = _read_yaml(file)
+    shared = _mapping(f"{file}: `{PROGRAM}`", recipe.get(PROGRAM) or {})
+    configs = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Config)]
+    _refuse_unknown(f"{file}: `{PROGRAM}`", shared, sorted({name for kind in configs for name in _fields(kind)}))
+    own = {name: _mapping(f"{file}: `{name}`", recipe.get(name) or {}) for name in SECTIONS}
+    for name, kind in SECTIONS.items():
+        _refuse_unknown(f"{file}: `{name}`", own[name], _fields(kind))
+    return {
+        name: {key: value for key, value in shared.items() if key in _fields(kind)} | own[name]
+        for name, kind in SECTIONS.items()
+    }
+
+
+def _fields(kind: type) -> list[str]:
+    return [item.name for item in fields(kind)] if is_dataclass(kind) else []
+
+
+def _refuse_namesakes(file: Path, tables: Iterable[Table]) -> None:
+    """Two runs would share a folder where their settings differ in characters that no file name has."""
+    configs: dict[tuple[str, str], Config] = {}
+    for run in [run for table in tables for row in table.rows for run in row.runs]:
+        for section, values in run.configs.items():
+            if configs.setdefault((section, run.names[section]), values) != values:
+                raise UserError(f"{file}: two different runs would be named {run.names[section]}; change a value")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except OSError:
+        raise UserError(f"{file} cannot be read; give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    return _mapping(str(file), values)
+
+
+def _mapping(place: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{place} must hold `key: value` lines")
+    return values
+
+
+def _refuse_unknown(place: str, asked: Iterable[Any], known: Iterable[str]) -> None:
+    known = list(known)
+    unknown = [str(key) for key in asked if key not in known]
+    if unknown:
+        raise UserError(f"{place} has no {', '.join(unknown)}; there are: {', '.join(known)}")
+
+
+def _sections(place: str, key: Any) -> list[str]:
+    """The sections whose field a key is. UserError when it is none's."""
+    section, _, field = str(key).rpartition(".")
+    found = [name for name, kind in SECTIONS.items() if section in ("", name) and field in _fields(kind)]
+    if not found:
+        raise UserError(f"{place}: {key} is no setting of {section or ', '.join(SECTIONS)}")
+    if field in RESERVED:
+        raise UserError(f"{place}: {key} cannot be varied; {RESERVED[field]}")
+    return found
+
+
+def _table(place: str, name: str, axes: Any, base: Mapping[str, Settings], seeds: list[int]) -> Table:
+    named = [_axis(place, str(axis), values) for axis, values in _mapping(place, axes).items()]
+    rows = []
+    for labels in itertools.product(*(axis.settings for axis in named)):
+        varied: dict[str, Any] = {}
+        for axis, label in zip(named, labels, strict=True):
+            varied |= axis.settings[label]
+        try:
+            runs = tuple(_run(place, varied, base, seed) for seed in seeds)
+        except UserError as error:
+            raise UserError(f"{place}, {', '.join(labels)}: {error}") from None
+        rows.append(Row(labels=labels, runs=runs))
+    return Table(name=name, axes=tuple(named), rows=tuple(rows))
+
+
+def _axis(place: str, name: str, choices: Any) -> Axis:
+    numbers: Mapping[str, float] = {}
+    if isinstance(choices, list):
+        choices = {str(choice): choice for choice in choices}
+        numbers = choices if {type(choice) for choice in choices.values()} <= {int, float} else {}
+    if not isinstance(choices, dict) or not choices:
+        raise UserError(f"{place}: {name} must hold a list of values, or `label: value` lines")
+    settings = {str(label): choice if isinstance(choice, dict) else {name: choice} for label, choice in choices.items()}
+    for key in {key: None for varied in settings.values() for key in varied}:
+        _sections(place, key)
+    return Axis(name=name, settings=settings, numbers=numbers)
+
+
+def _run(place: str, varied: Settings, base: Mapping[str, Settings], seed: int) -> Run:
+    configs: dict[str, Config] = {}
+    names: dict[str, str] = {}
+    changes: list[str] = []
+    for section, kind in SECTIONS.items():
+        plain = kind.from_dict(dict(base[section]))
+        own = {key.rpartition(".")[2]: value for key, value in varied.items() if section in _sections(place, key)}
+        seeded = {"seed": seed} if hasattr(plain, "seed") else {}
+        configs[section] = kind.from_dict({**base[section], **own, **seeded})
+        for key in varied:
+            field = key.rpartition(".")[2]
+            if section in _sections(place, key) and getattr(configs[section], field) != getattr(plain, field):
+                changes.append(f"{key}={varied[key]}")
+        # A key that is several sections' has one place, where it first makes a difference.
+        changes = list(dict.fromkeys(changes))
+        names[section] = _file_name([*sorted(changes), f"seed={seed}"])
+    return Run(seed=seed, configs=configs, names=names)
+
+
+def _file_name(parts: Iterable[str]) -> str:
+    return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts))
