@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgm_prep.config import ExtractSettings, FlowSettings
+from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
 from mgm_shared.cli import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
@@ -148,6 +148,55 @@ def labels(store: StorePath, files: tuple[Path, ...], fold: int, dry_run: bool, 
     summary = attach_labels(store, files, fold=fold, is_dry_run=dry_run, say=say)
     emit(asdict(summary), is_json)
     if summary.ambiguous:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+@main.command(epilog="Example: mgm-prep transcode ~/ssv2/webm ~/ssv2/mp4 --short-side 256")
+@click.argument("videos", type=path_argument)
+@click.argument("out", type=path_argument)
+@config_options(TranscodeSettings)
+@workers_option
+@scheduler_option
+@dry_run_option
+@json_option
+def transcode(
+    videos: Path,
+    out: Path,
+    config: TranscodeSettings,
+    workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    is_json: bool,
+) -> None:
+    """Copy the videos of VIDEOS into OUT as H.264 whose vectors lead to the frame before, for any codec.
+
+    The tree is kept. The same command again does what is missing; what failed is in OUT/failures.jsonl, exit code 3.
+    """
+    # As in `extract`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from tqdm import tqdm
+
+    from mgm_prep.transcode import TranscodeProgress
+    from mgm_prep.transcode import transcode as run
+
+    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    with tqdm(unit="video", disable=not is_terminal(), smoothing=0.1) as bar:
+
+        def report(progress: TranscodeProgress) -> None:
+            bar.total = progress.num_to_do
+            bar.update(progress.num_done + progress.num_failed - bar.n)
+            bar.set_postfix_str(f"{progress.num_failed} failed")
+
+        try:
+            summary = run(
+                videos, out, config, workers=num_workers, scheduler=scheduler, is_dry_run=dry_run, report=report
+            )
+        except KeyboardInterrupt:
+            say("stopped; the same command again goes on from here")
+            raise SystemExit(EXIT_INTERRUPTED) from None
+    emit(asdict(summary), is_json)
+    if summary.failed:
+        say(f"{summary.failed} videos could not be transcoded; the reasons are in {out / 'failures.jsonl'}")
         raise SystemExit(EXIT_SOME_FAILED)
 
 

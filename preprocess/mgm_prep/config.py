@@ -9,6 +9,7 @@ from mgm_shared.config import Config, check, option
 FRAME_CODECS = ("jpeg", "planes", "lossless")
 DECODERS = ("pyav", "mv-extractor")
 NO_VECTORS = ("transcode", "estimate", "skip")
+X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 FLOW_METHODS = ("farneback", "dis", "raft-small")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -49,6 +50,22 @@ class ExtractSettings(Config):
         check(self.no_vectors in NO_VECTORS, "no_vectors", self.no_vectors, " or ".join(NO_VECTORS))
         check(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "a share from 0 to 1")
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
+        check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscodeSettings(Config):
+    """What a transcoded copy is like."""
+
+    short_side: int = option(0, "short side of the copies, px; smaller videos keep their size, and 0 keeps every size")
+    crf: int = option(18, "x264's constant rate factor, 0 (lossless) to 51; 18 is hard to tell from the source")
+    preset: str = option("veryfast", "x264's preset, such as ultrafast, veryfast or medium")
+    max_seconds: int = option(3600, "reject a video that takes longer to open, 0 for no limit")
+
+    def __post_init__(self) -> None:
+        check(self.short_side == 0 or self.short_side >= 16, "short_side", self.short_side, "0, or at least 16")
+        check(0 <= self.crf <= 51, "crf", self.crf, "from 0 to 51")
+        check(self.preset in X264_PRESETS, "preset", self.preset, f"one of {', '.join(X264_PRESETS)}")
         check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")
 
 
