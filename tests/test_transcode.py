@@ -5,6 +5,7 @@ import json
 import av
 import numpy as np
 import pytest
+from av.codec.context import Flags2
 from click.testing import CliRunner
 from synthetic import ffmpeg, pan, write_video
 
@@ -50,6 +51,42 @@ def test_the_copies_have_velocities_for_vectors(videos, tmp_path):
     assert video.picture_type.tolist() == [1 if t % 12 == 0 else 2 for t in range(26)]
     for t in np.nonzero(video.picture_type == 2)[0]:
         assert np.abs(np.nanmedian(video.motion[t], axis=(0, 1)) - VELOCITY).max() <= 0.25
+
+
+def _median_displacements(path):
+    """Of each picture with vectors, read without our decoder and without any thought of how far its reference is."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.flags2 |= Flags2.export_mvs
+        for frame in container.decode(stream):
+            if side_data := frame.side_data.get("MOTION_VECTORS"):
+                vectors = side_data.to_ndarray()
+                displacements = [-vectors[name] / vectors["motion_scale"] for name in ("motion_x", "motion_y")]
+                yield tuple(np.median(displacements, axis=1).tolist()), set(vectors["source"].tolist())
+
+
+def test_the_raw_vectors_are_velocities(videos, tmp_path):
+    """What the codec exports is the pan itself, and all of it leads back; of the source, with B pictures, it is not."""
+    _run(videos, tmp_path / "out")
+    assert {displacement for displacement, _ in _median_displacements(videos / "train/wave/b.mp4")} != {VELOCITY}
+    for name in ("train/wave/b.mp4.mp4", "vp9.mp4"):
+        assert list(_median_displacements(tmp_path / "out" / name)) == [(VELOCITY, {-1})] * (23 if "b" in name else 7)
+
+
+def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(videos, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("../elsewhere/1.mp4\n")
+    result = _run(tmp_path / "list.txt", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "leads out of" in result.stderr
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(slow))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/turned.mp4").symlink_to(videos / "turned.mp4")
+    assert _run(tmp_path / "one", tmp_path / "out", "--max-seconds", "1").exit_code == 3
+    assert "takes longer than 1 s" in (tmp_path / "out/failures.jsonl").read_text()
+    assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["failures.jsonl"]
 
 
 def test_a_second_call_does_what_is_missing(videos, tmp_path):

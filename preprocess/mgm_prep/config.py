@@ -60,7 +60,7 @@ class TranscodeSettings(Config):
     short_side: int = option(0, "short side of the copies, px; smaller videos keep their size, and 0 keeps every size")
     crf: int = option(18, "x264's constant rate factor, 0 (lossless) to 51; 18 is hard to tell from the source")
     preset: str = option("veryfast", "x264's preset, such as ultrafast, veryfast or medium")
-    max_seconds: int = option(3600, "reject a video that takes longer to open, 0 for no limit")
+    max_seconds: int = option(3600, "reject a video that takes longer, 0 for no limit")
 
     def __post_init__(self) -> None:
         check(self.short_side == 0 or self.short_side >= 16, "short_side", self.short_side, "0, or at least 16")

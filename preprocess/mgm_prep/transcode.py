@@ -5,11 +5,13 @@ data sets whose codec has no vectors, such as Something-Something's VP9, or whos
 """
 
 import shutil
+import subprocess
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ffmpeg
 import imageio_ffmpeg
@@ -23,6 +25,7 @@ from mgm_prep.lock import locked
 from mgm_prep.sources import Source, find_sources
 from mgm_prep.strikes import journal
 from mgm_shared.errors import UserError
+from mgm_shared.files import flush
 from mgm_shared.schema import UNFINISHED_DIR
 
 ENCODING = {"bf": 0, "refs": 1, "g": 12, "sc_threshold": 0, "pix_fmt": "yuv420p"}
@@ -70,7 +73,7 @@ def transcode(
 ) -> TranscodeSummary:
     """Transcode all videos that `out` lacks, under their own names with the suffix .mp4; what failed is tried again.
 
-    UserError for a data set without videos, or an `out` that lies within it.
+    UserError for a data set without videos, an `out` that lies within it, or a listed video that would lead out of it.
     """
     if out.absolute().is_relative_to(videos.absolute()):
         raise UserError(f"{out} lies within {videos}, and its copies would be taken for more videos")
@@ -117,6 +120,8 @@ def _copies(sources: Sequence[Source], out: Path) -> list[Copy]:
     copies = []
     for number, source in enumerate(sources):
         name = PurePosixPath(source.video_id)
+        if name.is_absolute() or ".." in name.parts:
+            raise UserError(f"{source.video_id} leads out of {out}; list videos by paths below the list's own folder")
         is_alone = stems[name.with_suffix("")] == 1
         target = out / (name.with_suffix(".mp4") if is_alone else f"{name}.mp4")
         copies.append(Copy(name=f"copy-{number}", sources=(source,), target=target))
@@ -145,17 +150,24 @@ def _encode(path: Path, size: tuple[int, int], target: Path, settings: Transcode
     command = ffmpeg.output(shown, f"file:{beside.absolute()}", vcodec="libx264", movflags="+faststart", **options)
     command = command.global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-filter_threads", "1")
     try:
-        command.run(cmd=_program(), capture_stdout=True, capture_stderr=True)
+        _run(command, settings.max_seconds)
+        flush(beside)
         beside.replace(target)
-    except ffmpeg.Error as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        raise Unreadable(lines[-1] if lines else "ffmpeg failed and did not say why") from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _program() -> str:
-    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+def _run(command: Any, max_seconds: int) -> None:
+    """Run ffmpeg; it is ended with us, which ffmpeg-python's own `run` does not see to. Unreadable when it fails."""
+    # imageio-ffmpeg's own program, else that of the PATH, which may be too old to know our options.
+    words = command.compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=max_seconds or None)
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"transcoding it takes longer than {max_seconds} s") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise Unreadable(lines[-1] if lines else "ffmpeg failed and did not say why")
 
 
 def _tidy(out: Path) -> None:
