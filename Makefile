@@ -30,6 +30,8 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/extract.py
 	$(BIN)/python pipelines/bench/stream.py
+	$(BIN)/python pipelines/bench/many_videos.py
+	$(BIN)/python pipelines/bench/scaling.py
 	$(BIN)/python pipelines/bench/guidance.py
 
 clean:

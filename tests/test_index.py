@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +20,12 @@ from mgm_shared.store import open_store
 NUM_VIDEOS = 240_000
 """Kinetics-400."""
 
-# Measured 113 to 117, and 36 for a store of 20 videos; a DataFrame and a list of ids took 246 without any clip.
-MOST_MB = 160
+# Measured 157 to 161, and 82 for a store of 20 videos; a DataFrame and a list of ids took 246 more without any clip.
+MOST_MB = 220
 
 # A fresh process, because memory that a test before this one has freed would hide the cost.
 FIRST_BATCH = """
-import resource, sys, time
+import sys, time
 import torch
 from mgm_shared.store import open_store
 from mgm_train.augment import PretrainAugment
@@ -35,9 +36,11 @@ from mgm_train.config import PretrainConfig
 from mgm_train.ranks import Ranks
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `resource.getrusage`, whose peak is that of the process that started this one if it was larger.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
-before_mb, start_s = peak_mb(), time.perf_counter()
+before_mb, start_s = peak_mb(), time.process_time()
 mask = MaskMaker.of(PretrainConfig())
 dataset = PretrainDataset(
     open_store(sys.argv[1]), num_frames=16, stride=1, augment=PretrainAugment(size_px=64), mask=mask
@@ -45,7 +48,7 @@ dataset = PretrainDataset(
 plan = Plan(num_videos=len(dataset), batch_size=8, accumulate=1, repeats=1, epochs=1, seed=0)
 ranks = Ranks(rank=0, num_ranks=1, device=torch.device("cpu"))
 batch = next(iter(make_loader(dataset, plan, 0, ranks, 0)))
-print(len(dataset), time.perf_counter() - start_s, peak_mb() - before_mb, int("pandas" in sys.modules))
+print(len(dataset), time.process_time() - start_s, peak_mb() - before_mb, int("pandas" in sys.modules))
 """
 
 
@@ -92,6 +95,7 @@ def _repeated(store: Path, num_videos: int) -> None:
     pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), store / INDEX_FILE)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store, tmp_path):
     store = tmp_path / "large.store"
     shutil.copytree(pan_store.path, store)

@@ -8,19 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.auto_augment import RandAugment, rand_augment_transform
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mgm_shared.geometry import Box
 from mgm_train.clips import Clip
 from mgm_train.config import FinetuneConfig
 from mgm_train.views import View, even
+
+if TYPE_CHECKING:
+    from timm.data.auto_augment import RandAugment
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -93,7 +95,11 @@ def global_random(seed: int) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4)
-def _rand_augment(config: str, size_px: int) -> RandAugment:
+def _rand_augment(config: str, size_px: int) -> "RandAugment":
+    # Not above: timm loads torchvision and torch's compiler, 190 MB, in each process that reads clips for pretraining.
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN
+
     mean = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
     hparams = {"translate_const": int(0.45 * size_px), "img_mean": mean, "interpolation": Image.Resampling.BICUBIC}
     return rand_augment_transform(config, hparams)
@@ -114,6 +120,8 @@ def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) ->
 
 def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     """Noise of ImageNet's mean and spread in one random box, the same box in all frames (VideoMAE's fine-tuning)."""
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     height, width = frames_CTHW.shape[2:]
     box = random_resized_crop(height, width, rng, scale=ERASED_AREA, aspect=ERASED_ASPECT)
     rows = slice(int(box.y), int(box.y + box.height))
