@@ -33,6 +33,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/many_videos.py
 	$(BIN)/python pipelines/bench/scaling.py
 	$(BIN)/python pipelines/bench/guidance.py
+	$(BIN)/python pipelines/bench/step.py --precision bf16 --precision fp32
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -90,7 +90,10 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     theirs = VideoMAEForPreTraining(VideoMAEConfig(**transformers_config(shape, is_classifier=False)))
-    theirs.load_state_dict(to_transformers_state(ours.state_dict()), strict=True)
+    left = theirs.load_state_dict(to_transformers_state(ours.state_dict()), strict=False)
+    # Some versions 5 have a bias of the keys, which is zero in a fresh model as it is in ours.
+    unknown = [*left.unexpected_keys, *(name for name in left.missing_keys if not name.endswith("key.bias"))]
+    assert not unknown, unknown
     theirs = theirs.to(case.device).train()
     frames_BTCHW = normalise(batch["frames_BCTHW"]).transpose(1, 2).contiguous()
     mask_BN = batch["mask_BN"]
@@ -130,6 +133,7 @@ def measure(case: Case, rounds: int, is_compiled: bool, is_alone: bool) -> dict[
     flops = case.batch_size * pretrain_flops(shape, num_hidden(shape.grid, case.ratio))
     top = peak(case.device, DTYPES[case.precision])
     return {
+        "line": "step",
         "case": case.name,
         "peak": vars(top),
         "sides": {

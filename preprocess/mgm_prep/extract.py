@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from mgm_prep.changes import Changes, find_changes, plan_without, replace_part, to_replace
@@ -202,13 +203,15 @@ def _check_place(store: StorePath) -> None:
 def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
     """Write the root group of a new store, or make sure that an old one was made with the same settings."""
     if not is_file(store / METADATA_FILE):
-        names = ["mgm", "av", "opencv-python", "zarr", "numcodecs"]
+        names = ["mgm", "av", "zarr", "numcodecs"]
         names += ["motion-vector-extractor"] if settings.decoder == "mv-extractor" else []
         libraries = {name: version(name) for name in names}
+        ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
         attributes = {
             "mgm_schema_version": SCHEMA_VERSION,
             "settings": settings.recorded(),
-            "libraries": libraries | {"ffmpeg": ".".join(map(str, av.library_versions["libavcodec"]))},
+            # OpenCV comes under several names (headless, contrib), and may come under none.
+            "libraries": libraries | {"opencv": cv2.__version__, "ffmpeg": ffmpeg},
         }
         write_bytes(store / PARTS_DIR / METADATA_FILE, group_metadata())
         # Last, since its presence says that this is a store.

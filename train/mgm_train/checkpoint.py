@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -117,12 +118,12 @@ def read_config(root: Path, task: str, kind: type[AnyConfig]) -> AnyConfig:
 
 def describe_environment() -> dict[str, object]:
     """Versions and machine, for environment.json."""
-    packages = ("mgm", "torch", "timm", "numpy", "zarr", "opencv-python", "safetensors")
+    packages = ("mgm", "torch", "timm", "numpy", "zarr", "safetensors")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages} | {"opencv": cv2.__version__},
         "gpus": gpus,
         "num_cpus": os.cpu_count(),
         "num_processes": int(os.environ.get("WORLD_SIZE", "1")),

@@ -1,0 +1,212 @@
+"""The pieces of gpu.sh: clips to measure on, the hardware's own rate, JPEG decoding on the GPU, the table at the end.
+
+Each appends what it measured to a file of JSON lines, from which `table` makes the Markdown of RESULTS.md.
+
+Axes: T frames · H,W pixels · C = RGB.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mgm_shared.codec import decode_jpeg
+from mgm_shared.store import Store, open_store
+from mgm_train.flops import matmul_rate, peak
+
+path_type = click.Path(path_type=Path)
+GOALS = {"MFU": "≥ 45 %", "data wait": "≤ 2 %"}
+LABELS = ("left", "right", "up", "down")
+
+
+@click.group()
+def main() -> None:
+    """See gpu.sh."""
+
+
+def note(file: Path, line: str, **values: Any) -> None:
+    """Append one measured line, and say it."""
+    with file.open("a") as opened:
+        opened.write(json.dumps({"line": line, **values}) + "\n")
+    click.echo(f"{line}: {values}")
+
+
+def scene(number: int, num_frames: int, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    """A textured square that moves over a panning texture, (H, W, C) a frame; as rich in detail as a photograph."""
+    rng = np.random.default_rng(number)
+    background_HWC, square_HWC = texture(rng, 2 * height, 2 * width), texture(rng, height // 3, height // 3)
+    side = len(square_HWC)
+    dx, dy = {"left": (-3, 0), "right": (3, 0), "up": (0, -3), "down": (0, 3)}[LABELS[number % len(LABELS)]]
+    for t in range(num_frames):
+        frame_HWC = np.roll(background_HWC, (t // 2, t // 3), (0, 1))[:height, :width].copy()
+        y, x = (height // 3 + dy * t) % (height - side), (width // 3 + dx * t) % (width - side)
+        frame_HWC[y : y + side, x : x + side] = square_HWC
+        yield frame_HWC
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """Noise whose octaves fall off as those of a photograph do."""
+    total_HWC = np.zeros((height, width, 3), np.float32)
+    for octave in range(6):
+        shape = (max(1, height >> octave), max(1, width >> octave), 3)
+        coarse_HWC = rng.standard_normal(shape, np.float32)
+        total_HWC += 2.0**octave * cv2.resize(coarse_HWC, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(128 + 1.3 * total_HWC, 0, 255).astype(np.uint8)
+
+
+def write_clip(folder: Path, number: int, num_frames: int, height: int, width: int) -> None:
+    """One clip as H.264 with x264's defaults, but for one thread and speed."""
+    path = folder / "train" / LABELS[number % len(LABELS)] / f"{number}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=width, height=height, pix_fmt="yuv420p")
+        stream.options = {"threads": "1", "preset": "veryfast"}
+        for frame_HWC in scene(number, num_frames, height, width):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@main.command()
+@click.argument("folder", type=path_type)
+@click.option("--videos", default=512)
+@click.option("--frames", default=96)
+@click.option("--height", default=256)
+@click.option("--width", default=344)
+def clips(folder: Path, videos: int, frames: int, height: int, width: int) -> None:
+    """Make clips in FOLDER, on all cores."""
+    with ProcessPoolExecutor() as pool:
+        for done in [pool.submit(write_clip, folder, number, frames, height, width) for number in range(videos)]:
+            done.result()
+
+
+@main.command()
+@click.argument("results", type=path_type)
+@click.option("--device", default="cuda")
+def rate(results: Path, device: str) -> None:
+    """How fast the hardware multiplies bfloat16 matrices, against its data sheet."""
+    place = torch.device(device)
+    measured = matmul_rate(place, torch.bfloat16)
+    known = peak(place, torch.bfloat16)
+    name = torch.cuda.get_device_name(place) if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    note(results, "matmul", device=name, measured=measured, peak=known.flops_per_s, source=known.source)
+
+
+@main.command()
+@click.argument("store", type=path_type)
+@click.argument("results", type=path_type)
+@click.option("--device", default="cuda")
+@click.option("--frames", default=1024)
+@click.option("--batch", default=256)
+def jpeg(store: Path, results: Path, device: str, frames: int, batch: int) -> None:
+    """Milliseconds a frame for decoding the store's raw JPEG chunks: nvJPEG through torchvision, and one CPU core."""
+    cv2.setNumThreads(1)
+    chunks = raw_chunks(open_store(store), frames)
+    values: dict[str, Any] = {"frames": len(chunks), "kib": statistics.mean(map(len, chunks)) / 1024}
+    values["cpu_ms"] = milliseconds(lambda: [decode_jpeg(chunk) for chunk in chunks]) / len(chunks)
+    from torchvision.io import decode_jpeg as decode_by_torchvision
+
+    tensors = [torch.frombuffer(bytearray(chunk), dtype=torch.uint8) for chunk in chunks]
+
+    def on_gpu() -> None:
+        for first in range(0, len(tensors), batch):
+            decode_by_torchvision(tensors[first : first + batch], device=device)
+        torch.cuda.synchronize()
+
+    def on_cpu() -> None:
+        decode_by_torchvision(tensors)
+
+    name = "gpu_ms" if device == "cuda" else "torchvision_cpu_ms"
+    values[name] = milliseconds(on_gpu if device == "cuda" else on_cpu) / len(chunks)
+    if device == "cuda":
+        difference = decode_by_torchvision(tensors[0], device=device).cpu().permute(1, 2, 0).int().numpy()
+        values["mean_difference"] = float(np.abs(difference - decode_jpeg(chunks[0])).mean())
+    note(results, "jpeg", **values)
+
+
+def raw_chunks(store: Store, num_frames: int) -> list[bytes]:
+    """The encoded frames of the first videos, as they lie in the shards."""
+    chunks: list[bytes] = []
+    for video_id in store.videos.index:
+        video = store[video_id]
+        first = int(video.record["start"])
+        chunks += map(bytes, video.frames.array.encoded(range(first, first + video.num_frames)))
+        if len(chunks) >= num_frames:
+            break
+    return chunks[:num_frames]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Best of three, after one that is not counted."""
+    work()
+    seconds = []
+    for _ in range(3):
+        start_s = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start_s)
+    return 1e3 * min(seconds)
+
+
+@main.command()
+@click.argument("out", type=path_type)
+def table(out: Path) -> None:
+    """What OUT holds, as Markdown."""
+    rows = [json.loads(line) for line in lines_of(out / "results.jsonl")]
+    click.echo("\n| GPU figure | measured | goal |\n|---|---|---|")
+    for row in rows:
+        for figure, measured, goal in figures(row):
+            click.echo(f"| {figure} | {measured} | {goal} |")
+    for run in sorted(out.glob("run-*")):
+        for figure, measured, goal in figures_of_run(run):
+            click.echo(f"| {figure} | {measured} | {goal} |")
+    for line in lines_of(out / "parts.txt"):
+        click.echo(line)
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def figures(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(figure, what was measured, goal) of one line of results.jsonl."""
+    if row["line"] == "matmul":
+        share = f"{row['measured'] / row['peak']:.0%} of the peak ({row['source']})"
+        yield f"bf16 matrix product, {row['device']}", f"{row['measured'] / 1e12:.3g} TFLOP/s, {share}", ""
+    elif row["line"] == "jpeg":
+        on_gpu = f"{row['gpu_ms']:.3f} ms" if "gpu_ms" in row else "not measured"
+        measured = f"{on_gpu}; {row['cpu_ms']:.3f} ms"
+        yield f"a JPEG of {row['kib']:.0f} KiB on the GPU; on one CPU core", measured, "kept if it wins"
+    else:
+        sides = row["sides"]
+        ours = sides["ours"]
+        text = f"{ours['ms']:.1f} ms, {ours['clips_per_s']:.0f} clips/s, MFU {ours['mfu']:.1%}"
+        others = [f"{name}: ours {side['ours_is_faster']:.2f} ×" for name, side in sides.items() if name != "ours"]
+        yield f"step on one repeated batch, {row['case']}", "; ".join([text, *others]), "≥ 1.7 × transformers"
+
+
+def figures_of_run(run: Path) -> Iterator[tuple[str, str, str]]:
+    """Of a training run: medians over its log lines, without the first quarter: it compiles and fills its queues."""
+    logged = [json.loads(line) for line in lines_of(run / "metrics.jsonl")]
+    steady = logged[len(logged) // 4 :]
+    if not steady:
+        return
+    median = {name: statistics.median(row[name] or 0 for row in steady) for name in ("clips_per_s", "mfu", "data_wait")}
+    memory_gib = steady[-1]["gpu_memory_gib"] or 0.0
+    speed = f"{median['clips_per_s']:.0f} clips/s, {memory_gib:.1f} GiB"
+    yield f"training, {run.name}", speed, ""
+    yield f"MFU, {run.name}", f"{median['mfu']:.1%}", GOALS["MFU"]
+    yield f"data wait, {run.name}", f"{median['data_wait']:.1%}", GOALS["data wait"]
+
+
+if __name__ == "__main__":
+    main()
