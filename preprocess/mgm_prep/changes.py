@@ -5,14 +5,16 @@ bytes as they are, and that video is new again.
 """
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mgm_prep.cluster import Cluster
 from mgm_prep.config import ExtractSettings
+from mgm_prep.failures import read_failures, write_failures
 from mgm_prep.part import PartWriter, file_version
-from mgm_prep.plan import PlannedPart, next_number, part_name
+from mgm_prep.plan import PlannedPart, next_number, part_name, read_plan, write_plan
 from mgm_prep.sources import Source
 from mgm_shared.errors import UserError
 from mgm_shared.index import committed_parts, open_index, part_attributes
@@ -44,6 +46,48 @@ def find_changes(store: StorePath, sources: Mapping[str, Source]) -> Changes:
     return Changes(changed=frozenset(changed), vanished=frozenset(vanished))
 
 
+def say_changes(changes: Changes, is_refresh: bool, say: Callable[[str], None]) -> None:
+    """What the user should know of them."""
+    if changes.changed:
+        what = "they are taken anew" if is_refresh else "--refresh takes them anew"
+        say(f"{len(changes.changed)} files changed since they were extracted ({_some(changes.changed)}); {what}")
+    if changes.vanished:
+        say(f"{len(changes.vanished)} videos of the store are not in VIDEOS ({_some(changes.vanished)}); they are kept")
+
+
+def _some(video_ids: Iterable[str]) -> str:
+    """The first three."""
+    first, *rest = sorted(video_ids)
+    return ", ".join([first, *rest[:2]]) + (" …" if len(rest) > 2 else "")
+
+
+def refreshed_plan(
+    store: StorePath, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
+) -> list[PlannedPart]:
+    """The store's plan, in which videos to be taken anew have no place any more."""
+    plan, failures = _whole_plan(store), read_failures(store)
+    anew = set(changes.changed) if is_refresh else set()
+    anew |= failures.keys() & sources.keys() if is_retry else set()
+    if anew:
+        plan = plan_without(plan, anew, extracted=changes.changed)
+        # In this order: a run that is killed in between has only to be told again.
+        write_plan(store, plan)
+        write_failures(store, (failure for failure in failures.values() if failure.video_id not in anew))
+    return plan
+
+
+def _whole_plan(store: StorePath) -> list[PlannedPart]:
+    """The plan, and should it have been lost, what the parts say of it."""
+    plan = read_plan(store)
+    named = {row.name for row in plan} | {row.replaces for row in plan}
+    for name in committed_parts(store):
+        if name not in named:
+            attributes = part_attributes(store, name)
+            videos = tuple(record["video_id"] for key in ("videos", "failures") for record in attributes[key])
+            plan.append(PlannedPart(name=name, height=attributes["height"], width=attributes["width"], videos=videos))
+    return plan
+
+
 def plan_without(plan: Sequence[PlannedPart], videos: Collection[str], extracted: Collection[str]) -> list[PlannedPart]:
     """The plan without a place for `videos`, which makes them new; parts that hold one, `extracted`, are replaced."""
     number = next_number(plan)
@@ -62,6 +106,19 @@ def to_replace(plan: Sequence[PlannedPart], store: StorePath) -> list[PlannedPar
     """The rows whose old part is still there."""
     committed = set(committed_parts(store))
     return [row for row in plan if row.replaces in committed]
+
+
+def replace_parts(
+    store: StorePath, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
+) -> list[PlannedPart]:
+    """Take changed videos out of the parts that hold them; a run that was killed meanwhile is completed."""
+    rows = to_replace(plan, store)
+    for _ in cluster.map(replace_part, rows, store, settings):
+        pass
+    kept = [row for row in plan if row.videos]
+    if kept != plan:
+        write_plan(store, kept)
+    return kept
 
 
 def replace_part(row: PlannedPart, store: StorePath, settings: ExtractSettings) -> str:

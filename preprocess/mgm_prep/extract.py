@@ -11,37 +11,23 @@ import av
 import cv2
 import numpy as np
 
-from mgm_prep.changes import Changes, find_changes, plan_without, replace_part, to_replace
+from mgm_prep.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
 from mgm_prep.cluster import Cluster, open_cluster
 from mgm_prep.config import ExtractSettings
 from mgm_prep.failures import Failure, after_deaths, read_failures, write_failures
-from mgm_prep.headers import Probe, read_headers
 from mgm_prep.interrupt import noting_signals
 from mgm_prep.labels import match_videos, merge_labels, read_label_files, say_unattached
 from mgm_prep.lock import LOCK_FILE, locked
 from mgm_prep.part import extract_part
-from mgm_prep.plan import PlannedPart, next_number, plan_parts, read_plan, write_plan
+from mgm_prep.plan import PlannedPart, extended_plan, known_videos, read_plan
 from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source, find_sources
 from mgm_shared.errors import UserError
-from mgm_shared.index import (
-    all_attributes,
-    codes,
-    committed_parts,
-    extracted_ids,
-    numbers,
-    part_attributes,
-    write_index,
-)
+from mgm_shared.index import all_attributes, codes, committed_parts, extracted_ids, numbers, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
 from mgm_shared.storage import METADATA_FILE, StorePath, file_names, folder_names, is_file, remove, write_bytes
 from mgm_shared.store import check_schema
 
-INSTEAD = {
-    "transcode": "their motion is taken from an H.264 transcode",
-    "estimate": "their motion is estimated by block matching",
-    "skip": "their motion is left missing",
-}
 FAILURES_EVERY_S = 10
 
 
@@ -151,17 +137,20 @@ def extract(
             still_ours()
             report(progress)
 
+        def headers_report(num_to_do: int, num_done: int, num_failed: int) -> None:
+            guarded_report(Progress(step="headers", num_to_do=num_to_do, num_done=num_done, num_failed=num_failed))
+
         _open_or_create(store, settings)
         _clear_unfinished(store)
         try:
             with open_cluster(workers, scheduler, say) as cluster:
                 changes = find_changes(store, sources)
-                _say_changes(changes, refresh, say)
-                plan = _current_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
-                plan = _replace_parts(store, plan, settings, cluster)
-                plan = _completed_plan(store, plan, found.sources, settings, cluster, guarded_report, say)
+                say_changes(changes, refresh, say)
+                plan = refreshed_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
+                plan = replace_parts(store, plan, settings, cluster)
+                plan = extended_plan(store, plan, found.sources, settings, cluster, headers_report, say)
                 if annotations:
-                    match = match_videos(annotations, _known(store, plan))
+                    match = match_videos(annotations, known_videos(store, plan))
                     say_unattached(match, say)
                     merge_labels(store, match)
                 progress = _extract_parts(store, plan, sources, settings, cluster, guarded_report)
@@ -230,100 +219,6 @@ def _clear_unfinished(store: StorePath) -> None:
     parts = store / PARTS_DIR
     for name in set(folder_names(parts)) - set(committed_parts(store)):
         remove(parts / name)
-
-
-def _current_plan(
-    store: StorePath, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
-) -> list[PlannedPart]:
-    """The store's plan, in which videos to be taken anew have no place any more."""
-    plan, failures = _whole_plan(store), read_failures(store)
-    anew = set(changes.changed) if is_refresh else set()
-    anew |= failures.keys() & sources.keys() if is_retry else set()
-    if anew:
-        plan = plan_without(plan, anew, extracted=changes.changed)
-        # In this order: a run that is killed in between has only to be told again.
-        write_plan(store, plan)
-        write_failures(store, (failure for failure in failures.values() if failure.video_id not in anew))
-    return plan
-
-
-def _whole_plan(store: StorePath) -> list[PlannedPart]:
-    """The plan, and should it have been lost, what the parts say of it."""
-    plan = read_plan(store)
-    named = {row.name for row in plan} | {row.replaces for row in plan}
-    for name in committed_parts(store):
-        if name not in named:
-            attributes = part_attributes(store, name)
-            videos = tuple(record["video_id"] for key in ("videos", "failures") for record in attributes[key])
-            plan.append(PlannedPart(name=name, height=attributes["height"], width=attributes["width"], videos=videos))
-    return plan
-
-
-def _replace_parts(
-    store: StorePath, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
-) -> list[PlannedPart]:
-    """Take changed videos out of the parts that hold them; a run that was killed meanwhile is completed."""
-    rows = to_replace(plan, store)
-    for _ in cluster.map(replace_part, rows, store, settings):
-        pass
-    kept = [row for row in plan if row.videos]
-    if kept != plan:
-        write_plan(store, kept)
-    return kept
-
-
-def _completed_plan(
-    store: StorePath,
-    plan: list[PlannedPart],
-    sources: Iterable[Source],
-    settings: ExtractSettings,
-    cluster: Cluster,
-    report: Report,
-    say: Callable[[str], None],
-) -> list[PlannedPart]:
-    """The store's plan, extended by the sources that it does not know yet."""
-    known = _known(store, plan)
-    new = [source for source in sources if source.video_id not in known]
-    if not new:
-        return plan
-    say(f"reading the headers of {len(new)} videos")
-
-    def report_headers(num_done: int, num_failed: int) -> None:
-        report(Progress(step="headers", num_to_do=len(new), num_done=num_done, num_failed=num_failed))
-
-    probes, rejected = read_headers(new, store, settings, cluster, report_headers)
-    plan = [*plan, *plan_parts(probes, next_number(plan))]
-    write_failures(store, [*read_failures(store).values(), *rejected])
-    write_plan(store, plan)
-    _say_without_vectors(probes, settings, say)
-    return plan
-
-
-def _known(store: StorePath, plan: Iterable[PlannedPart]) -> set[str]:
-    """The videos that are extracted, have a place in the plan, or none because they were rejected."""
-    planned = {video_id for part in plan for video_id in part.videos}
-    return planned | read_failures(store).keys() | extracted_ids(store)
-
-
-def _say_changes(changes: Changes, is_refresh: bool, say: Callable[[str], None]) -> None:
-    if changes.changed:
-        what = "they are taken anew" if is_refresh else "--refresh takes them anew"
-        say(f"{len(changes.changed)} files changed since they were extracted ({_some(changes.changed)}); {what}")
-    if changes.vanished:
-        say(f"{len(changes.vanished)} videos of the store are not in VIDEOS ({_some(changes.vanished)}); they are kept")
-
-
-def _some(video_ids: Iterable[str]) -> str:
-    """The first three."""
-    first, *rest = sorted(video_ids)
-    return ", ".join([first, *rest[:2]]) + (" …" if len(rest) > 2 else "")
-
-
-def _say_without_vectors(probes: Iterable[Probe], settings: ExtractSettings, say: Callable[[str], None]) -> None:
-    codecs = Counter(probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
-    if codecs:
-        kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
-        say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {INSTEAD[settings.no_vectors]}")
 
 
 def _extract_parts(

@@ -4,14 +4,18 @@ A resumed run follows the plan that is there, so a store does not depend on how 
 have come since get parts of their own.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from mgm_prep.failures import Failure
-from mgm_prep.headers import Probe
+from mgm_prep.cluster import Cluster
+from mgm_prep.config import ExtractSettings
+from mgm_prep.failures import Failure, read_failures, write_failures
+from mgm_prep.headers import Probe, read_headers
 from mgm_prep.part import Part
+from mgm_prep.reencode import VECTOR_CODECS
 from mgm_prep.sources import Source
+from mgm_shared.index import extracted_ids
 from mgm_shared.schema import PLAN_FILE
 from mgm_shared.storage import StorePath, read_rows, write_rows
 
@@ -19,6 +23,14 @@ from mgm_shared.storage import StorePath, read_rows, write_rows
 # below, files become too many; above, a retry costs too much.
 PARTS_PER_DATASET = 64
 MIN_PART_FRAMES, MAX_PART_FRAMES = 256, 8192
+INSTEAD = {
+    "transcode": "their motion is taken from an H.264 transcode",
+    "estimate": "their motion is estimated by block matching",
+    "skip": "their motion is left missing",
+}
+
+HeadersReport = Callable[[int, int, int], None]
+"""Hears of videos to do, done and failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +105,41 @@ def read_plan(store: StorePath) -> list[PlannedPart]:
 def write_plan(store: StorePath, plan: Iterable[PlannedPart]) -> None:
     """Replace the plan."""
     write_rows(store / PLAN_FILE, map(asdict, plan))
+
+
+def extended_plan(
+    store: StorePath,
+    plan: list[PlannedPart],
+    sources: Iterable[Source],
+    settings: ExtractSettings,
+    cluster: Cluster,
+    report: HeadersReport,
+    say: Callable[[str], None],
+) -> list[PlannedPart]:
+    """The store's plan, extended by the sources that it does not know yet."""
+    known = known_videos(store, plan)
+    new = [source for source in sources if source.video_id not in known]
+    if not new:
+        return plan
+    say(f"reading the headers of {len(new)} videos")
+    probes, rejected = read_headers(
+        new, store, settings, cluster, lambda num_done, num_failed: report(len(new), num_done, num_failed)
+    )
+    plan = [*plan, *plan_parts(probes, next_number(plan))]
+    write_failures(store, [*read_failures(store).values(), *rejected])
+    write_plan(store, plan)
+    _say_without_vectors(probes, settings, say)
+    return plan
+
+
+def known_videos(store: StorePath, plan: Iterable[PlannedPart]) -> set[str]:
+    """The videos that are extracted, have a place in the plan, or none because they were rejected."""
+    planned = {video_id for part in plan for video_id in part.videos}
+    return planned | read_failures(store).keys() | extracted_ids(store)
+
+
+def _say_without_vectors(probes: Iterable[Probe], settings: ExtractSettings, say: Callable[[str], None]) -> None:
+    codecs = Counter(probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
+    if codecs:
+        kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
+        say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {INSTEAD[settings.no_vectors]}")
