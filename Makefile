@@ -29,6 +29,7 @@ lint: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/extract.py
+	$(BIN)/python pipelines/bench/memory.py
 	$(BIN)/python pipelines/bench/stream.py
 	$(BIN)/python pipelines/bench/many_videos.py
 	$(BIN)/python pipelines/bench/scaling.py

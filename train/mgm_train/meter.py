@@ -77,7 +77,9 @@ class Meter:
 def step_line(row: Mapping[str, Any], num_steps: int, left_s: float) -> str:
     """A row of metrics.jsonl for people."""
     left = f"{left_s / 60:.0f} min left" if left_s > 90 else f"{left_s:.0f} s left"
-    mfu = f"MFU {row['mfu']:.0%} | " if row["mfu"] is not None else ""
+    # Without a GPU the peak is what a moment's measuring of shared cores came to, and says nothing to people.
+    has_mfu = row["mfu"] is not None and row["gpu_memory_gib"] is not None
+    mfu = f"MFU {row['mfu']:.0%} | " if has_mfu else ""
     return (
         f"step {row['step']}/{num_steps} | epoch {row['epoch']} | loss {row['loss']:.4f} | lr {row['lr']:.2e} | "
         f"grad {row['grad_norm']:.3f} | {row['clips_per_s']:.1f} clips/s | "
