@@ -5,6 +5,7 @@ half of one, and a run that was killed leaves only a directory to delete.
 """
 
 import uuid
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,8 +107,8 @@ class PartWriter:
         self._settings = settings
         self._frames = ShardWriter(directory, frames_spec(height, width, settings.frame_codec, settings.jpeg_quality))
         self._motion = ShardWriter(directory, motion_spec(height, width))
-        self._time_s: list[float] = []
-        self._picture_type: list[int] = []
+        self._time_s = array("d")
+        self._picture_type = array("B")
 
     def add_video(self, source: Source) -> None:
         """Decode `source` and append it. Unreadable when it cannot be read; then `rewind`.
@@ -117,8 +118,7 @@ class PartWriter:
         version = _version(source)
         start = self._frames.num_frames
         num_corrupt = 0
-        pts_s: list[float] = []
-        dts_s: list[float] = []
+        pts_s, dts_s = array("d"), array("d")
         with DECODERS[self._settings.decoder](source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)

@@ -13,6 +13,7 @@ Axes: T frames · then the array's own inner axes.
 
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -242,7 +243,8 @@ class ShardWriter:
         self.spec = spec
         self.num_frames = 0
         self._part = part
-        self._index: list[tuple[int, int]] = []
+        # Bytes of each chunk written; a two-hour video has 200,000.
+        self._lengths = array("Q")
         self._pending: list[NDArray[Any] | Planes] = []
         self._file: BinaryIO | None = None
         (part / spec.name).mkdir(parents=True)
@@ -262,17 +264,17 @@ class ShardWriter:
 
     def mark(self) -> tuple[int, int, tuple[NDArray[Any] | Planes, ...]]:
         """A point to `rewind` to."""
-        return self.num_frames, len(self._index), tuple(self._pending)
+        return self.num_frames, len(self._lengths), tuple(self._pending)
 
     def rewind(self, mark: tuple[int, int, tuple[NDArray[Any] | Planes, ...]]) -> None:
         """Forget all that was appended since `mark`."""
         self._close_file()
         self.num_frames, num_chunks, pending = mark
         self._pending = list(pending)
-        for shard in range(self._shard_of(num_chunks), self._shard_of(len(self._index) - 1) + 1):
-            kept = [length for _, length in self._shard_entries(shard, num_chunks)]
+        for shard in range(self._shard_of(num_chunks), self._shard_of(len(self._lengths) - 1) + 1):
+            kept = self._shard_lengths(shard, num_chunks)
             os.truncate(self._shard_path(shard), sum(kept)) if kept else self._shard_path(shard).unlink()
-        del self._index[num_chunks:]
+        del self._lengths[num_chunks:]
 
     def close(self) -> None:
         """Finish the shards and write the metadata."""
@@ -283,10 +285,10 @@ class ShardWriter:
             self._write_chunk()
         self._close_file()
         chunks_per_shard = self.spec.shard_frames(self.num_frames) // self.spec.chunk_frames
-        for shard in range(self._shard_of(len(self._index) - 1) + 1):
+        for shard in range(self._shard_of(len(self._lengths) - 1) + 1):
             entries = np.full((chunks_per_shard, 2), NO_CHUNK, "<u8")
-            written = self._shard_entries(shard, len(self._index))
-            entries[: len(written)] = written
+            length = np.array(self._shard_lengths(shard, len(self._lengths)))
+            entries[: len(length)] = np.stack([np.cumsum(length) - length, length], axis=-1)
             with self._shard_path(shard).open("ab") as file:
                 file.write(entries.tobytes() + _crc(entries.tobytes()))
                 file.flush()
@@ -299,14 +301,13 @@ class ShardWriter:
         self._write_payload(payload)
 
     def _write_payload(self, payload: bytes) -> None:
-        shard = self._shard_of(len(self._index))
-        is_first = not self._index or self._shard_of(len(self._index) - 1) != shard
-        offset = 0 if is_first else sum(self._index[-1])
+        shard = self._shard_of(len(self._lengths))
+        is_first = not self._lengths or self._shard_of(len(self._lengths) - 1) != shard
         if is_first or self._file is None:
             self._close_file()
             self._file = self._shard_path(shard).open("ab")
         self._file.write(payload + _crc(payload))
-        self._index.append((offset, len(payload) + CRC_BYTES))
+        self._lengths.append(len(payload) + CRC_BYTES)
 
     def _close_file(self) -> None:
         """Close the shard that is being written; a chunk that follows opens it again."""
@@ -326,9 +327,9 @@ class ShardWriter:
     def _shard_of(self, chunk: int) -> int:
         return chunk * self.spec.chunk_frames // self.spec.max_shard_frames
 
-    def _shard_entries(self, shard: int, num_chunks: int) -> list[tuple[int, int]]:
+    def _shard_lengths(self, shard: int, num_chunks: int) -> "array[int]":
         chunks_per_shard = self.spec.max_shard_frames // self.spec.chunk_frames
-        return self._index[shard * chunks_per_shard : min((shard + 1) * chunks_per_shard, num_chunks)]
+        return self._lengths[shard * chunks_per_shard : min((shard + 1) * chunks_per_shard, num_chunks)]
 
     def _shard_path(self, shard: int) -> Path:
         return self._part / self.spec.name / (f"c.{shard}" + ".0" * len(self.spec.inner_shape))
