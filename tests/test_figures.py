@@ -44,6 +44,28 @@ def test_a_movie_shows_every_frame_once(tmp_path):
         assert abs(gif.convert("RGB").getpixel((width // 4, height // 2))[0] - 187) <= 4
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "lines"), [(1, [1]), (3, [3]), (4, [4]), (5, [3, 2]), (6, [3, 3]), (7, [4, 3]), (9, [3, 3, 3])]
+)
+def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(num_rows, lines):
+    row = Row(name="", draw=lambda axis, t: axis.imshow(np.zeros((16, 24, 3), np.uint8)))
+    first, second = movie([row] * num_rows, {0: "", 1: ""}, (16, 24))
+    np.testing.assert_array_equal(first, second)
+    # Panels are black: a line of them is a stretch of dark lines, and a panel a stretch of dark columns in it.
+    is_dark_HW = first.max(-1) < 100
+    spans = _stretches(is_dark_HW.sum(1) > is_dark_HW.shape[1] / 8)
+    across = [_stretches(is_dark_HW[(start + stop) // 2]) for start, stop in spans]
+    assert [len(panels) for panels in across] == lines
+    middles = [(panels[0][0] + panels[-1][1]) / 2 for panels in across]
+    assert max(middles) - min(middles) <= 2
+
+
+def _stretches(is_set_K) -> list[tuple[int, int]]:
+    """Where a row of booleans is set: from, and up to."""
+    edges = np.flatnonzero(np.diff(np.pad(is_set_K.astype(int), 1)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
 def test_motion_is_drawn_from_a_store(pan_store, tmp_path):
     video = pan_store["train/left/0.mp4"]
     figure = motion_figure(video, np.array([0, 5]))

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -104,13 +105,18 @@ def test_visualize_animates_and_knows_boxes(pan_store, pretrained, tmp_path, mon
     monkeypatch.setattr("mgm_train.visualize.pictures", one_picture)
     # The clip is of frames 8, 10, 12, 14; a MOT file counts from 1.
     (tmp_path / "gt.txt").write_text("11,1,10,10,20,20,1\n")
-    arguments = ["--run", pretrained, "--boxes", tmp_path / "gt.txt", "--gif"]
+    arguments = ["--run", pretrained, "--boxes", tmp_path / "gt.txt", "--gif", "--mp4"]
     result = _run("visualize", pan_store.path, "--video", "train/up/0.mp4", *arguments, "--json")
     assert result.exit_code == 0, result.stderr
     assert Path(json.loads(result.stdout)["attention_gif"]) == pretrained / "figures/attention.gif"
     with Image.open(pretrained / "figures/attention.gif") as gif:
         # 25 frames a second at a stride of 2.
         assert (gif.n_frames, gif.info["duration"]) == (4, 80)
+        size = gif.size
+    with av.open(json.loads(result.stdout)["attention_mp4"]) as film:
+        video = film.streams.video[0]
+        assert (video.frames, float(video.average_rate)) == (4, 12.5)
+        assert (video.width, video.height) == tuple(side + side % 2 for side in size)
 
 
 def test_a_dry_run_says_and_does_nothing(pan_store, tmp_path):

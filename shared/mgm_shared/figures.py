@@ -77,14 +77,14 @@ def movie(
     caption: str = "",
     max_columns: int = 4,
 ) -> list[NDArray[np.uint8]]:
-    """The rows side by side, as one picture (H, W, 3) a frame."""
+    """The rows side by side in a block as even as may be, as one picture (H, W, 3) a frame."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    num_columns = min(max_columns, len(rows))
-    figure, axes = panels(-(-len(rows) // num_columns), num_columns, frame_size)
+    num_lines = -(-len(rows) // max_columns)
+    figure, axes = panels(num_lines, -(-len(rows) // num_lines), frame_size)
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(GIF_DOTS_PER_INCH)
-    pictures = []
+    pictures: list[NDArray[np.uint8]] = []
     for t, title in titles.items():
         for axis, row in zip(axes.flat, rows, strict=False):
             axis.clear()
@@ -92,11 +92,23 @@ def movie(
             row.draw(axis, t)
             axis.set_title(" ".join(row.name.split()), fontsize=FONT_POINTS, pad=3)
         _caption(figure, f"{caption}   {title}")
+        if not pictures:
+            _settle(figure, axes, num_spare=axes.size - len(rows))
         canvas.draw()
-        # The panels stay where the first frame has them.
-        figure.set_layout_engine("none")
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return _trimmed(pictures)
+
+
+def _settle(figure: "Figure", axes: Any, num_spare: int) -> None:
+    """Lay the panels out once, so that they stay where they are, and the last line, which lacks some, in the middle."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    if num_spare == 0:
+        return
+    places = [axis.get_position() for axis in axes[-1]]
+    shift = num_spare * (places[1].x0 - places[0].x0) / 2
+    for axis, place in zip(axes[-1], places, strict=True):
+        axis.set_position(place.translated(shift, 0))
 
 
 def _trimmed(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

@@ -304,6 +304,7 @@ def _say_scored(scores: "Scores") -> None:
 @click.option("--video", help="Video to show.  [default: the first one of the training split]")
 @click.option("--boxes", type=path_argument, metavar="MOT", help="Its boxes: a MOT file, or a folder with one a video.")
 @click.option("--gif", "is_gif", is_flag=True, help="Write each picture as an animated GIF too.")
+@click.option("--mp4", "is_mp4", is_flag=True, help="Write each picture as an MP4 film too.")
 @click.option("--out", type=path_argument, help="Folder for the figures.  [default: figures in the run folder]")
 @json_option
 def visualize(
@@ -312,6 +313,7 @@ def visualize(
     video: str | None,
     boxes: Path | None,
     is_gif: bool,
+    is_mp4: bool,
     out: Path | None,
     is_json: bool,
 ) -> None:
@@ -326,6 +328,7 @@ def visualize(
     from mgm_train.checkpoint import load_weights, read_config
     from mgm_train.classes import split_rows
     from mgm_train.model import VideoMAE
+    from mgm_train.mp4 import save_mp4
     from mgm_train.visualize import Subject, loss_figure, pictures
 
     opened = open_store(store)
@@ -340,12 +343,14 @@ def visualize(
     folder = out or run_folder / "figures"
     save(loss_figure(run_folder), folder / "loss.png")
     written = {"loss": str(folder / "loss.png")}
+    movies = ({"gif": save_gif} if is_gif else {}) | ({"mp4": save_mp4} if is_mp4 else {})
     for name, picture in pictures(Subject.of(shown, config, labelled), model).items():
         save(picture.strip(), folder / f"{name}.png")
         written[name] = str(folder / f"{name}.png")
-        if is_gif:
-            save_gif(picture.movie(), folder / f"{name}.gif", shown.fps / config.stride)
-            written[f"{name}_gif"] = str(folder / f"{name}.gif")
+        film = picture.movie() if movies else []
+        for kind, save_movie in movies.items():
+            save_movie(film, folder / f"{name}.{kind}", shown.fps / config.stride)
+            written[f"{name}_{kind}"] = str(folder / f"{name}.{kind}")
     emit(written, is_json)
 
 
