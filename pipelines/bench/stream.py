@@ -36,6 +36,7 @@ from mgm_shared.store import Store, Video, open_store
 from mgm_train.augment import PretrainAugment
 from mgm_train.clips import PretrainDataset, collate, motion_between, read_clips
 from mgm_train.config import PretrainConfig
+from mgm_train.guidance import Guidance
 from mgm_train.masking import MaskMaker
 from mgm_train.sampling import sample_indices
 from mgm_train.views import show, view_motion
@@ -89,8 +90,15 @@ def shrink(source: Path, out: Path) -> None:
 
 
 def dataset(store: Store) -> PretrainDataset:
-    augment, mask = PretrainAugment(size_px=SIZE_PX), MaskMaker.of(PretrainConfig())
-    return PretrainDataset(store, num_frames=NUM_FRAMES, stride=STRIDE, augment=augment, mask=mask)
+    config = PretrainConfig()
+    return PretrainDataset(
+        store,
+        num_frames=NUM_FRAMES,
+        stride=STRIDE,
+        augment=PretrainAugment(size_px=SIZE_PX),
+        mask=MaskMaker.of(config),
+        read_field=Guidance.of(config).read,
+    )
 
 
 def seen(frames_THWC: NDArray[np.uint8], seed: int) -> torch.Tensor:

@@ -4,11 +4,12 @@ Workers are processes with one thread each: a decoder that crashes takes one tas
 plain records, never arrays.
 """
 
+import ctypes
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,7 @@ from typing import Any, TypeVar
 from mgm_prep.interrupt import StopRequest, noting_signals, sigint_blocked
 from mgm_shared.errors import UserError
 
-CONNECT_S, RESULT_S, POLL_S, REVIVE_S, PATIENCE_S = 20, 10, 0.02, 5, 60
-# A nanny gives up for ever on a worker that dies before it has heard from it; after so long it is replaced.
-LOST_AFTER = "8s"
+CONNECT_S, RESULT_S, POLL_S, REVIVE_S, PATIENCE_S = 20, 10, 0.05, 5, 60
 SETTLE_S = 1
 
 Item = TypeVar("Item")
@@ -28,8 +27,21 @@ Say = Callable[[str], None]
 
 # Enough waiting work that an adaptive cluster sees what it is needed for.
 IN_FLIGHT_PER_THREAD, MIN_IN_FLIGHT = 2, 64
-# One worker may die of anything; the second that dies of the same item convicts it.
-ALLOWED_DEATHS = 1
+# From glibc's malloc.h, with the values that it comes to by itself where nobody sets any.
+M_TRIM_THRESHOLD, TRIM_BYTES = -1, 64 << 20
+M_MMAP_THRESHOLD, MMAP_BYTES = -3, 32 << 20
+LOCAL_CONFIG = {
+    # One worker may die of anything; the second that dies of the same item convicts it.
+    "distributed.scheduler.allowed-failures": 1,
+    # A nanny gives up for ever on a worker that dies before it has heard from it; after so long it is replaced.
+    "distributed.deploy.lost-worker-timeout": "8s",
+    # Dask looks after itself 50 times a second, which with two workers is an eighth of a core (measured). Ours have one
+    # task of minutes each: a tenth of that is enough.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "1s",
+    "distributed.worker.profile.enabled": False,
+}
 
 
 class Cluster:
@@ -132,6 +144,19 @@ def settle() -> None:
     time.sleep(SETTLE_S)
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Undo, once in a worker's life, what Dask asks of malloc: to give freed memory back to the system at once.
+
+    A decoder frees a picture's memory only to take the next one's, and pays for it with a quarter of its time (measured).
+    """
+    # Other C libraries have no mallopt, and need none.
+    with suppress(AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+
+
 @contextmanager
 def open_cluster(workers: int, scheduler: str | None, say: Say = lambda line: None) -> Iterator[Cluster]:
     """A cluster of `workers` local processes, the one at `scheduler`, or this process when `workers` is 0.
@@ -168,12 +193,7 @@ def _local_client(workers: int) -> Iterator[Any]:
     # What Dask says while it is shut down would stand between the user and the result.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
-        dask.config.set(
-            {
-                "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
-                "distributed.deploy.lost-worker-timeout": LOST_AFTER,
-            }
-        ),
+        dask.config.set(LOCAL_CONFIG),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

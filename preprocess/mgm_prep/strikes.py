@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from mgm_prep.cluster import is_expendable, settle
+from mgm_prep.cluster import is_expendable, keep_freed_memory, settle
 from mgm_shared.objects import Url
 from mgm_shared.schema import UNFINISHED_DIR
 from mgm_shared.storage import StorePath, file_names, read_bytes, remove, write_bytes
@@ -59,6 +59,7 @@ def journal(store: StorePath, task: str, max_seconds: int) -> Iterator[Journal]:
         was_enabled = faulthandler.is_enabled()
         if is_expendable():
             settle()
+            keep_freed_memory()
             faulthandler.enable(file)
         try:
             yield Journal(file, shared, max_seconds)

@@ -20,7 +20,7 @@ from mgm_shared.boxes import box_file, box_peaks, read_boxes
 from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
 from mgm_shared.store import Video
-from mgm_train.clips import Clip
+from mgm_train.clips import Clip, vectors
 from mgm_train.config import PretrainConfig
 
 # The texture of a cell is measured between pixels half a cell apart.
@@ -50,7 +50,7 @@ class Guidance:
             boxes = read_boxes(box_file(Path(self.boxes), video.video_id))
             peaks_SYX = box_peaks(boxes, video, frames)
             return np.stack([peaks_SYX, np.zeros_like(peaks_SYX)], axis=-1)
-        return video.motion[frames]
+        return vectors(video, frames)
 
     def strength(self, clip: Clip) -> NDArray[np.float32]:
         """How strongly each cell of a clip draws the mask, (T, Y, X), never missing."""
