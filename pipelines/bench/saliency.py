@@ -2,10 +2,11 @@
 
     python pipelines/bench/saliency.py STORE --boxes MOT [--video ID] [--stride 1]
 
-Clips of 16 frames follow each other through every video with boxes. The peak is that of a tubelet of two frames, on
-the whole picture, as the mask is centred on it; it counts half when it is in a box in one of them. Recall is the share
-of the tokens that touch a box that a mask hides, over training's random crops of 224 px, the same for every mask; a
-mask that knows nothing hides the ratio. Intervals are 95 % of a bootstrap over clips.
+Flow is measured too where `mgm-prep flow STORE` has put it into the store. Clips of 16 frames follow each other through
+every video with boxes. The peak is that of a tubelet of two frames, on the whole picture, as the mask is centred on it;
+it counts half when it is in a box in one of them. Recall is the share of the tokens that touch a box that a mask hides,
+over training's random crops of 224 px, the same for every mask; a mask that knows nothing hides the ratio. Intervals
+are 95 % of a bootstrap over clips.
 """
 
 from collections.abc import Iterator, Sequence
