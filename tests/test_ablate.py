@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mgm_train.ablate import Ended, launch
+from mgm_train.ablate import Ended, launch, launcher
 from mgm_train.cli import main
 from mgm_train.interrupt import StopRequest
 
@@ -192,6 +192,82 @@ def test_why_a_program_failed(code, reason, capfd):
     assert ended.reason == reason
     # It was passed on as well.
     assert reason.split()[-1] in capfd.readouterr().err or ended.code in (-9, 7)
+
+
+# In place of mgm-train: notes where it runs and from when to when, and ends as its configuration or argument says.
+FAKE = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+begin_s, rank, notes = time.time(), int(os.environ["LOCAL_RANK"]), Path(os.environ["NOTES"])
+
+
+def stop(*_):
+    (notes / f"told-{rank}").write_text("true")
+    sys.exit(130)
+
+
+task, is_last = sys.argv[1], rank == 1
+if task == "wait":
+    signal.signal(signal.SIGTERM, stop)
+    (notes / f"ready-{rank}").write_text("true")
+    time.sleep(60)
+elif task == "die" and is_last:
+    os.kill(os.getpid(), signal.SIGKILL)
+elif task == "pretrain" and "mask=tube" in sys.argv[4] and is_last:
+    raise RuntimeError("CUDA out of memory")
+time.sleep(0.2)
+note = [task, rank, int(os.environ["WORLD_SIZE"]), begin_s, time.time()]
+(notes / f"{time.time_ns()}-{rank}").write_text(json.dumps(note))
+if rank == 0:
+    print(json.dumps({"top1": 0.5, "scored": 4, "listed": 4}))
+"""
+
+
+@pytest.fixture
+def two_gpus(monkeypatch, tmp_path):
+    """A program that torchrun runs twice as `-m mgm_train`; what it notes, in order of time."""
+    (tmp_path / "fake/mgm_train").mkdir(parents=True)
+    (tmp_path / "fake/mgm_train/__init__.py").touch()
+    (tmp_path / "fake/mgm_train/__main__.py").write_text(FAKE)
+    (tmp_path / "notes").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    return lambda: [json.loads(file.read_text()) for file in sorted((tmp_path / "notes").iterdir())]
+
+
+def test_two_gpus_share_a_run_and_the_runs_follow_each_other(ablate, two_gpus):
+    grid = {"settings": TOY, "tables": {"type": {"mask": ["tube", "mgm"]}}}
+    result = ablate("--gpus", "2", grid=grid)
+    assert result.exit_code == 3
+    assert "| tube | failed | seed 0: pretrain: RuntimeError: CUDA out of memory |" in result.stdout
+    assert "| mgm  | 50.0" in result.stdout
+    # Before them comes what the other half of the failed run noted, if it was not too late.
+    stages = two_gpus()[-6:]
+    assert [task for task, *_ in stages] == ["pretrain"] * 2 + ["finetune"] * 2 + ["evaluate"] * 2
+    for first, second in zip(stages[::2], stages[1::2], strict=True):
+        assert {first[1], second[1]} == {0, 1}, "each process has a device of its own"
+        assert first[2] == second[2] == 2
+    for before, after in zip(stages[:-2], stages[2:], strict=True):
+        assert before[4] < after[3], "two at once, never more"
+
+
+def test_why_one_of_two_processes_died(two_gpus):
+    ended = launcher(2)(["die"], StopRequest())
+    assert (ended.code != 0, ended.reason) == (True, "ended by SIGKILL")
+
+
+def test_a_wish_to_stop_goes_through_torchrun(two_gpus, tmp_path):
+    stop = StopRequest()
+
+    def ask() -> None:
+        while len(list((tmp_path / "notes").iterdir())) < 2:
+            time.sleep(0.1)
+        stop.is_asked = True
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert launcher(2)(["wait"], stop).code != 0
+    assert sorted(file.name for file in (tmp_path / "notes").iterdir()) == ["ready-0", "ready-1", "told-0", "told-1"]
 
 
 def test_a_wish_to_stop_is_passed_on():

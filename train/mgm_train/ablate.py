@@ -6,7 +6,8 @@
     OUT/results.md, results.json, results.png               the tables (see results.py)
 
 A run that varies fine-tuning alone shares the pretraining of the run that does not. A stage is a process of its own, so
-that one that crashes or is killed for its memory is a row with its reason, and the others go on.
+that one that crashes or is killed for its memory is a row with its reason, and the others go on. With several GPUs all
+of them share the batches of one run.
 """
 
 import json
@@ -235,9 +236,11 @@ def _reason(code: int, lines: list[str]) -> str:
         return f"ended by {signal.Signals(-code).name}"
     for pattern in (
         r"(?:python -m mgm_train|mgm-train): (.+)",
-        r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception)\b.*)",
+        # The last word of torchrun is always an exception of its own, which says that another program failed.
+        r"(?:\[rank\d+\]: )?(?!torch\.distributed\.elastic\.)((?:\w+\.)*\w*(?:Error|Exception)\b.*)",
+        r"traceback : Signal \d+ \((\w+)\) received by PID \d+",
     ):
         found = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
         if found:
-            return found[-1]
+            return f"ended by {found[-1]}" if found[-1] in signal.Signals.__members__ else found[-1]
     return lines[-1] if lines else f"exit code {code}"

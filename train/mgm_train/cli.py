@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mgm_train.metrics import Scores
 
 path_argument = click.Path(path_type=Path)
+GPUS_HELP = "GPUs that share the work of a run, by torchrun; the runs follow each other."
 # The second name is for torchrun, whose own parser takes any `--run` for its `--run-path`.
 run_option = click.option(
     "--run", "--run-dir", "run_folder", type=path_argument, required=True, help="Folder of this run."
@@ -359,7 +360,7 @@ def visualize(
 @store_argument
 @click.option("--run", "--run-dir", "folder", type=path_argument, help="Folder of all runs.  [default: runs/GRID]")
 @click.option("--table", "only", multiple=True, metavar="NAME", help="Run only this table of GRID; may be repeated.")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of a training run.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help=GPUS_HELP)
 @dry_run_option
 @json_option
 def ablate(
