@@ -12,7 +12,7 @@ from mgm_shared import shards
 from mgm_shared.store import open_store
 from mgm_train.classes import class_names
 from mgm_train.config import EvaluateConfig
-from mgm_train.evaluate import ViewDataset, evaluate
+from mgm_train.evaluate import ViewDataset, evaluate, score_every
 from mgm_train.model import VideoClassifier, build, model_config
 from mgm_train.ranks import Ranks, join_ranks
 from mgm_train.sampling import view_indices
@@ -59,6 +59,24 @@ def test_the_softmax_is_averaged_over_views(pan_store):
 class _AlwaysClassOne(nn.Module):
     def forward(self, frames_BCTHW):
         return torch.tensor([[0.0, 5.0, 0.0, 0.0]]).repeat(len(frames_BCTHW), 1)
+
+
+class _RightInATest(nn.Module):
+    """Knows the four videos by their number, but only when it is not learning."""
+
+    def forward(self, frames_BCTHW):
+        return torch.eye(4)[: len(frames_BCTHW)] * (0 if self.training else 9)
+
+
+def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store, capsys):
+    views = EvaluateConfig(stride=2, num_workers=0, batch_size=4, num_temporal_views=1, num_spatial_views=1)
+    dataset = ViewDataset(pan_store, class_names(pan_store), MODEL, views)
+    order = torch.from_numpy(dataset.labels)
+    score_epoch, model = score_every(2, dataset, CPU), _RightInATest()
+    assert order.tolist() == [0, 1, 2, 3]
+    assert score_epoch(1, model.train()) == {}
+    assert score_epoch(2, model.train()) == {"test_top1": 1, "test_top5": 1, "test_scored": 4, "test_listed": 4}
+    assert capsys.readouterr().err == "epoch 2 | test top-1 100.0% | 4 of 4 videos\n"
 
 
 def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):

@@ -64,6 +64,31 @@ def test_a_finished_run_is_left_alone(pan_store, pretrained):
     assert {file: file.read_bytes() for file in pretrained.rglob("*.safetensors")} == before
 
 
+def test_tests_between_epochs_disturb_nothing(pan_store, pretrained, finetuned, tmp_path):
+    watched = ["--eval-every-epochs", "1", "--eval-split", "test"]
+    result = _run("finetune", pan_store.path, "--run", tmp_path, "--init", pretrained, *SMALL, *SHORT, *watched)
+    assert result.exit_code == 0, result.stderr
+    rows = RunFolder(tmp_path).read_metrics()
+    tested = [row for row in rows if "test_top1" in row]
+    assert [(row["step"], row["epoch"], row["test_scored"], row["test_listed"]) for row in tested] == [
+        (1, 1, 4, 4),
+        (2, 2, 4, 4),
+    ]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses == [row["loss"] for row in RunFolder(finetuned).read_metrics()]
+    scores = json.loads(_run("evaluate", pan_store.path, tmp_path, *ONE_VIEW, "--json").stdout)
+    assert tested[-1]["test_top1"] == scores["top1"]
+    # It may be asked for, or not any more, when a run goes on.
+    again = _run("finetune", pan_store.path, "--run", tmp_path, "--init", pretrained, *SMALL, *SHORT)
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_split_without_videos_cannot_be_tested(pan_store, tmp_path):
+    result = _run("finetune", pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "--eval-every-epochs", "1")
+    assert (result.exit_code, "split 'val'" in result.stderr) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_evaluate_scores_every_listed_video(pan_store, finetuned):
     result = _run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json")
     assert result.exit_code == 0, result.stderr

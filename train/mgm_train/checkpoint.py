@@ -48,6 +48,8 @@ FREE_SETTINGS = {
     "save_every_epochs",
     "log_every_steps",
 }
+# So may these, which fine-tuning alone has.
+FREE_IN_FINETUNING = {"eval_every_epochs", "eval_split"}
 # These decide the shape of the encoder; the decoder's do not outlive pretraining.
 TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
 # The norm of the pooled token, which a fine-tuned model passes on to the next one; the head belongs to its classes.
@@ -159,7 +161,7 @@ def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config:
     asked = {"task": task, "store": store} | to_dict(config)
     differing = [
         f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
-        for name in sorted((saved.keys() | asked.keys()) - FREE_SETTINGS)
+        for name in sorted((saved.keys() | asked.keys()) - FREE_SETTINGS - FREE_IN_FINETUNING)
         if saved.get(name) != asked.get(name)
     ]
     if differing:

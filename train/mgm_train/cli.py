@@ -1,7 +1,9 @@
 """mgm-train: from a store to a pretrained encoder, a classifier, an accuracy and pictures."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +29,10 @@ from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Pro
 
 if TYPE_CHECKING:
     from mgm_shared.store import Store
+    from mgm_train.evaluate import EpochTest
     from mgm_train.loop import Job
     from mgm_train.metrics import Scores
+    from mgm_train.ranks import Ranks
 
 path_argument = click.Path(path_type=Path)
 GPUS_HELP = "GPUs that share the work of a run, by torchrun; the runs follow each other."
@@ -115,6 +119,7 @@ def finetune(
     from mgm_train.checkpoint import RunFolder, fitted, load_trunk, load_weights
     from mgm_train.classes import class_names, describe_map, read_class_map
     from mgm_train.clips import LabelledDataset
+    from mgm_train.evaluate import ViewDataset, score_every
     from mgm_train.flops import finetune_flops
     from mgm_train.loop import Job
     from mgm_train.model import VideoClassifier, build, model_config
@@ -159,7 +164,11 @@ def finetune(
         flops_per_clip=finetune_flops(shape, len(classes)),
         metadata={"labels": json.dumps(classes)},
     )
-    _train(job, dry_run, force, is_json)
+    test = None
+    if config.eval_every_epochs:
+        watched = ViewDataset(opened, classes, shape, EvaluateConfig.while_training(config))
+        test = partial(score_every, config.eval_every_epochs, watched)
+    _train(job, dry_run, force, is_json, test)
 
 
 def _say_mirrored(store: "Store", is_flipped: bool) -> None:
@@ -170,8 +179,10 @@ def _say_mirrored(store: "Store", is_flipped: bool) -> None:
         say(f"warning: half of the clips are mirrored, and {pair[0]!r} in a mirror is {pair[1]!r}; take --no-flip")
 
 
-def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
-    """Run a job and print how it ended; with `dry_run` print what it would be."""
+def _train(
+    job: "Job", dry_run: bool, force: bool, is_json: bool, test: "Callable[[Ranks], EpochTest] | None" = None
+) -> None:
+    """Run a job, with a test between epochs, and print how it ended; with `dry_run` print what it would be."""
     from mgm_train.batches import Plan
     from mgm_train.loop import train
     from mgm_train.ranks import join_ranks
@@ -186,6 +197,8 @@ def _train(job: "Job", dry_run: bool, force: bool, is_json: bool) -> None:
         if force and ranks.is_main and (aside := move_aside(job.run.root)):
             say(f"moved the old {job.run.root} to {aside}")
         ranks.wait()
+        if test is not None:
+            job = replace(job, on_epoch_end=test(ranks))
         outcome = train(job, ranks)
         if ranks.is_main:
             emit({"run": str(job.run.root), **asdict(outcome)}, is_json)

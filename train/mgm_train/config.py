@@ -221,6 +221,8 @@ class FinetuneConfig(TrainConfig):
     randaug: str = option("rand-m7-n4-mstd0.5-inc1", "timm RandAugment string; empty turns it off")
     random_erasing: float = option(0.25, "share of the clips with one box erased, the same in all frames")
     crop_min_scale: float = option(0.08, "smallest area of the random crop, as a share of the frame")
+    eval_every_epochs: int = option(0, "epochs between two tests with one view a video; 0 never tests in training")
+    eval_split: str = option("val", "which videos those tests score: val or test")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,6 +235,10 @@ class FinetuneConfig(TrainConfig):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         for name in ("mixup", "cutmix", "head_init_scale"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        every = self.eval_every_epochs
+        check(every >= 0, "eval_every_epochs", every, "at least 0")
+        # Its processes must call the model equally often, and some test a video more than others.
+        check(not (every and self.fsdp), "eval_every_epochs", every, "0 with fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +269,13 @@ class ViewConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ViewConfig):
     """Multi-view test of a fine-tuned model."""
+
+    @classmethod
+    def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
+        """One view in the middle of each video, read as fine-tuning reads them."""
+        names = ("class_map", "stride", "sampling", "num_workers", "precision", "device")
+        kept = {name: getattr(config, name) for name in names}
+        return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)
 
 
 @dataclass(frozen=True, kw_only=True)

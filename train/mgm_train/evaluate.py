@@ -6,7 +6,8 @@ tests. A video that cannot be read is listed with its reason and never replaced 
 Axes: V views · C colours · T frames · H,W pixels · K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -34,6 +35,9 @@ from mgm_train.views import View, read_views
 
 # Clips of a forward pass; the views of one video may be more.
 CLIPS_AT_ONCE = 32
+
+EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
+"""epoch, model → what joins metrics.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ def classifier(weights: Weights) -> VideoClassifier:
 
 
 def evaluate(
-    model: VideoClassifier, dataset: ViewDataset, ranks: Ranks, is_shown: bool = False
+    model: Callable[[Tensor], Tensor], dataset: ViewDataset, ranks: Ranks, is_shown: bool = False
 ) -> tuple[Scores, list[Prediction]]:
     """Score every video of the dataset once, over all processes; the result is the same on each of them."""
     # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
@@ -110,6 +114,22 @@ def evaluate(
         unreadable = {video_id: reason for _, part in gathered for video_id, reason in part.items()}
     predictions.sort(key=lambda prediction: prediction.video_id)
     return score(predictions, unreadable), predictions
+
+
+def score_every(num_epochs: int, dataset: ViewDataset, ranks: Ranks) -> EpochTest:
+    """What the training loop calls after each epoch, for the accuracies after every so many of them."""
+
+    def score_epoch(epoch: int, model: nn.Module) -> Mapping[str, float]:
+        if epoch % num_epochs:
+            return {}
+        scores, _ = evaluate(model.eval(), dataset, ranks)
+        split = dataset.config.split
+        if ranks.is_main:
+            text = f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {scores.scored} of {scores.listed} videos"
+            print(text, file=sys.stderr, flush=True)
+        return {f"{split}_{name}": getattr(scores, name) for name in ("top1", "top5", "scored", "listed")}
+
+    return score_epoch
 
 
 def over_videos(
