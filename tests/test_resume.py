@@ -17,7 +17,7 @@ import pytest
 from toy import assert_same_run, process_server, train_on_store
 
 from mgm_shared.store import Store
-from mgm_train.checkpoint import RunFolder
+from mgm_train.checkpoint import RunFolder, load_last
 
 NUM_STEPS = 24
 
@@ -42,6 +42,28 @@ def _wait_until(is_so: Callable[[], bool], timeout_s: float = 120.0) -> None:
         time.sleep(0.002)
 
 
+def _kill(process: BaseProcess, run: Path, is_odd: bool) -> None:
+    """Now, or as soon after as the last checkpoint is of an odd step, if `is_odd`, or else not of the last step taken.
+
+    Most are of even steps here, at which a count of what was seen may be rounded without harm.
+    """
+    running = psutil.Process(process.pid)
+    while True:
+        running.suspend()
+        _wait_until(lambda: running.status() == psutil.STATUS_STOPPED)
+        if _step_saved(run) % 2 if is_odd else _step_saved(run) < len(dict(_steps(run))):
+            break
+        running.resume()
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+
+
+def _step_saved(run: Path) -> int:
+    last = load_last(RunFolder(run))
+    return 0 if last is None else int(last["position"]["samples_seen"])
+
+
 @pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_change_neither_clips_nor_losses(num_kills: int, pan_store: Store, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -55,8 +77,7 @@ def test_kills_change_neither_clips_nor_losses(num_kills: int, pan_store: Store,
         )
         time.sleep(chance.uniform(0, 0.02))
         readers += psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.join()
+        _kill(process, parts, is_odd=kill % 2 == 0)
         assert process.exitcode == -signal.SIGKILL
     last = _start(parts, pan_store, 1)
     last.join()
