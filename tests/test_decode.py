@@ -1,5 +1,6 @@
 """What comes out of a file: every frame, in order, with its time and orientation, and nothing out of another file."""
 
+import gc
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
 from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
+from mgm_prep.decode import COLLECT_EVERY, VideoFile
 from mgm_prep.h264 import is_reference
 
 
@@ -125,3 +126,13 @@ def test_a_packet_without_a_slice_counts_as_reference():
     assert is_reference(b"", 4)
     assert is_reference(b"\x00\x00\x00\x02\x06\x05", 4)
     assert is_reference(b"\x00\x00\x01\x06\x05", 0)
+
+
+def test_frames_that_nobody_holds_are_gone(tmp_path):
+    path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-bf", "3", seconds=4)
+    most = 0
+    with VideoFile(path) as video:
+        for picture in video.pictures():
+            assert picture.vectors_K is not None or picture.picture_type == 1
+            most = max(most, sum(type(found) is av.VideoFrame for found in gc.get_objects()))
+    assert 1 < most < 1.5 * COLLECT_EVERY

@@ -148,7 +148,7 @@ def settle() -> None:
 def keep_freed_memory() -> None:
     """Undo, once in a worker's life, what Dask asks of malloc: to give freed memory back to the system at once.
 
-    A decoder frees a picture's memory only to take the next one's, and pays for it with a quarter of its time (measured).
+    A decoder frees a picture's memory only to take the next one's, and would pay with a quarter of its time (measured).
     """
     # Other C libraries have no mallopt, and need none.
     with suppress(AttributeError):
