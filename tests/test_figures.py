@@ -1,13 +1,15 @@
 """Figures have a panel for each row and frame; a movie is a GIF that plays as fast as the clip."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mgm_shared import figures
 from mgm_shared.errors import UserError
-from mgm_shared.figures import Row, film_strip, motion_figure, movie, save, save_gif
+from mgm_shared.figures import Row, film_strip, motion_figure, movie, panels, save, save_gif
 
 GREY = np.linspace(0, 250, 5).astype(np.uint8)
 FRAMES_THWC = np.broadcast_to(GREY[:, None, None, None], (5, 16, 24, 3))
@@ -58,6 +60,21 @@ def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(n
     assert [len(panels) for panels in across] == lines
     middles = [(panels[0][0] + panels[-1][1]) / 2 for panels in across]
     assert max(middles) - min(middles) <= 2
+
+
+@pytest.mark.parametrize("num_rows", [2, 6, 8])
+def test_a_title_stays_over_its_own_panel(num_rows, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "panels", lambda *sizes: drawn.append(panels(*sizes)) or drawn[0])
+    name = "prediction, mean\nand contrast from\nGROUND TRUTH\n(19.5 dB)"
+    movie([Row(name=name, draw=_row("").draw)] * num_rows, {0: ""}, (224, 224))
+    axes = drawn[0][1]
+    for axis in axes.flat:
+        title, panel = axis.title.get_window_extent(), axis.get_window_extent()
+        assert panel.x0 <= title.x0 < title.x1 <= panel.x1
+        assert "GROUND TRUTH" in " ".join(axis.get_title().split())
+    for upper, lower in pairwise(axes):
+        assert lower[0].title.get_window_extent().y1 < upper[0].get_window_extent().y0
 
 
 def _stretches(is_set_K) -> list[tuple[int, int]]:

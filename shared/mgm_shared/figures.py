@@ -6,6 +6,7 @@ imported on the first drawing only.
 Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,9 @@ DOTS_PER_INCH = 200
 FONT_POINTS = 7.5
 # A legend is so wide, in panels.
 LEGEND_SHARE = 0.6
-GIF_DOTS_PER_INCH = 110
+# The resolution at which four frames of 224 px fill a movie, and how many letters of a title fit into an inch.
+MOVIE_DOTS_PER_INCH = 128
+LETTERS_PER_INCH = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +86,16 @@ def movie(
     num_lines = -(-len(rows) // max_columns)
     figure, axes = panels(num_lines, -(-len(rows) // num_lines), frame_size)
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(GIF_DOTS_PER_INCH)
+    figure.set_dpi(MOVIE_DOTS_PER_INCH)
+    width_letters = int(PAGE_INCHES / axes.shape[1] * LETTERS_PER_INCH)
+    names = [textwrap.fill(" ".join(row.name.split()), width_letters) for row in rows]
     pictures: list[NDArray[np.uint8]] = []
     for t, title in titles.items():
-        for axis, row in zip(axes.flat, rows, strict=False):
+        for axis, row, name in zip(axes.flat, rows, names, strict=False):
             axis.clear()
             _bare(axis)
             row.draw(axis, t)
-            axis.set_title(" ".join(row.name.split()), fontsize=FONT_POINTS, pad=3)
+            axis.set_title(name, fontsize=FONT_POINTS, pad=3)
         _caption(figure, f"{caption}   {title}")
         if not pictures:
             _settle(figure, axes, num_spare=axes.size - len(rows))

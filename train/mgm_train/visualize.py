@@ -251,7 +251,7 @@ def loss_figure(run: Path) -> "Figure":
     for axis, (name, label) in zip(axes.flat, {"loss": "loss", "lr": "learning rate"}.items(), strict=True):
         axis.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1, color="#0072B2")
         axis.set_ylabel(label, fontsize=FONT_POINTS)
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         axis.yaxis.set_major_locator(MaxNLocator(6))
         axis.yaxis.set_major_formatter("{x:.5g}")
         axis.tick_params(labelsize=FONT_POINTS)
