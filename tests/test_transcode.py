@@ -1,6 +1,7 @@
 """Copies whose vectors are velocities: shown on a pan, and on what a folder of videos holds."""
 
 import json
+import os
 
 import av
 import numpy as np
@@ -102,6 +103,21 @@ def test_a_second_call_does_what_is_missing(videos, tmp_path):
     assert (out / "vp9.mp4").read_bytes() == before
     assert not list(out.rglob("*.part.mp4"))
     assert _run(videos, videos / "copies").exit_code == 2
+
+
+def test_a_video_that_came_after_its_copy_is_transcoded_again(tmp_path):
+    video = tmp_path / "videos/a.mp4"
+    video.parent.mkdir()
+    write_video(video, pan(VELOCITY, num_frames=4))
+    out = tmp_path / "out"
+    assert json.loads(_run(video.parent, out).stdout)["transcoded_now"] == 1
+    assert json.loads(_run(video.parent, out).stdout)["transcoded_now"] == 0
+    write_video(video, pan(VELOCITY, num_frames=6))
+    later_s = (out / "a.mp4").stat().st_mtime + 1
+    os.utime(video, (later_s, later_s))
+    assert json.loads(_run(video.parent, out).stdout)["transcoded_now"] == 1
+    with av.open(str(out / "a.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
 
 
 def test_times_are_kept_and_the_short_side_is_shortened(tmp_path):

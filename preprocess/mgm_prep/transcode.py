@@ -73,13 +73,14 @@ def transcode(
 ) -> TranscodeSummary:
     """Transcode all videos that `out` lacks, under their own names with the suffix .mp4; what failed is tried again.
 
+    A copy that is older than its video is made anew.
     UserError for a data set without videos, an `out` that lies within it, or a listed video that would lead out of it.
     """
     if out.absolute().is_relative_to(videos.absolute()):
         raise UserError(f"{out} lies within {videos}, and its copies would be taken for more videos")
     sources = find_sources(videos).sources
     copies = _copies(sources, out)
-    missing = [copy for copy in copies if not copy.target.exists()]
+    missing = [copy for copy in copies if _is_due(copy)]
     progress = TranscodeProgress(num_to_do=len(missing))
     failures: list[Failure] = []
     if missing and not is_dry_run:
@@ -126,6 +127,14 @@ def _copies(sources: Sequence[Source], out: Path) -> list[Copy]:
         target = out / (name.with_suffix(".mp4") if is_alone else f"{name}.mp4")
         copies.append(Copy(name=f"copy-{number}", sources=(source,), target=target))
     return copies
+
+
+def _is_due(copy: Copy) -> bool:
+    if not copy.target.exists():
+        return True
+    (source,) = copy.sources
+    # A video that is gone has a copy all the same.
+    return source.path.exists() and source.path.stat().st_mtime > copy.target.stat().st_mtime
 
 
 def _size(path: Path, settings: TranscodeSettings) -> tuple[int, int]:
