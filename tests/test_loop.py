@@ -5,6 +5,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mgm_train import loop
 from mgm_train.batches import Plan, StepKeys, collate_counted
 from mgm_train.checkpoint import RunFolder, load_last, load_trunk, load_weights
 from mgm_train.config import PretrainConfig
-from mgm_train.interrupt import StopRequest
+from mgm_train.interrupt import StopRequest, ctrl_c_put_off
 from mgm_train.loop import Job, Outcome, train
 from mgm_train.model import VideoClassifier
 from mgm_train.objective import PretrainObjective
@@ -350,6 +351,21 @@ def test_second_ctrl_c_ends_at_once_and_handlers_come_back() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_while_readers_start_comes_after_that_and_only_here() -> None:
+    handler, blocked = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    children = []
+    with pytest.raises(KeyboardInterrupt), ctrl_c_put_off():  # noqa: PT012
+        children.append(subprocess.Popen(["sleep", "60"]))
+        signal.raise_signal(signal.SIGINT)
+        children[0].send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        children[0].wait(0.3)
+    children[0].kill()
+    children[0].wait()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == blocked
 
 
 def needs_cuda(test: Any) -> Any:

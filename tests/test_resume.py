@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pytest
 from toy import assert_same_run, process_server, train_on_store
 
 from mgm_shared.store import Store
-from mgm_train.checkpoint import RunFolder, load_last
+from mgm_train.checkpoint import RunFolder, load_last, save_weights
+from mgm_train.model import VideoClassifier, build, model_config
 
 NUM_STEPS = 24
 
@@ -110,32 +112,78 @@ def _orphans() -> set[str]:
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_ctrl_c_saves_and_leaves_nothing_behind(start: str, pan_store: Store, tmp_path: Path) -> None:
-    run, scratch = tmp_path / "run", tmp_path / "scratch"
-    scratch.mkdir()
+    run = tmp_path / "run"
     shape = "--model vit_tiny --num-frames 4 --image-px 64 --stride 2 --batch-size 4 --log-every-steps 1".split()
-    command = [sys.executable, "-m", "mgm_train", "pretrain", str(pan_store.path), "--run", str(run), *shape]
-    command += ["--epochs", "1000", "--num-workers", "1", "--worker-start", start, "--device", "cpu"]
+    said = _interrupted(
+        ["pretrain", str(pan_store.path), "--run", str(run), *shape, "--epochs", "1000"],
+        start,
+        tmp_path / "scratch",
+        lambda running: len(RunFolder(run).read_metrics()) >= 2,
+    )
+    assert "the same command goes on from there" in said
+    assert (run / "checkpoints/last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "start", ["fork", *(pytest.param(start, marks=pytest.mark.slow) for start in ("spawn", "forkserver"))]
+)
+def test_ctrl_c_ends_a_test_and_leaves_nothing_behind(start: str, pan_store: Store, tmp_path: Path) -> None:
+    """Half a second after its reader began: a new interpreter still loads its modules then, a fork reads."""
+    shape = model_config("vit_tiny", num_frames=8, image_px=112)
+    model = build(lambda: VideoClassifier(shape, 4), seed=0)
+    labels = json.dumps(["down", "left", "right", "up"])
+    save_weights(tmp_path / "weights.safetensors", model.state_dict(), shape, {"labels": labels})
+    out = tmp_path / "out"
+
+    def is_reading(running: psutil.Process) -> bool:
+        return any(time.time() - reader.create_time() > 0.5 for reader in _readers(running))
+
+    command = ["evaluate", str(pan_store.path), str(tmp_path / "weights.safetensors"), "--out", str(out)]
+    command += ["--batch-size", "1", "--num-temporal-views", "100"]
+    assert _interrupted(command, start, tmp_path / "scratch", is_reading) == "stopped\n"
+    assert not out.exists()
+
+
+def _readers(running: psutil.Process) -> list[psutil.Process]:
+    """Its processes that read, or start those: no others are Pythons, but one that counts what they share."""
+    found = []
+    for child in running.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(child.cmdline())
+            found += [child] if "python" in command and "resource_tracker" not in command else []
+    return found
+
+
+def _interrupted(command: list[str], start: str, scratch: Path, is_under_way: Callable[[psutil.Process], bool]) -> str:
+    """What `mgm-train COMMAND` with one reader says to a Ctrl-C, which ends it with 130 and without a trace."""
+    scratch.mkdir()
+    settings = ["--num-workers", "1", "--worker-start", start, "--device", "cpu"]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "TMPDIR": str(scratch),
         "OMP_NUM_THREADS": "1",
     }
-    orphans_before = _orphans()
+    shared_before = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
     # A terminal sends Ctrl-C to a whole group of processes; a session of its own is one.
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        [sys.executable, "-m", "mgm_train", *command, *settings],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     ) as process:
-        _wait_until(lambda: len(RunFolder(run).read_metrics()) >= 2 or process.poll() is not None)
-        family = psutil.Process(process.pid).children(recursive=True)
+        running = psutil.Process(process.pid)
+        _wait_until(lambda: is_under_way(running) or process.poll() is not None)
+        family = running.children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    assert len(family) >= 1, "there were readers"
+    assert family, "there were readers"
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert not list(scratch.iterdir())
-    assert not _orphans() - orphans_before
-    assert (run / "checkpoints/last.pt").exists()
+    assert not _orphans() - shared_before
+    return said

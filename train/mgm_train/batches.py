@@ -148,12 +148,18 @@ class ToDevice:
         return batch | tensors
 
 
-def _start_worker(worker: int) -> None:
+def start_reader(worker: int) -> None:
+    """For DataLoader's `worker_init_fn`: `start_worker`, and whether to stop is left to the process it reads for."""
     # A terminal sends Ctrl-C, and torchrun SIGTERM, to the whole group; a reader that dies of it would end the run.
     # A second SIGTERM is the loader's own, to a reader that hangs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     start_worker(worker)
+
+
+def start_method(num_workers: int, worker_start: str) -> str | None:
+    """For DataLoader's `multiprocessing_context`: `worker_start`, where there is anything to start and to choose."""
+    return worker_start if num_workers and worker_start != "auto" else None
 
 
 def _num_cpus() -> int:
@@ -172,8 +178,8 @@ def make_loader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=StepKeys(plan, first_step, ranks),
         num_workers=num_workers,
-        multiprocessing_context=worker_start if num_workers and worker_start != "auto" else None,
+        multiprocessing_context=start_method(num_workers, worker_start),
         collate_fn=collate_counted,
         pin_memory=ranks.device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_reader,
     )

@@ -19,6 +19,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 WORKER_STARTS = ("auto", "fork", "spawn", "forkserver")
 
+WORKER_START_HELP = "how those begin: fork, spawn, forkserver, or auto, Python's own choice"
 CLASS_MAP_HELP = "CSV file `label,class`: only videos with these labels take part, as these classes"
 
 
@@ -86,9 +87,10 @@ MODEL_SIZES = {
 }
 
 
-def _check_hardware(precision: str, device: str) -> None:
-    check(precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}")
-    check(device in DEVICES, "device", device, f"one of {', '.join(DEVICES)}")
+def _check_hardware(config: "TrainConfig | ViewConfig") -> None:
+    allowed = {"precision": PRECISIONS, "device": DEVICES, "worker_start": WORKER_STARTS}
+    for name, values in allowed.items():
+        check(getattr(config, name) in values, name, getattr(config, name), f"one of {', '.join(values)}")
 
 
 def _check_clip(num_frames: int, stride: int, image_px: int) -> None:
@@ -122,7 +124,7 @@ class TrainConfig(Config):
     seed: int = option(0, "decides the weights at the start, the order, the crops and the masks")
     num_workers: int = option(4, "processes that read clips, for each GPU; 0 reads in the training process")
     max_bad_clips: int = option(0, "unreadable videos that do not end the run; each is named, and left out of the loss")
-    worker_start: str = option("auto", "how those begin: fork, spawn, forkserver, or auto, Python's own choice")
+    worker_start: str = option("auto", WORKER_START_HELP)
     precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
     device: str = option("auto", "auto, cpu or cuda")
     compile: bool = option(False, "compile the model with torch.compile: slower start, faster steps")
@@ -142,9 +144,7 @@ class TrainConfig(Config):
         _check_clip(self.num_frames, self.stride, self.image_px)
         self._check_counts()
         self._check_optimiser()
-        _check_hardware(self.precision, self.device)
-        starts = f"one of {', '.join(WORKER_STARTS)}"
-        check(self.worker_start in WORKER_STARTS, "worker_start", self.worker_start, starts)
+        _check_hardware(self)
 
     def _check_counts(self) -> None:
         for name in ("batch_size", "accumulate", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
@@ -255,12 +255,13 @@ class ViewConfig(Config):
     num_spatial_views: int = option(3, "square crops along the longer side")
     batch_size: int = option(8, "videos of a step; all views of a video are read at once")
     num_workers: int = option(4, "processes that read clips; 0 reads in this process")
+    worker_start: str = option("auto", WORKER_START_HELP)
     precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
     device: str = option("auto", "auto, cpu or cuda")
 
     def __post_init__(self) -> None:
         check(self.sampling in SAMPLINGS, "sampling", self.sampling, f"one of {', '.join(SAMPLINGS)}")
-        _check_hardware(self.precision, self.device)
+        _check_hardware(self)
         for name in ("stride", "num_temporal_views", "num_spatial_views", "batch_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.num_workers >= 0, "num_workers", self.num_workers, "at least 0")
@@ -273,7 +274,7 @@ class EvaluateConfig(ViewConfig):
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
         """One view in the middle of each video, read as fine-tuning reads them."""
-        names = ("class_map", "stride", "sampling", "num_workers", "precision", "device")
+        names = ("class_map", "stride", "sampling", "num_workers", "worker_start", "precision", "device")
         kept = {name: getattr(config, name) for name in names}
         return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)
 

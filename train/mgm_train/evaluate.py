@@ -23,10 +23,11 @@ from tqdm import tqdm
 from mgm_shared.cli import is_terminal
 from mgm_shared.store import Store, Video
 from mgm_train.augment import view_boxes
+from mgm_train.batches import start_method, start_reader
 from mgm_train.checkpoint import Weights
 from mgm_train.classes import label_numbers, read_class_map
-from mgm_train.clips import start_worker
 from mgm_train.config import ModelConfig, ViewConfig
+from mgm_train.interrupt import ctrl_c_put_off
 from mgm_train.metrics import Prediction, Scores, score
 from mgm_train.model import VideoClassifier
 from mgm_train.ranks import Ranks, autocast_dtype
@@ -146,7 +147,9 @@ def over_videos(
     loader = _loader(dataset, indices, ranks.device)
     with tqdm(total=len(indices), unit="video", disable=not (is_shown and ranks.is_main and is_terminal())) as bar:
         num_unreadable = 0
-        for videos in loader:
+        with ctrl_c_put_off():
+            batches = iter(loader)
+        for videos in batches:
             readable = [video for video in videos if video.frames_VCTHW is not None]
             outputs = iter(_outputs(model, readable, dataset.config.precision, ranks.device))
             for video in videos:
@@ -157,13 +160,15 @@ def over_videos(
 
 
 def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
+    config = dataset.config
     return DataLoader(
         dataset,
-        batch_size=dataset.config.batch_size,
+        batch_size=config.batch_size,
         sampler=list(indices),
-        num_workers=dataset.config.num_workers,
+        num_workers=config.num_workers,
+        multiprocessing_context=start_method(config.num_workers, config.worker_start),
         collate_fn=list,
-        worker_init_fn=start_worker,
+        worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",
     )
 

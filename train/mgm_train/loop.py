@@ -23,7 +23,7 @@ from mgm_train.batches import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.checkpoint import RunFolder, check_resumable, load_last, save_last, save_weights
 from mgm_train.config import TrainConfig
 from mgm_train.flops import Peak, peak
-from mgm_train.interrupt import StopRequest
+from mgm_train.interrupt import StopRequest, ctrl_c_put_off
 from mgm_train.learner import Learner
 from mgm_train.meter import Meter, step_line
 from mgm_train.model import VideoClassifier, VideoMAE
@@ -132,7 +132,8 @@ class _Trainer:
             self.job.dataset, self.plan, self.step, self.ranks, self.config.num_workers, self.config.worker_start
         )
         with self.stop.listening():
-            batches = iter(loader)
+            with ctrl_c_put_off():
+                batches = iter(loader)
             while self.step < self.plan.num_steps:
                 self._one_step(batches)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
