@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,9 +24,16 @@ ReadFrames = Callable[[Path, NDArray[np.int64], float], NDArray[np.uint8]]
 
 
 def read_by_torchcodec(path: Path, indices_T: NDArray[np.int64], start_s: float) -> NDArray[np.uint8]:
+    """By its approximate mode, which is the fast one, but takes the number of frames from the file's header.
+
+    Where that says too few, as of many .mkv, by its exact mode, which reads through the file first.
+    """
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    options: dict[str, Any] = {"dimension_order": "NHWC", "num_ffmpeg_threads": 1}
+    decoder = VideoDecoder(str(path), seek_mode="approximate", **options)
+    if len(decoder) <= indices_T[-1]:
+        decoder = VideoDecoder(str(path), seek_mode="exact", **options)
     return decoder.get_frames_at(indices_T.tolist()).data.numpy()
 
 
