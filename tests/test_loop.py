@@ -23,6 +23,7 @@ from toy import (
     golden_file,
     golden_losses,
     losses_of,
+    needs_cuda,
     pretrain_job,
     run_toy,
     toy_config,
@@ -366,11 +367,6 @@ def test_ctrl_c_while_readers_start_comes_after_that_and_only_here() -> None:
     children[0].wait()
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == blocked
-
-
-def needs_cuda(test: Any) -> Any:
-    is_skipped = not torch.cuda.is_available() and not os.environ.get("FAIL_WITHOUT_CUDA")
-    return pytest.mark.needs_cuda(pytest.mark.skipif(is_skipped, reason="there is no GPU")(test))
 
 
 @needs_cuda

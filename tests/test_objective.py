@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from timm.data.mixup import Mixup
+from toy import needs_cuda
 
 from mgm_shared.errors import UserError
 from mgm_train.augment import global_random
@@ -29,6 +30,27 @@ def test_normalise_has_imagenet_statistics() -> None:
     frames_BCTHW = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(-1, 3, -1, -1, -1)
     expected_BC = torch.tensor([[-2.1179, -2.0357, -1.8044], [2.2489, 2.4286, 2.6400]])
     torch.testing.assert_close(normalise(frames_BCTHW).flatten(1), expected_BC, atol=1e-4, rtol=0)
+
+
+def _by_formula(frames_BCTHW: torch.Tensor) -> np.ndarray:
+    mean_C, std_C = (np.reshape(values, (3, 1, 1, 1)) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (frames_BCTHW.cpu().numpy() / 255 - mean_C) / std_C
+
+
+def test_normalise_is_the_formula_on_every_byte() -> None:
+    frames_BCTHW = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16).expand(2, 3, 1, -1, -1)
+    normal_BCTHW = normalise(frames_BCTHW)
+    assert normal_BCTHW.dtype == torch.float32
+    np.testing.assert_allclose(normal_BCTHW.numpy(), _by_formula(frames_BCTHW), atol=1e-6)
+
+
+@needs_cuda
+def test_normalise_on_a_gpu_is_that_on_the_cpu() -> None:
+    frames_BCTHW = _frames()
+    normal_BCTHW = normalise(frames_BCTHW.cuda())
+    assert normal_BCTHW.is_cuda
+    torch.testing.assert_close(normal_BCTHW.cpu(), normalise(frames_BCTHW), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(normal_BCTHW.cpu().numpy(), _by_formula(frames_BCTHW), atol=1e-6)
 
 
 def test_patchify_order() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 
 from mgm_shared.store import open_store
@@ -64,6 +65,11 @@ loop.MAX_SAVING_SHARE = math.inf
 
 # Losses are about 1; processors and BLAS versions differ by far less than this, a changed objective by far more.
 GOLDEN_TOLERANCE = 2e-4
+
+
+def needs_cuda(test: Any) -> Any:
+    is_skipped = not torch.cuda.is_available() and not os.environ.get("FAIL_WITHOUT_CUDA")
+    return pytest.mark.needs_cuda(pytest.mark.skipif(is_skipped, reason="there is no GPU")(test))
 
 
 def golden_file(task: str) -> Path:
