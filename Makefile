@@ -27,7 +27,9 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# An hour. Peers that cannot be installed are left out and named.
 bench: $(VENV)/.ready
+	-$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python pipelines/bench/extract.py
 	$(BIN)/python pipelines/bench/memory.py
 	$(BIN)/python pipelines/bench/stream.py
