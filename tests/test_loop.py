@@ -35,6 +35,7 @@ from mgm_train.batches import Plan, StepKeys, collate_counted
 from mgm_train.checkpoint import RunFolder, load_last, load_trunk, load_weights
 from mgm_train.config import PretrainConfig
 from mgm_train.interrupt import StopRequest, ctrl_c_put_off
+from mgm_train.learner import Learner
 from mgm_train.loop import Job, Outcome, train
 from mgm_train.model import VideoClassifier
 from mgm_train.objective import PretrainObjective
@@ -151,6 +152,23 @@ def test_finetuning_with_dropout_and_mixing_goes_on_bit_for_bit(tmp_path: Path) 
     torch.rand(7)  # the global random state of the second process differs
     assert train(finetune_job(tmp_path / "parts"), CPU).is_complete
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("is_mixed", [True, False], ids=["mixup", "drop path and dropout"])
+def test_each_process_and_step_draws_its_own(tmp_path: Path, is_mixed: bool) -> None:
+    """On one and the same batch, so that nothing else differs."""
+    job = finetune_job(tmp_path) if is_mixed else finetune_job(tmp_path, mixup=0.0, cutmix=0.0)
+    job.model.train(not is_mixed)
+    batch = collate_counted([MovingStripes(2)[(0, index)] for index in range(4)])
+    losses = []
+    for rank, step in [(0, 0), (0, 0), (1, 0), (0, 1)]:
+        trainer = loop._Trainer(job, Ranks(device=CPU.device, rank=rank))
+        trainer.learner = Learner(job.model, job.config, trainer.ranks, None, None)
+        trainer.step = step
+        trainer._one_part(batch, 0)
+        losses.append(trainer.meter.loss())
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
 
 
 def test_log_lines_over_a_stop_hold_the_same_mean(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The training loop of both tasks: forward, backward, schedule, step, log, save.
 
-Everything random in a step is a function of (seed, step, part, process), so that a run that was stopped goes on as if
-it had not been. Nothing in a step waits for the GPU.
+What is random in a step, dropout, drop path, and the share and box of Mixup and CutMix, is a function of (seed, step,
+part, process): a run that was stopped goes on as if it had not been, and each process draws its own. With another
+number of processes or parts these are drawn anew; clips, crops and masks are not, for they are functions of (seed,
+epoch, video, repeat). Nothing in a step waits for the GPU.
 
 Words: a *step* is one update of the weights; it adds up `accumulate` parts. An *epoch* is one pass over the videos.
 """

@@ -70,8 +70,8 @@ def _shown(image: NDArray[np.uint8], view: View, subsampling: int, size_px: int)
     """What a view shows of an image of the frame at full resolution or a part of it, contiguous."""
     left, top, width, height = (int(side) // subsampling for side in _sides(view.box))
     resized = _resized(image[top : top + height, left : left + width], size_px)
-    # Here, where it is small and near: mirroring the whole clip costs ten times as much. It takes 0.06 to 0.2 ms of a clip
-    # on average, 1 to 2 %; on the GPU each batch would be copied once more, and carry along which clips to mirror.
+    # Here, where it is small and near: mirroring the whole clip costs ten times as much. It takes 0.06 to 0.2 ms of a
+    # clip on average, 1 to 2 %; on the GPU each batch would be copied once more, and say which clips to mirror.
     return np.asarray(cv2.flip(resized, 1) if view.is_mirrored else resized, np.uint8)
 
 
