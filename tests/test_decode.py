@@ -10,7 +10,7 @@ import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
 from mgm_prep.container import Unreadable
-from mgm_prep.decode import COLLECT_EVERY, VideoFile
+from mgm_prep.decode import VideoFile
 from mgm_prep.h264 import is_reference
 
 
@@ -131,8 +131,10 @@ def test_a_packet_without_a_slice_counts_as_reference():
 def test_frames_that_nobody_holds_are_gone(tmp_path):
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-bf", "3", seconds=4)
     most = 0
+    gc.collect()
     with VideoFile(path) as video:
         for picture in video.pictures():
             assert picture.vectors_K is not None or picture.picture_type == 1
             most = max(most, sum(type(found) is av.VideoFrame for found in gc.get_objects()))
-    assert 1 < most < 1.5 * COLLECT_EVERY
+    # The first one, the newest, and those that the decoder hands out together at the end.
+    assert 1 <= most <= 6

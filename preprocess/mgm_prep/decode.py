@@ -3,19 +3,18 @@
 PyAV, one thread: the same pictures and vectors in every run.
 """
 
-import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from av.codec.context import Flags2
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
@@ -25,9 +24,6 @@ from mgm_prep.h264 import is_reference, nal_length_bytes, num_references
 from mgm_shared.geometry import Orientation
 
 DEFAULT_FRAME_RATE = 25
-# In PyAV 18 a frame and its side data refer to each other. Left to itself, Python would hold a hundred frames that
-# nobody needs any more, and of a long video's the more the longer it is.
-COLLECT_EVERY = 16
 
 # AVMotionVector of libavutil/motion_vector.h. PyAV's `to_ndarray` builds this type anew for every picture.
 VECTOR_DTYPE = np.dtype(
@@ -142,20 +138,15 @@ class VideoFile:
             raise
 
     def __enter__(self) -> "VideoFile":
-        # What there is by now need not be looked at by each collection, which makes them a hundred times as fast.
-        gc.freeze()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._container.close()
-        gc.unfreeze()
 
     def pictures(self) -> Iterator[Picture]:
         """All pictures in display order. Errors in the stream are counted in `num_errors`, not raised."""
-        for number, picture in enumerate(chain([self._first], self._pictures)):
-            if number % COLLECT_EVERY == 0:
-                gc.collect()
-            yield picture
+        yield self._first
+        yield from self._pictures
 
     def _configure(self, options: dict[str, str]) -> None:
         """One thread, so that every run gives the same; vectors; packets' tags on their frames."""
@@ -213,7 +204,7 @@ class VideoFile:
         self._last_error = reason_of(error)
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
-        side_data: Any = frame.side_data.get("MOTION_VECTORS")
+        vectors, matrix = side_data(frame, "MOTION_VECTORS"), side_data(frame, "DISPLAYMATRIX")
         tag: Any = frame.opaque
         decode_index, is_referred = tag or (0, None)
         if is_referred is None:
@@ -222,7 +213,7 @@ class VideoFile:
         pts, dts, base = frame.pts, frame.dts, self._time_base
         return Picture(
             frame=frame,
-            vectors_K=None if side_data is None else np.frombuffer(side_data, VECTOR_DTYPE),
+            vectors_K=None if vectors is None else np.frombuffer(vectors, VECTOR_DTYPE),
             # Not pts * base: making a Fraction of each picture's time takes longer than all else here.
             time_s=float("nan") if pts is None else pts * base.numerator / base.denominator,
             dts_s=float("nan") if dts is None else dts * base.numerator / base.denominator,
@@ -232,7 +223,7 @@ class VideoFile:
             num_references=self._num_references,
             is_corrupt=frame.is_corrupt,
             codec=self._codec,
-            orientation=_orientation(frame),
+            orientation=_orientation(matrix),
         )
 
     def _read_header(self, first: Picture) -> Header:
@@ -257,12 +248,20 @@ class VideoFile:
         )
 
 
-def _orientation(frame: av.VideoFrame) -> Orientation:
+def side_data(frame: av.VideoFrame, kind: str) -> Any:
+    """What the decoder tells of a frame beside its picture, as a buffer; None where it has nothing of this kind.
+
+    Not by `frame.side_data`: that and the frame refer to each other, so that Python would hold a hundred frames which
+    nobody needs any more, and of a long video's the more the longer it is.
+    """
+    return SideDataContainer(frame).get(kind)  # type: ignore[call-arg]
+
+
+def _orientation(matrix: Any) -> Orientation:
     """From the display matrix (a, b, u, c, d, v, x, y, w): a pixel (x, y) is shown at (a·x + c·y, b·x + d·y)."""
-    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
+    if matrix is None:
         return Orientation()
-    a, b, _, c, d, *_ = np.frombuffer(bytes(side_data), "<i4").tolist()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), "<i4").tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(is_flipped_x=a < 0, is_flipped_y=d < 0)
     return Orientation(is_transposed=True, is_flipped_x=c < 0, is_flipped_y=b < 0)

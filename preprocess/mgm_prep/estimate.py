@@ -15,7 +15,7 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 from numpy.typing import NDArray
 
-from mgm_prep.decode import VECTOR_DTYPE
+from mgm_prep.decode import VECTOR_DTYPE, side_data
 from mgm_shared.geometry import CELL_PX
 
 Item = TypeVar("Item")
@@ -71,7 +71,7 @@ def _pull(graph: Graph, is_first: bool) -> NDArray[np.float32]:
     motion_YX2 = np.full((num_rows, num_columns, 2), np.nan, np.float32)
     if is_first:
         return motion_YX2
-    vectors_K = np.frombuffer(frame.side_data.get("MOTION_VECTORS"), VECTOR_DTYPE)
+    vectors_K = np.frombuffer(side_data(frame, "MOTION_VECTORS"), VECTOR_DTYPE)
     # Each block also has a vector to the frame after.
     vectors_K = vectors_K[vectors_K["source"] < 0]
     row_K, column_K = vectors_K["dst_y"] // CELL_PX, vectors_K["dst_x"] // CELL_PX

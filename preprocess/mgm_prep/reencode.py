@@ -11,6 +11,7 @@ from av.codec.context import Flags2
 from numpy.typing import NDArray
 
 from mgm_prep.blocks import paint
+from mgm_prep.decode import side_data
 from mgm_shared.geometry import CELL_PX
 
 # Codecs for which FFmpeg exports vectors (its h264 and mpegvideo decoders); the others decode without an error and
@@ -50,8 +51,8 @@ class Reencoder:
         frame.pts = self._num_frames
         self._num_frames += 1
         (decoded,) = [out for packet in self._encoder.encode(frame) for out in self._decoder.decode(packet)]
-        side_data = decoded.side_data.get("MOTION_VECTORS")
-        if side_data is None:
+        vectors = side_data(decoded, "MOTION_VECTORS")
+        if vectors is None:
             return np.full((*self._shape, 2), np.nan, np.float32)
-        to_previous_YX2, _ = paint(side_data.to_ndarray(), *self._shape)
+        to_previous_YX2, _ = paint(vectors.to_ndarray(), *self._shape)
         return -to_previous_YX2
