@@ -3,7 +3,8 @@
 The parts are timm's and their names are those of its `Block`. This one can leave out what nobody reads: after the last
 block of the decoder only the hidden tokens go on, so the others are keys and values there and no more.
 
-Axes: B clips · N tokens · O tokens that are given out, the last ones · D width · G heads · d width of a head.
+Axes: B clips · N tokens · O tokens that are given out, the last ones · D width · G heads · d width of a head ·
+K heads of all clips, some of B·G.
 """
 
 from functools import partial
@@ -20,24 +21,47 @@ BlockNorm = partial(nn.LayerNorm, eps=1e-6)
 
 # Plain attention keeps its scores for the way back; from this size on the fused one is taken, which keeps none.
 MAX_SCORES_BYTES = 2**28
+# So many are made at a time, that they are still in the cache when they are read, and never in memory fresh from the
+# system: 1.4 to 1.8 times as fast as all at once.
+CHUNK_BYTES = 2**23
 
 
 def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, is_peer_B1ON: Tensor | None = None) -> Tensor:
     """softmax(q·kᵀ / √d)·v, (B, G, O, d); where `is_peer` is given, over the tokens that it says True of.
 
-    On a CPU torch's fused attention does bfloat16 at the speed of float32; as two plain products it is 1.7 times as
-    fast with 1568 tokens, 3.3 times with 157 (forward and backward, one core of a Zen 4). In float32 the fused wins.
+    On a CPU torch's fused attention does bfloat16 at the speed of float32; as two plain products it is 1.9 times as
+    fast with 1568 tokens, 2.8 times with 157 (forward and backward, one core of a Zen 4). In float32 the fused wins.
     """
-    scores_bytes = 2 * query_BGOd[..., 0].numel() * key_BGNd.shape[2]
+    bytes_a_head = 2 * query_BGOd.shape[2] * key_BGNd.shape[2]
+    num_heads = query_BGOd.shape[0] * query_BGOd.shape[1]
     is_plain = query_BGOd.device.type == "cpu" and query_BGOd.dtype == torch.bfloat16
-    if not is_plain or scores_bytes > MAX_SCORES_BYTES:
+    if not is_plain or num_heads * bytes_a_head > MAX_SCORES_BYTES:
         return F.scaled_dot_product_attention(query_BGOd, key_BGNd, value_BGNd, attn_mask=is_peer_B1ON)
+    heads_a_chunk = max(1, CHUNK_BYTES // bytes_a_head)
     # Autocast would compute the softmax in float32, and give it out so.
     with torch.autocast("cpu", enabled=False):
-        scores_BGON = (query_BGOd * query_BGOd.shape[-1] ** -0.5) @ key_BGNd.transpose(2, 3)
-        if is_peer_B1ON is not None:
-            scores_BGON = scores_BGON.masked_fill(~is_peer_B1ON, -torch.inf)
-        return scores_BGON.softmax(dim=3) @ value_BGNd
+        return _attend_in_chunks(heads_a_chunk, query_BGOd, key_BGNd, value_BGNd, is_peer_B1ON)
+
+
+def _attend_in_chunks(
+    heads_a_chunk: int, query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, is_peer_B1ON: Tensor | None
+) -> Tensor:
+    num_clips, num_heads, _, width = query_BGOd.shape
+    heads = [tensor.flatten(0, 1) for tensor in (query_BGOd * width**-0.5, key_BGNd, value_BGNd)]
+    if is_peer_B1ON is not None:
+        heads.append(is_peer_B1ON.expand(-1, num_heads, -1, -1).flatten(0, 1))
+    chunks = zip(*(tensor.split(heads_a_chunk) for tensor in heads), strict=True)
+    return torch.cat([_attend_plainly(*chunk) for chunk in chunks]).unflatten(0, (num_clips, num_heads))
+
+
+def _attend_plainly(
+    scaled_KOd: Tensor, key_KNd: Tensor, value_KNd: Tensor, is_peer_KON: Tensor | None = None
+) -> Tensor:
+    """Some heads K of all clips, (K, O, d); the queries are divided by √d."""
+    scores_KON = scaled_KOd @ key_KNd.transpose(1, 2)
+    if is_peer_KON is not None:
+        scores_KON = scores_KON.masked_fill(~is_peer_KON, -torch.inf)
+    return scores_KON.softmax(dim=2) @ value_KNd
 
 
 class Attention(nn.Module):
