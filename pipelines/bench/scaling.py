@@ -85,6 +85,7 @@ def by_length(stores: dict[str, Store], rounds: int) -> Figures:
 def by_number(store: Path) -> Figures:
     """Videos of a store: seconds until the first batch, and megabytes."""
     figures: Figures = {"seconds": {}, "megabytes": {}}
+    repeat_videos(store, NUMBERS[0])
     first_batch(store)  # Compiles what is not compiled yet.
     for num_videos in NUMBERS:
         repeat_videos(store, num_videos)
