@@ -68,6 +68,16 @@ def _dies(store, task, video_id):
     kept.rename(record)
 
 
+@pytest.mark.parametrize("text", ["", "\0\0\0", '"a.mp4', '"connection.py"\0\0395 in _recv\n'])
+def test_a_record_that_says_nothing_blames_nobody(tmp_path, text):
+    _dies(tmp_path, "part", "a.mp4")
+    (record,) = tmp_path.rglob("part-*.opening")
+    record.write_text(text)
+    _dies(tmp_path, "part", "a.mp4")
+    assert convicted(tmp_path, "part") == {}
+    assert not record.exists()
+
+
 def test_one_death_convicts_nobody(tmp_path):
     """Two workers that die at two videos are no proof against either, whatever the ids look like."""
     for video_id in ("a.mp4", "new\nline\udcff.mp4"):

@@ -35,6 +35,9 @@ class Journal:
 
     def opening(self, video_id: str) -> None:
         """Call it before the decoder sees the video. A worker that is still at it long after its time is ended."""
+        if self._max_seconds:
+            # It waits for a traceback that is being written, and with which this process ends: at the video before.
+            faulthandler.cancel_dump_traceback_later()
         line = json.dumps(video_id) + "\n"
         if self._shared:
             write_bytes(self._shared, f"{line}killed or crashed".encode())
@@ -106,10 +109,12 @@ def convicted(store: StorePath, task: str) -> dict[str, str]:
             continue
         record = store / UNFINISHED_DIR / name
         first, *rest = read_bytes(record).decode(errors="replace").splitlines() or [""]
-        if not first:
+        try:
+            video_id = json.loads(first)
+        except ValueError:
+            # Nothing was open yet, or the machine went down while this was written: it blames nobody.
             remove(record)
             continue
-        video_id = json.loads(first)
         strikes[video_id].append(record)
         # faulthandler's first line says what happened; an end by SIGKILL leaves none.
         causes[video_id] = next(filter(None, rest), "killed").rstrip("!").removeprefix("Fatal Python error: ")
