@@ -16,7 +16,7 @@ from typing import Any
 import click
 import yaml
 
-from mgm_prep.sources import Source, find_sources
+from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.errors import UserError
 
 HERE = Path(__file__).parent

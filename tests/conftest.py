@@ -17,7 +17,7 @@ import pytest
 from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.objects import Url
 from mgm_shared.store import Store, open_store
 

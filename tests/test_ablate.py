@@ -12,9 +12,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mgm_train.ablate import Ended, launch, launcher
+from mgm_train.ablation.runner import Ended, launch, launcher
 from mgm_train.cli import main
-from mgm_train.interrupt import StopRequest
+from mgm_train.runtime.signals import StopRequest
 
 TOY = {
     **{"model": "vit_tiny", "num_frames": 4, "image_px": 64, "stride": 2, "num_workers": 0, "batch_size": 4},
@@ -46,7 +46,7 @@ class Programs:
 @pytest.fixture
 def programs(monkeypatch):
     programs = Programs()
-    monkeypatch.setattr("mgm_train.ablate.launcher", lambda num_gpus: programs)
+    monkeypatch.setattr("mgm_train.ablation.runner.launcher", lambda num_gpus: programs)
     return programs
 
 
@@ -153,7 +153,7 @@ def test_a_toy_grid_for_real(ablate, monkeypatch, pan_store):
         result = CliRunner().invoke(main, command)
         return Ended(code=result.exit_code, stdout=result.stdout, reason=result.stderr)
 
-    monkeypatch.setattr("mgm_train.ablate.launcher", lambda num_gpus: run_here)
+    monkeypatch.setattr("mgm_train.ablation.runner.launcher", lambda num_gpus: run_here)
     grid = {"settings": TOY, "tables": {"type": {"mask": ["tube", "mgm"]}}}
     result = ablate("--json", grid=grid)
     assert result.exit_code == 0, result.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mgm_prep.annotations import read_annotations
+from mgm_prep.sources.annotations import read_annotations
 from mgm_shared.errors import UserError
 
 

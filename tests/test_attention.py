@@ -8,9 +8,9 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import nn
 from torch.nn import functional as F
 
-from mgm_train import attention
-from mgm_train.attention import Block, Blocks, attend
-from mgm_train.model import build
+from mgm_train.models import attention
+from mgm_train.models.attention import Block, Blocks, attend
+from mgm_train.models.videomae import build
 
 
 def _tokens(num_tokens: int = 10, seed: int = 0) -> torch.Tensor:

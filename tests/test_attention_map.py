@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from toy import TOY
 
-from mgm_train.attention import Attention
-from mgm_train.attention_map import attention_map, centre_token
 from mgm_train.config import ModelConfig
-from mgm_train.model import VideoMAE, build
+from mgm_train.figures.attention_map import attention_map, centre_token
+from mgm_train.models.attention import Attention
+from mgm_train.models.videomae import VideoMAE, build
 
 CLIP = replace(TOY, num_frames=6, image_px=48)
 QUERY = (1, 2, 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgm_shared.geometry import Box
-from mgm_train.augment import (
+from mgm_train.data.augment import (
     FinetuneAugment,
     PretrainAugment,
     erase_box,
@@ -16,7 +16,7 @@ from mgm_train.augment import (
     random_resized_crop,
     view_boxes,
 )
-from mgm_train.clips import Clip
+from mgm_train.data.clips import Clip
 
 RANDAUG = "rand-m7-n4-mstd0.5-inc1"
 sides = st.integers(8, 50).map(lambda cells: 8 * cells)

@@ -10,15 +10,15 @@ import pytest
 from click.testing import CliRunner
 from synthetic import pan, write_video
 
-from mgm_prep import changes, plan
-from mgm_prep import extract as stage
-from mgm_prep.changes import find_changes
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
-from mgm_prep.plan import read_plan
-from mgm_prep.sources import find_sources
-from mgm_prep.verify import verify
+from mgm_prep.extraction import changes, plan
+from mgm_prep.extraction import extract as stage
+from mgm_prep.extraction.changes import find_changes
+from mgm_prep.extraction.extract import extract
+from mgm_prep.extraction.plan import read_plan
+from mgm_prep.sources.discover import find_sources
+from mgm_prep.store_tools.verify import verify
 from mgm_shared.index import committed_parts, read_index
 from mgm_shared.schema import PLAN_FILE
 from mgm_shared.store import open_store
@@ -164,7 +164,7 @@ def test_rejected_videos_are_tried_again_when_asked(tmp_path, monkeypatch):
     good = (videos / "c.mp4").read_bytes()
     (videos / "c.mp4").write_text("not a video")
     (videos / "d.mp4").write_text("not a video")
-    from mgm_prep import part
+    from mgm_prep.extraction import part
 
     add_video = part.PartWriter.add_video
 

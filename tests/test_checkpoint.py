@@ -11,19 +11,11 @@ from safetensors.torch import save_file
 
 from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint import (
-    FREE_SETTINGS,
-    RunFolder,
-    check_resumable,
-    fitted,
-    load_last,
-    load_trunk,
-    load_weights,
-    save_last,
-    save_weights,
-)
+from mgm_train.checkpoint.run_folder import FREE_SETTINGS, RunFolder, check_resumable, load_last, save_last
+from mgm_train.checkpoint.transfer import fitted, load_trunk
+from mgm_train.checkpoint.weights import load_weights, save_weights
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
-from mgm_train.model import VideoClassifier, VideoMAE, build
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 
 TOY = ModelConfig(
     name="toy",

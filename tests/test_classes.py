@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mgm_shared.errors import UserError
-from mgm_train.classes import class_names, describe_map, label_numbers, mirror_pair, read_class_map, split_rows
+from mgm_train.data.labels import class_names, describe_map, label_numbers, mirror_pair, read_class_map, split_rows
 
 CLASS_MAPS = Path(__file__).parent.parent / "pipelines" / "classes"
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from mgm_shared.geometry import Box
 from mgm_shared.schema import MISSING, pack_motion, unpack_motion
-from mgm_train.augment import FinetuneAugment, PretrainAugment
-from mgm_train.clips import (
+from mgm_train.data.augment import FinetuneAugment, PretrainAugment
+from mgm_train.data.clips import (
     LabelledDataset,
     PretrainDataset,
     collate,
@@ -24,8 +24,8 @@ from mgm_train.clips import (
     start_worker,
     vectors,
 )
-from mgm_train.masking import make_mask
-from mgm_train.views import View
+from mgm_train.data.views import View
+from mgm_train.masking.strategies import make_mask
 
 
 @dataclass

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from synthetic import pan, write_video
 
-from mgm_prep.cluster import open_cluster
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime.cluster import open_cluster
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 PATIENCE_S = 120
@@ -126,7 +126,7 @@ def test_a_run_that_is_stopped_leaves_a_store_and_says_how_to_go_on(calm, tmp_pa
 
 @pytest.mark.starts_dask
 def test_no_scheduler_is_one_line(calm, tmp_path, monkeypatch):
-    from mgm_prep import cluster
+    from mgm_prep.runtime import cluster
     from mgm_shared.errors import UserError
 
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)

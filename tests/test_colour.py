@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from synthetic import ffmpeg, ffmpeg_rgb, moving_pattern, psnr
 
-from mgm_prep.colour import PlaneScaler, to_rgb
-from mgm_prep.decode import VideoFile
+from mgm_prep.decoding.colour import PlaneScaler, to_rgb
+from mgm_prep.decoding.pyav import VideoFile
 
 # Blurred, because readers differ in how they enlarge chroma at hard edges, and that is not what is tested.
 SMOOTH = "testsrc2=s=320x240:r=25:d=0.2,gblur=sigma=5"

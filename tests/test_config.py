@@ -6,7 +6,7 @@ import pytest
 
 from mgm_shared.errors import UserError
 from mgm_train.config import MASKS, MODEL_SIZES, EvaluateConfig, FinetuneConfig, PretrainConfig, TrainConfig
-from mgm_train.masking import STRATEGIES
+from mgm_train.masking.strategies import STRATEGIES
 
 
 def test_defaults_are_the_papers_tables() -> None:

@@ -12,8 +12,8 @@ import pytest
 from synthetic import FFMPEG, ffmpeg, ffmpeg_rgb, moving_pattern, pan, psnr, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
-from mgm_prep.timeline import mean_rate, shown_at
+from mgm_prep.decoding.timestamps import mean_rate, shown_at
+from mgm_prep.extraction.extract import extract
 from mgm_shared.store import Video, open_store
 
 VELOCITY = (3, -2)

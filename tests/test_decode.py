@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
-from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
-from mgm_prep.h264 import is_reference
+from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.h264 import is_reference
+from mgm_prep.decoding.pyav import VideoFile
 
 
 def _count(path: Path) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mgm_shared.geometry import TokenGrid
 from mgm_train.config import ModelConfig
-from mgm_train.divided import DividedBlock, DividedBlocks
-from mgm_train.masking import STRATEGIES, MaskOptions, num_hidden
-from mgm_train.model import VideoClassifier, VideoMAE, build, split_mask
+from mgm_train.masking.strategies import STRATEGIES, MaskOptions, num_hidden
+from mgm_train.models.divided_attention import DividedBlock, DividedBlocks
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, split_mask
 
 GRID = TokenGrid(t=3, h=4, w=4)
 TOY = ModelConfig(

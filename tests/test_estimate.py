@@ -5,8 +5,8 @@ import pytest
 from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.estimate import with_estimates
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
+from mgm_prep.motion.block_matching import with_estimates
 from mgm_shared.store import open_store
 
 

@@ -10,12 +10,12 @@ from toy import run_ranks
 
 from mgm_shared import shards
 from mgm_shared.store import open_store
-from mgm_train.classes import class_names
 from mgm_train.config import EvaluateConfig
-from mgm_train.evaluate import ViewDataset, evaluate, score_every
-from mgm_train.model import VideoClassifier, build, model_config
-from mgm_train.ranks import Ranks, join_ranks
-from mgm_train.sampling import view_indices
+from mgm_train.data.labels import class_names
+from mgm_train.data.sampling import view_indices
+from mgm_train.evaluation.multiview import ViewDataset, evaluate, score_every
+from mgm_train.models.videomae import VideoClassifier, build, model_config
+from mgm_train.runtime.distributed import Ranks, join_ranks
 
 MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
 CPU = Ranks(device=torch.device("cpu"))

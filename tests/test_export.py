@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from mgm_shared.errors import UserError
+from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
 from mgm_train.config import ModelConfig
-from mgm_train.export import to_transformers_state, transformers_config
-from mgm_train.model import VideoClassifier, VideoMAE, normalise
-from mgm_train.objective import masked_mse
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, normalise
+from mgm_train.training.losses import masked_mse
 
 transformers = pytest.importorskip("transformers")
 

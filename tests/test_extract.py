@@ -17,7 +17,7 @@ from synthetic import ffmpeg, ffmpeg_rgb, pan, psnr, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.store import open_store
 
 
@@ -102,7 +102,7 @@ def test_workers_do_not_change_a_byte(mixed, tmp_path):
 
 
 def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatch):
-    from mgm_prep import part
+    from mgm_prep.extraction import part
 
     convert, calls = part.PlaneScaler.planes, iter(range(10**6))
 

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from synthetic import pan
 from torchvision.models.optical_flow import raft_small
 
-from mgm_prep import flow_array
 from mgm_prep.cli import main
 from mgm_prep.config import FlowSettings
-from mgm_prep.flow import cell_motion, estimator, opencv_motion, raft_motion
-from mgm_prep.flow_array import add_flow
-from mgm_prep.verify import verify
+from mgm_prep.motion.optical_flow import cell_motion, estimator, opencv_motion, raft_motion
+from mgm_prep.store_tools import add_flow as flow_array
+from mgm_prep.store_tools.add_flow import add_flow
+from mgm_prep.store_tools.verify import verify
 from mgm_shared import shards
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store

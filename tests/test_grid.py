@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mgm_shared.errors import UserError
-from mgm_train.grid import choose, read_grid, runs_of
+from mgm_train.ablation.grid import choose, read_grid, runs_of
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 RECIPE = {

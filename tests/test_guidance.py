@@ -9,10 +9,10 @@ from synthetic import texture
 
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import Box
-from mgm_train.clips import Clip, read_clips
 from mgm_train.config import PretrainConfig
-from mgm_train.guidance import Guidance, clean, filled, magnitude
-from mgm_train.views import View
+from mgm_train.data.clips import Clip, read_clips
+from mgm_train.data.views import View
+from mgm_train.masking.guidance import Guidance, clean, filled, magnitude
 
 NUM_FRAMES, ROWS, COLUMNS = 4, 12, 16
 

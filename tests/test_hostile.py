@@ -19,10 +19,10 @@ from synthetic import moving_pattern, pan, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
-from mgm_prep.failures import read_failures
+from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.extract import extract
+from mgm_prep.extraction.failures import read_failures
 from mgm_shared.store import open_store
 
 CARELESS = {

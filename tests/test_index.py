@@ -28,12 +28,12 @@ FIRST_BATCH = """
 import sys, time
 import torch
 from mgm_shared.store import open_store
-from mgm_train.augment import PretrainAugment
-from mgm_train.batches import Plan, make_loader
-from mgm_train.clips import PretrainDataset
-from mgm_train.masking import MaskMaker
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.loader import Plan, make_loader
+from mgm_train.data.clips import PretrainDataset
+from mgm_train.masking.strategies import MaskMaker
 from mgm_train.config import PretrainConfig
-from mgm_train.ranks import Ranks
+from mgm_train.runtime.distributed import Ranks
 
 def peak_mb():
     # Not `resource.getrusage`, whose peak is that of the process that started this one if it was larger.
@@ -112,7 +112,7 @@ def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store,
 def test_writing_an_index_needs_no_pandas(pan_store, tmp_path):
     shutil.copytree(pan_store.path, tmp_path / "copy.store")
     code = (
-        "import sys; from pathlib import Path; import mgm_prep.extract; from mgm_shared.index import *;"
+        "import sys; from pathlib import Path; import mgm_prep.extraction.extract; from mgm_shared.index import *;"
         "table = write_index(Path(sys.argv[1])); print(len(table), codes(table, 'codec')[1], 'pandas' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "copy.store")]

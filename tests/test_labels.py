@@ -6,9 +6,9 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from mgm_prep.annotations import Annotation
 from mgm_prep.cli import main
-from mgm_prep.labels import match_videos
+from mgm_prep.extraction.labels import match_videos
+from mgm_prep.sources.annotations import Annotation
 from mgm_shared.store import open_store
 
 IDS = ["train/a/0.mp4", "train/b/0.mp4", "20bn/78687.webm", "20bn/1.webm", "x.avi", "x.mp4", "deep/er/y.mov"]

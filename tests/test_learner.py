@@ -8,8 +8,9 @@ import pytest
 import torch
 from toy import CPU, GOLDEN_TOLERANCE, assert_same_run, golden_losses, losses_of, pretrain_job, run_toy, toy_config
 
-from mgm_train.checkpoint import RunFolder, load_last, load_weights
-from mgm_train.loop import train
+from mgm_train.checkpoint.run_folder import RunFolder, load_last
+from mgm_train.checkpoint.weights import load_weights
+from mgm_train.training.loop import train
 
 
 @pytest.fixture(autouse=True)

@@ -9,18 +9,18 @@ import pytest
 from synthetic import ffmpeg, moving_pattern, pan, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
-from mgm_prep.failures import read_failures
+from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.extract import extract
+from mgm_prep.extraction.failures import read_failures
 from mgm_shared.store import open_store
 
 PEAK_MB = """
 import sys
 from pathlib import Path
 from mgm_prep.config import ExtractSettings
-from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
+from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.pyav import VideoFile
 try:
     with VideoFile(Path(sys.argv[1]), ExtractSettings(max_pixels=int(sys.argv[2]))) as video:
         print(sum(1 for _ in video.pictures()), end=" ")

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mgm_prep import lock
-from mgm_prep.lock import locked
+from mgm_prep.runtime import lock
+from mgm_prep.runtime.lock import locked
 from mgm_shared import objects, storage
 from mgm_shared.errors import UserError
 

@@ -30,17 +30,19 @@ from toy import (
 )
 
 from mgm_shared.errors import UserError
-from mgm_train import loop
-from mgm_train.batches import Plan, StepKeys, collate_counted
-from mgm_train.checkpoint import RunFolder, load_last, load_trunk, load_weights
+from mgm_train.checkpoint.run_folder import RunFolder, load_last
+from mgm_train.checkpoint.transfer import load_trunk
+from mgm_train.checkpoint.weights import load_weights
 from mgm_train.config import PretrainConfig
-from mgm_train.interrupt import StopRequest, ctrl_c_put_off
-from mgm_train.learner import Learner
-from mgm_train.loop import Job, Outcome, train
-from mgm_train.model import VideoClassifier
-from mgm_train.objective import PretrainObjective
-from mgm_train.ranks import Ranks, autocast_dtype, join_ranks
-from mgm_train.schedule import learning_rate, planned_rate
+from mgm_train.data.loader import Plan, StepKeys, collate_counted
+from mgm_train.models.videomae import VideoClassifier
+from mgm_train.runtime.distributed import Ranks, autocast_dtype, join_ranks
+from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
+from mgm_train.training import loop
+from mgm_train.training.loop import Job, Outcome, train
+from mgm_train.training.losses import PretrainObjective
+from mgm_train.training.optim import learning_rate, planned_rate
+from mgm_train.training.train_state import Learner
 
 
 @pytest.fixture(autouse=True)

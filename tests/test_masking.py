@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgm_shared.geometry import TokenGrid
-from mgm_train import masking
-from mgm_train.masking import (
+from mgm_train.masking import strategies as masking
+from mgm_train.masking.strategies import (
     CELLS_PER_PATCH,
     STRATEGIES,
     MaskOptions,

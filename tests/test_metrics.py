@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mgm_shared.errors import UserError
-from mgm_train.metrics import Prediction, confusion, score, write_reports
+from mgm_train.evaluation.metrics import Prediction, confusion, score, write_reports
 
 CLASSES = ["dive", "golf", "kick, ball", "walk"]
 

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 
 from mgm_shared.errors import UserError
 from mgm_train.config import ModelConfig
-from mgm_train.model import VideoClassifier, VideoMAE, build, model_config, normalise, split_mask
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config, normalise, split_mask
 
 TOY = ModelConfig(
     name="toy",

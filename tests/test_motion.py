@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from synthetic import moving_pattern, pan, texture, write_video
 
-from mgm_prep.blocks import paint
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
-from mgm_prep.motion import motion_grid, with_references
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.extract import extract
+from mgm_prep.motion.codec import motion_grid, with_references
+from mgm_prep.motion.kernels import paint
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)

@@ -8,7 +8,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from mgm_train.mp4 import save_mp4
+from mgm_train.figures.mp4 import save_mp4
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [236, 200, 20], [0, 0, 0], [255, 255, 255]], np.uint8)
 

@@ -11,8 +11,8 @@ import pytest
 from synthetic import ffmpeg
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
-from mgm_prep.failures import read_failures
+from mgm_prep.extraction.extract import extract
+from mgm_prep.extraction.failures import read_failures
 from mgm_shared.store import open_store
 
 CLIPS = {

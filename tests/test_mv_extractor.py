@@ -9,10 +9,10 @@ from synthetic import ffmpeg, pan, psnr, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.container import Unreadable
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
-from mgm_prep.mv_extractor import CapturedFile
+from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.mv_extractor import CapturedFile
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.extract import extract
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.store import open_store
 

@@ -10,15 +10,11 @@ from timm.data.mixup import Mixup
 from toy import needs_cuda
 
 from mgm_shared.errors import UserError
-from mgm_train.augment import global_random
 from mgm_train.config import FinetuneConfig
-from mgm_train.model import normalise, patchify
-from mgm_train.objective import (
-    FinetuneObjective,
-    masked_mse,
-    mix_video,
-    target_pixels,
-)
+from mgm_train.data.augment import global_random
+from mgm_train.models.videomae import normalise, patchify
+from mgm_train.training.losses import FinetuneObjective, masked_mse, mix_video
+from mgm_train.training.targets import target_pixels
 
 
 def _frames(num_clips: int = 2, seed: int = 0) -> torch.Tensor:

@@ -8,18 +8,18 @@ import torch
 from synthetic import texture, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decode import VideoFile
-from mgm_prep.extract import extract
-from mgm_prep.motion import motion_grid, with_references
-from mgm_prep.sources import find_sources
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.extract import extract
+from mgm_prep.motion.codec import motion_grid, with_references
+from mgm_prep.sources.discover import find_sources
 from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.store import open_store
-from mgm_train.clips import collate, motion_between, read_clips
-from mgm_train.guidance import Guidance
-from mgm_train.masking import make_mask
-from mgm_train.model import VideoMAE, build, model_config
-from mgm_train.objective import PretrainObjective
-from mgm_train.views import View
+from mgm_train.data.clips import collate, motion_between, read_clips
+from mgm_train.data.views import View
+from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.strategies import make_mask
+from mgm_train.models.videomae import VideoMAE, build, model_config
+from mgm_train.training.losses import PretrainObjective
 
 SIDE, SPEED, TOP = 32, 4, 48
 

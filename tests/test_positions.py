@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mgm_shared.geometry import TokenGrid
-from mgm_train.positions import interpolate, position_table, sinusoid_table
+from mgm_train.models.pos_embed import interpolate, position_table, sinusoid_table
 
 PAPER = TokenGrid.of_clip(16, 224, 224)
 

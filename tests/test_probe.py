@@ -18,16 +18,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
-from mgm_train import features
-from mgm_train.checkpoint import Weights, load_weights, save_weights
-from mgm_train.classes import class_names
+from mgm_train.checkpoint.weights import Weights, load_weights, save_weights
 from mgm_train.cli import main
 from mgm_train.config import ProbeConfig
-from mgm_train.evaluate import ViewDataset
-from mgm_train.features import FeatureCache, Features, FrozenEncoder
-from mgm_train.model import VideoClassifier, VideoMAE, build, model_config
-from mgm_train.probe import fit, grid, hold_out, probe
-from mgm_train.ranks import Ranks
+from mgm_train.data.labels import class_names
+from mgm_train.evaluation import features
+from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
+from mgm_train.evaluation.linear_probe import fit, grid, hold_out, probe
+from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
+from mgm_train.runtime.distributed import Ranks
 
 CPU = Ranks(device=torch.device("cpu"))
 MODEL = model_config("vit_tiny", num_frames=4, image_px=32)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from toy import TOY
 
-from mgm_train.model import VideoMAE, build, patchify
-from mgm_train.objective import target_pixels
-from mgm_train.reconstruct import reconstruct, unpatchify
+from mgm_train.figures.reconstruct import reconstruct, unpatchify
+from mgm_train.models.videomae import VideoMAE, build, patchify
+from mgm_train.training.targets import target_pixels
 
 SHAPE_THWC = (4, 32, 48, 3)
 

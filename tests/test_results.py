@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import yaml
 
-from mgm_train.ablate import Outcome
-from mgm_train.grid import read_grid, runs_of
-from mgm_train.results import markdown, plot, tabulate
+from mgm_train.ablation.grid import read_grid, runs_of
+from mgm_train.ablation.results import markdown, plot, tabulate
+from mgm_train.ablation.runner import Outcome
 
 RATES = {"tube": (60.0, 61.5, 64.0), "mgm": (65.0, 70.0, 66.0)}
 

@@ -16,18 +16,18 @@ from click.testing import CliRunner
 from synthetic import pan, write_video
 from torch.utils.data import DataLoader
 
-from mgm_prep import lock
 from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime import lock
 from mgm_shared import storage
 from mgm_shared.errors import UserError
 from mgm_shared.index import committed_parts
 from mgm_shared.objects import Url
 from mgm_shared.store import open_store
-from mgm_train.augment import PretrainAugment
 from mgm_train.cli import main as train
-from mgm_train.clips import PretrainDataset, start_worker
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import PretrainDataset, start_worker
 
 SMALL = """--model vit_tiny --num-frames 4 --image-px 32 --stride 2 --batch-size 6 --epochs 1 --warmup-epochs 0
 --num-workers 1 --repeats 1 --device cpu""".split()
@@ -224,7 +224,7 @@ def test_a_run_killed_between_two_uploads_is_completed(videos, local, remote, tm
 def test_a_video_that_ends_its_workers_is_rejected(videos, local, remote, tmp_path, monkeypatch):
     """As it is on a disk, but its workers die twice as often, since the first death names nobody."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\nfrom mgm_prep import part\nadd = part.PartWriter.add_video\n"
+        "import os\nfrom mgm_prep.extraction import part\nadd = part.PartWriter.add_video\n"
         "def dies(self, source):\n    os._exit(1) if source.path.name == '3.mp4' else add(self, source)\n"
         "part.PartWriter.add_video = dies\n"
     )

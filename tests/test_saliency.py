@@ -11,8 +11,8 @@ from synthetic import texture, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
-from mgm_prep.saliency import _draws, _figures, _tally, labelled_videos, saliency
+from mgm_prep.extraction.extract import extract
+from mgm_prep.store_tools.saliency import _draws, _figures, _tally, labelled_videos, saliency
 from mgm_shared.boxes import read_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store

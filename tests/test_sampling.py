@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgm_train.sampling import fitting_stride, sample_indices, segment_indices, view_indices
+from mgm_train.data.sampling import fitting_stride, sample_indices, segment_indices, view_indices
 
 lengths = st.integers(1, 200)
 clip_lengths = st.sampled_from([2, 8, 16])

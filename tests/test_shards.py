@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mgm_shared import objects, shards
 from mgm_shared.codec import decode_jpeg, encode_jpeg
 from mgm_shared.schema import ArraySpec, frames_spec, motion_spec
-from mgm_shared.shards import DamagedChunk, ShardedArray, ShardWriter
+from mgm_shared.shard_reader import DamagedChunk, ShardedArray
+from mgm_shared.shard_writer import ShardWriter
 
 SMALL_SHARDS = ArraySpec(
     name="numbers",

@@ -10,7 +10,7 @@ import pytest
 from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 
 SCRIPT = Path(__file__).parent.parent / "pipelines/slurm.py"
 # The job script is a shell script, its #SBATCH lines comments; sbatch answers with the job's number.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mgm_prep.sources import Source, find_sources
+from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.errors import UserError
 
 

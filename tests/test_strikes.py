@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from synthetic import pan, write_video
 
-from mgm_prep import strikes
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
-from mgm_prep.strikes import convicted, journal
+from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime import crash_journal as strikes
+from mgm_prep.runtime.crash_journal import convicted, journal
 from mgm_shared import storage
 from mgm_shared.store import open_store
 
@@ -19,7 +19,9 @@ from mgm_shared.store import open_store
 # decoder stuck inside one call may.
 DEADLY = """
 import os, re, signal
-from mgm_prep import decode, part, strikes
+from mgm_prep.decoding import pyav as decode
+from mgm_prep.extraction import part
+from mgm_prep.runtime import crash_journal as strikes
 strikes.GRACE_S = 1
 open_file, add_video = decode.VideoFile.__init__, part.PartWriter.add_video
 def opens(self, path, settings=None):

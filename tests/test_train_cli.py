@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from mgm_train.checkpoint import RunFolder
+from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.cli import main
-from mgm_train.visualize import attention_picture
+from mgm_train.figures.paper_figures import attention_picture
 
 SMALL = [
     "--model",
@@ -127,7 +127,7 @@ def test_visualize_animates_and_knows_boxes(pan_store, pretrained, tmp_path, mon
         assert [len(boxes) for boxes in subject.boxes_T] == [0, 1, 0, 0]
         return {"attention": attention_picture(subject, model)}
 
-    monkeypatch.setattr("mgm_train.visualize.pictures", one_picture)
+    monkeypatch.setattr("mgm_train.figures.paper_figures.pictures", one_picture)
     # The clip is of frames 8, 10, 12, 14; a MOT file counts from 1.
     (tmp_path / "gt.txt").write_text("11,1,10,10,20,20,1\n")
     arguments = ["--run", pretrained, "--boxes", tmp_path / "gt.txt", "--gif", "--mp4"]

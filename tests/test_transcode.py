@@ -12,7 +12,7 @@ from synthetic import ffmpeg, pan, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)

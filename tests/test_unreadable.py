@@ -11,16 +11,16 @@ from timm.data.mixup import Mixup
 from toy import CPU, MovingStripes, assert_same_run, losses_of, pretrain_job, run_ranks, toy_config
 
 from mgm_shared.errors import UserError
-from mgm_shared.shards import ShardedArray
+from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.store import open_store
-from mgm_train.augment import FinetuneAugment, PretrainAugment
-from mgm_train.checkpoint import RunFolder
-from mgm_train.clips import LabelledDataset, PretrainDataset, collate
+from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.loop import train
-from mgm_train.masking import MaskMaker
-from mgm_train.objective import FinetuneObjective, PretrainObjective
-from mgm_train.ranks import join_ranks
+from mgm_train.data.augment import FinetuneAugment, PretrainAugment
+from mgm_train.data.clips import LabelledDataset, PretrainDataset, collate
+from mgm_train.masking.strategies import MaskMaker
+from mgm_train.runtime.distributed import join_ranks
+from mgm_train.training.loop import train
+from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
 
 @dataclass

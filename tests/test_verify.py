@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from mgm_prep.cli import main
-from mgm_prep.verify import verify
+from mgm_prep.store_tools.verify import verify
 from mgm_shared import shards
 from mgm_shared.errors import UserError
 from mgm_shared.index import write_index
-from mgm_shared.shards import DamagedChunk
+from mgm_shared.shard_reader import DamagedChunk
 from mgm_shared.store import open_store
 
 

@@ -10,8 +10,8 @@ from synthetic import psnr, texture
 from mgm_shared.codec import planes_of_rgb, rgb_of_planes
 from mgm_shared.geometry import Box
 from mgm_shared.schema import pack_motion
-from mgm_train.clips import read_clips
-from mgm_train.views import View, read_views, show, view_motion
+from mgm_train.data.clips import read_clips
+from mgm_train.data.views import View, read_views, show, view_motion
 
 even_px = st.integers(4, 60).map(lambda half: 2 * half)
 

@@ -5,9 +5,15 @@ import pytest
 
 from mgm_shared.boxes import Boxes
 from mgm_train.config import PretrainConfig
-from mgm_train.masking import STRATEGIES, num_hidden
-from mgm_train.model import VideoMAE, build, model_config
-from mgm_train.visualize import Subject, attention_picture, mask_picture, reconstruction_picture, saliency_picture
+from mgm_train.figures.paper_figures import (
+    Subject,
+    attention_picture,
+    mask_picture,
+    reconstruction_picture,
+    saliency_picture,
+)
+from mgm_train.masking.strategies import STRATEGIES, num_hidden
+from mgm_train.models.videomae import VideoMAE, build, model_config
 
 CONFIG = PretrainConfig(model="vit_tiny", num_frames=4, image_px=64, stride=2)
 

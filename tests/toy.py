@@ -22,16 +22,17 @@ import pytest
 import torch
 
 from mgm_shared.store import open_store
-from mgm_train import batches, loop
-from mgm_train.augment import PretrainAugment
-from mgm_train.checkpoint import RunFolder, load_last
-from mgm_train.clips import PretrainDataset
+from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
-from mgm_train.loop import Job, train
-from mgm_train.masking import MaskMaker
-from mgm_train.model import VideoClassifier, VideoMAE, build
-from mgm_train.objective import FinetuneObjective, PretrainObjective
-from mgm_train.ranks import Ranks, join_ranks
+from mgm_train.data import loader as batches
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import PretrainDataset
+from mgm_train.masking.strategies import MaskMaker
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
+from mgm_train.runtime.distributed import Ranks, join_ranks
+from mgm_train.training import loop
+from mgm_train.training.loop import Job, train
+from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
 TOY = ModelConfig(
     name="toy",

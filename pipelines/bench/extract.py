@@ -22,10 +22,10 @@ from av.codec.context import Flags2
 from mvextractor.videocap import VideoCap
 from real_clips import real_clips
 
-from mgm_prep.colour import PlaneScaler, to_rgb
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import Progress, extract
-from mgm_prep.sources import find_sources
+from mgm_prep.decoding.colour import PlaneScaler, to_rgb
+from mgm_prep.extraction.extract import Progress, extract
+from mgm_prep.sources.discover import find_sources
 from mgm_shared.codec import encode_jpeg, encode_planes
 from mgm_shared.geometry import stored_size
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mgm_shared.codec import decode_jpeg
 from mgm_shared.store import Store, open_store
-from mgm_train.flops import matmul_rate, peak
+from mgm_train.models.flops import matmul_rate, peak
 
 path_type = click.Path(path_type=Path)
 GOALS = {"MFU": "≥ 45 %", "data wait": "≤ 2 %"}

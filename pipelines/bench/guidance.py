@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from real_clips import real_clips
 from torchvision.models.optical_flow import raft_small
 
-from mgm_prep.colour import to_rgb
-from mgm_prep.decode import VideoFile
-from mgm_prep.flow import opencv_motion, raft_motion
-from mgm_prep.motion import motion_grid, stored_motion, with_references
-from mgm_prep.sources import find_sources
+from mgm_prep.decoding.colour import to_rgb
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.motion.codec import motion_grid, stored_motion, with_references
+from mgm_prep.motion.optical_flow import opencv_motion, raft_motion
+from mgm_prep.sources.discover import find_sources
 from mgm_shared.geometry import stored_size
 
 SHORT_SIDE = 256

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from real_clips import real_clips
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.index import INDEX_SCHEMA
 from mgm_shared.schema import INDEX_FILE
 from mgm_shared.store import open_store
@@ -28,12 +28,12 @@ FIRST_BATCH = """
 import json, sys, time
 import torch
 from mgm_shared.store import open_store
-from mgm_train.augment import PretrainAugment
-from mgm_train.batches import Plan, make_loader
-from mgm_train.clips import PretrainDataset
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.loader import Plan, make_loader
+from mgm_train.data.clips import PretrainDataset
 from mgm_train.config import PretrainConfig
-from mgm_train.masking import MaskMaker
-from mgm_train.ranks import Ranks
+from mgm_train.masking.strategies import MaskMaker
+from mgm_train.runtime.distributed import Ranks
 
 def peak_mb():
     # Not `resource.getrusage`, whose peak is that of the process that started this one if it was larger.

@@ -22,13 +22,14 @@ import numpy as np
 import psutil
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import Summary, extract
+from mgm_prep.extraction.extract import Summary, extract
 
 # Read by each worker at its start. Every hundredth video fails; of a part only the metadata is written.
 MADE_UP = """
 from dataclasses import asdict
-from mgm_prep import headers, part
-from mgm_prep.decode import Unreadable
+from mgm_prep.extraction import headers
+from mgm_prep.extraction import part
+from mgm_prep.decoding.pyav import Unreadable
 from mgm_shared.files import flush
 from mgm_shared.schema import VideoRecord, group_metadata
 

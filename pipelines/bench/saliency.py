@@ -19,16 +19,16 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from mgm_prep.saliency import labelled_videos
+from mgm_prep.store_tools.saliency import labelled_videos
 from mgm_shared.boxes import Boxes, cells_in_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import TUBELET_FRAMES, TokenGrid
 from mgm_shared.store import Video, open_store
-from mgm_train.augment import PretrainAugment
-from mgm_train.clips import Clip, motion_between
-from mgm_train.guidance import Guidance
-from mgm_train.masking import MaskOptions, make_mask
-from mgm_train.views import View, show, view_motion
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import Clip, motion_between
+from mgm_train.data.views import View, show, view_motion
+from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.strategies import MaskOptions, make_mask
 
 NUM_FRAMES, SIZE_PX, NUM_DRAWS = 16, 224, 2000
 SOURCES = ("vectors", "clean", "flow")

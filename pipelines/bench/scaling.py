@@ -20,13 +20,13 @@ from real_clips import real_clips
 from torch.utils.data import DataLoader
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.figures import panels, save
 from mgm_shared.store import Store, open_store
-from mgm_train.augment import PretrainAugment
-from mgm_train.clips import PretrainDataset, collate, start_worker
 from mgm_train.config import PretrainConfig
-from mgm_train.masking import MaskMaker
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import PretrainDataset, collate, start_worker
+from mgm_train.masking.strategies import MaskMaker
 
 CODECS = ("jpeg", "planes")
 LENGTHS, SHORT_SIDES, NUMBERS = (8, 16, 32, 64), (128, 192, 256, 360), (100, 2_400, 24_000, 240_000)

@@ -21,12 +21,12 @@ import click
 import torch
 from torch.profiler import profile
 
+from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
 from mgm_train.config import PretrainConfig
-from mgm_train.export import to_transformers_state, transformers_config
-from mgm_train.flops import peak, pretrain_flops
-from mgm_train.masking import num_hidden
-from mgm_train.model import VideoMAE, build, model_config, normalise
-from mgm_train.objective import PretrainObjective
+from mgm_train.masking.strategies import num_hidden
+from mgm_train.models.flops import peak, pretrain_flops
+from mgm_train.models.videomae import VideoMAE, build, model_config, normalise
+from mgm_train.training.losses import PretrainObjective
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

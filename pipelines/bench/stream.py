@@ -29,17 +29,17 @@ from peers import ReadFrames, installed_peers, with_ffmpeg_libraries
 from real_clips import real_clips
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extract import extract
+from mgm_prep.extraction.extract import extract
 from mgm_shared.codec import decode_jpeg
 from mgm_shared.schema import unpack_motion
 from mgm_shared.store import Store, Video, open_store
-from mgm_train.augment import PretrainAugment
-from mgm_train.clips import PretrainDataset, collate, motion_between, read_clips
 from mgm_train.config import PretrainConfig
-from mgm_train.guidance import Guidance
-from mgm_train.masking import MaskMaker
-from mgm_train.sampling import sample_indices
-from mgm_train.views import show, view_motion
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import PretrainDataset, collate, motion_between, read_clips
+from mgm_train.data.sampling import sample_indices
+from mgm_train.data.views import show, view_motion
+from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.strategies import MaskMaker
 
 NUM_FRAMES, STRIDE, SIZE_PX = 16, 4, 224
 MIN_LINES = 256

@@ -28,7 +28,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
 
 if TYPE_CHECKING:
-    from mgm_prep.extract import Summary
+    from mgm_prep.extraction.extract import Summary
 
 path_argument = click.Path(path_type=Path)
 workers_option = click.option(
@@ -82,7 +82,7 @@ def extract(
     """
     # Dask and a cluster manager stop us with SIGTERM; it should leave as clean a store as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from mgm_prep.extract import outlook
+    from mgm_prep.extraction.extract import outlook
 
     if force and not dry_run and (aside := move_aside(store)):
         say(f"moved the old {store} to {aside}")
@@ -106,8 +106,8 @@ def _with_bar(videos: Path, store: StorePath, config: ExtractSettings, **argumen
     """Run the stage under a progress bar that counts videos and shows frames a second and failures."""
     from tqdm import tqdm
 
-    from mgm_prep.extract import Progress
-    from mgm_prep.extract import extract as run
+    from mgm_prep.extraction.extract import Progress
+    from mgm_prep.extraction.extract import extract as run
 
     step = ""
     with tqdm(unit="video", disable=not is_terminal(), smoothing=0.1) as bar:
@@ -143,7 +143,7 @@ def labels(store: StorePath, files: tuple[Path, ...], fold: int, dry_run: bool, 
     Something-Something v2 or Diving48, Kinetics' CSV, the split files of UCF101 or HMDB51, a directory of these, or one
     of videos in class folders. A class list among them turns numbers into names.
     """
-    from mgm_prep.labels import attach_labels
+    from mgm_prep.extraction.labels import attach_labels
 
     summary = attach_labels(store, files, fold=fold, is_dry_run=dry_run, say=say)
     emit(asdict(summary), is_json)
@@ -231,13 +231,13 @@ def verify(
     is_json: bool,
 ) -> None:
     """Read every byte of STORE and compare checksums, counts and index. Exit code 3 when something is wrong."""
-    from mgm_prep.verify import verify as run
+    from mgm_prep.store_tools.verify import verify as run
 
     if is_repair and source is None:
         raise UserError("--repair needs --source VIDEOS to extract from")
     verdict = run(store, source, sample)
     if is_repair and source is not None and verdict.problems:
-        from mgm_prep.repair import repair
+        from mgm_prep.store_tools.repair import repair
 
         for problem in verdict.problems:
             say(problem)
@@ -261,7 +261,7 @@ def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames
 
     In a figure arrows and colours show the motion; a PNG has frames of the whole video, a GIF those of its middle.
     """
-    from mgm_prep.inspect import describe_store, describe_video, draw_video, find_video
+    from mgm_prep.store_tools.describe import describe_store, describe_video, draw_video, find_video
     from mgm_shared.store import open_store
 
     opened = open_store(store)
@@ -291,7 +291,7 @@ def flow(
     """
     from tqdm import tqdm
 
-    from mgm_prep.flow_array import add_flow
+    from mgm_prep.store_tools.add_flow import add_flow
 
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
     # As in `extract`.
@@ -329,8 +329,8 @@ def saliency(store: StorePath, boxes: Path, video: str | None, array: str, is_js
     A MOT file has lines `frame,id,left,top,width,height,…`, counted from 1, in pixels of the source as shown. In a
     folder the file of train/wave/17.mp4 is train/wave/17.txt.
     """
-    from mgm_prep.saliency import labelled_videos
-    from mgm_prep.saliency import saliency as measure
+    from mgm_prep.store_tools.saliency import labelled_videos
+    from mgm_prep.store_tools.saliency import saliency as measure
     from mgm_shared.store import open_store
 
     emit(asdict(measure(labelled_videos(open_store(store), boxes, video), array)), is_json)

@@ -16,14 +16,15 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from mgm_prep.cluster import open_cluster
 from mgm_prep.config import ExtractSettings, TranscodeSettings
-from mgm_prep.container import OPEN_OPTIONS, Unreadable, main_stream, open_container
-from mgm_prep.decode import VideoFile
-from mgm_prep.failures import Failure, Task, after_deaths, failure_of, write_failures
-from mgm_prep.lock import locked
-from mgm_prep.sources import Source, find_sources
-from mgm_prep.strikes import journal
+from mgm_prep.decoding.container import OPEN_OPTIONS, Unreadable, main_stream, open_container
+from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.extraction.failures import Failure, failure_of, write_failures
+from mgm_prep.extraction.tasks import Task, after_deaths
+from mgm_prep.runtime.cluster import open_cluster
+from mgm_prep.runtime.crash_journal import journal
+from mgm_prep.runtime.lock import locked
+from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.errors import UserError
 from mgm_shared.files import flush
 from mgm_shared.schema import UNFINISHED_DIR

@@ -19,7 +19,7 @@ from mgm_shared.codec import Planes
 from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
-from mgm_shared.shards import ShardedArray
+from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, store_path
 
 # pandas, a quarter of a second, is imported where a notebook asks for a DataFrame: training and extraction never do.

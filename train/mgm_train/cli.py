@@ -29,10 +29,10 @@ from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Pro
 
 if TYPE_CHECKING:
     from mgm_shared.store import Store
-    from mgm_train.evaluate import EpochTest
-    from mgm_train.loop import Job
-    from mgm_train.metrics import Scores
-    from mgm_train.ranks import Ranks
+    from mgm_train.evaluation.metrics import Scores
+    from mgm_train.evaluation.multiview import EpochTest
+    from mgm_train.runtime.distributed import Ranks
+    from mgm_train.training.loop import Job
 
 path_argument = click.Path(path_type=Path)
 GPUS_HELP = "GPUs that share the work of a run, by torchrun; the runs follow each other."
@@ -63,15 +63,15 @@ def pretrain(
 ) -> None:
     """Pretrain on the training videos of STORE. The same command again goes on where it was stopped."""
     from mgm_shared.store import open_store
-    from mgm_train.augment import PretrainAugment
-    from mgm_train.checkpoint import RunFolder
-    from mgm_train.clips import PretrainDataset
-    from mgm_train.flops import pretrain_flops
-    from mgm_train.guidance import Guidance
-    from mgm_train.loop import Job
-    from mgm_train.masking import MaskMaker, num_hidden
-    from mgm_train.model import VideoMAE, build, model_config
-    from mgm_train.objective import PretrainObjective
+    from mgm_train.checkpoint.run_folder import RunFolder
+    from mgm_train.data.augment import PretrainAugment
+    from mgm_train.data.clips import PretrainDataset
+    from mgm_train.masking.guidance import Guidance
+    from mgm_train.masking.strategies import MaskMaker, num_hidden
+    from mgm_train.models.flops import pretrain_flops
+    from mgm_train.models.videomae import VideoMAE, build, model_config
+    from mgm_train.training.loop import Job
+    from mgm_train.training.losses import PretrainObjective
 
     opened = open_store(store)
     _say_mirrored(opened, config.flip)
@@ -115,15 +115,17 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained encoder (--init) on the labels of STORE's training videos."""
     from mgm_shared.store import open_store
-    from mgm_train.augment import FinetuneAugment
-    from mgm_train.checkpoint import RunFolder, fitted, load_trunk, load_weights
-    from mgm_train.classes import class_names, describe_map, read_class_map
-    from mgm_train.clips import LabelledDataset
-    from mgm_train.evaluate import ViewDataset, score_every
-    from mgm_train.flops import finetune_flops
-    from mgm_train.loop import Job
-    from mgm_train.model import VideoClassifier, build, model_config
-    from mgm_train.objective import FinetuneObjective
+    from mgm_train.checkpoint.run_folder import RunFolder
+    from mgm_train.checkpoint.transfer import fitted, load_trunk
+    from mgm_train.checkpoint.weights import load_weights
+    from mgm_train.data.augment import FinetuneAugment
+    from mgm_train.data.clips import LabelledDataset
+    from mgm_train.data.labels import class_names, describe_map, read_class_map
+    from mgm_train.evaluation.multiview import ViewDataset, score_every
+    from mgm_train.models.flops import finetune_flops
+    from mgm_train.models.videomae import VideoClassifier, build, model_config
+    from mgm_train.training.loop import Job
+    from mgm_train.training.losses import FinetuneObjective
 
     opened = open_store(store)
     _say_mirrored(opened, config.flip)
@@ -173,7 +175,7 @@ def finetune(
 
 def _say_mirrored(store: "Store", is_flipped: bool) -> None:
     """A warning where mirroring makes one class another."""
-    from mgm_train.classes import mirror_pair
+    from mgm_train.data.labels import mirror_pair
 
     if is_flipped and (pair := mirror_pair(store)):
         say(f"warning: half of the clips are mirrored, and {pair[0]!r} in a mirror is {pair[1]!r}; take --no-flip")
@@ -183,9 +185,9 @@ def _train(
     job: "Job", dry_run: bool, force: bool, is_json: bool, test: "Callable[[Ranks], EpochTest] | None" = None
 ) -> None:
     """Run a job, with a test between epochs, and print how it ended; with `dry_run` print what it would be."""
-    from mgm_train.batches import Plan
-    from mgm_train.loop import train
-    from mgm_train.ranks import join_ranks
+    from mgm_train.data.loader import Plan
+    from mgm_train.runtime.distributed import join_ranks
+    from mgm_train.training.loop import train
 
     if dry_run:
         plan = Plan.of(job.config, len(job.dataset))
@@ -221,14 +223,15 @@ def probe(store: StorePath, run_folder: Path, config: ProbeConfig, dry_run: bool
     Features are computed once and kept in the run folder; the same command again goes on where it was stopped.
     """
     from mgm_shared.store import open_store
-    from mgm_train.checkpoint import RunFolder, load_weights
-    from mgm_train.classes import class_names, read_class_map
-    from mgm_train.evaluate import ViewDataset
-    from mgm_train.features import FeatureCache, FrozenEncoder
-    from mgm_train.metrics import score, write_reports
-    from mgm_train.probe import grid, write_choices
-    from mgm_train.probe import probe as fit_and_score
-    from mgm_train.ranks import join_ranks
+    from mgm_train.checkpoint.run_folder import RunFolder
+    from mgm_train.checkpoint.weights import load_weights
+    from mgm_train.data.labels import class_names, read_class_map
+    from mgm_train.evaluation.features import FeatureCache, FrozenEncoder
+    from mgm_train.evaluation.linear_probe import grid, write_choices
+    from mgm_train.evaluation.linear_probe import probe as fit_and_score
+    from mgm_train.evaluation.metrics import score, write_reports
+    from mgm_train.evaluation.multiview import ViewDataset
+    from mgm_train.runtime.distributed import join_ranks
 
     if not config.init:
         raise UserError("probe needs --init, the weights whose encoder is probed")
@@ -278,12 +281,12 @@ def evaluate(
 ) -> None:
     """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
     from mgm_shared.store import open_store
-    from mgm_train.checkpoint import load_weights
-    from mgm_train.classes import describe_map, read_class_map
-    from mgm_train.evaluate import ViewDataset, classifier
-    from mgm_train.evaluate import evaluate as run_test
-    from mgm_train.metrics import write_reports
-    from mgm_train.ranks import join_ranks
+    from mgm_train.checkpoint.weights import load_weights
+    from mgm_train.data.labels import describe_map, read_class_map
+    from mgm_train.evaluation.metrics import write_reports
+    from mgm_train.evaluation.multiview import ViewDataset, classifier
+    from mgm_train.evaluation.multiview import evaluate as run_test
+    from mgm_train.runtime.distributed import join_ranks
 
     opened, loaded = open_store(store), load_weights(weights)
     dataset = ViewDataset(opened, loaded.classes, loaded.model, config)
@@ -339,11 +342,12 @@ def visualize(
     from mgm_shared.boxes import box_file, read_boxes
     from mgm_shared.figures import save, save_gif
     from mgm_shared.store import open_store
-    from mgm_train.checkpoint import load_weights, read_config
-    from mgm_train.classes import split_rows
-    from mgm_train.model import VideoMAE
-    from mgm_train.mp4 import save_mp4
-    from mgm_train.visualize import Subject, loss_figure, pictures
+    from mgm_train.checkpoint.run_folder import read_config
+    from mgm_train.checkpoint.weights import load_weights
+    from mgm_train.data.labels import split_rows
+    from mgm_train.figures.mp4 import save_mp4
+    from mgm_train.figures.paper_figures import Subject, loss_figure, pictures
+    from mgm_train.models.videomae import VideoMAE
 
     opened = open_store(store)
     config = read_config(run_folder, "pretrain", PretrainConfig)
@@ -386,9 +390,9 @@ def ablate(
     results.png of the folder.
     """
     from mgm_shared.store import open_store
-    from mgm_train.ablate import Ablation, check_records, launcher, progress_of
-    from mgm_train.grid import choose, read_grid, runs_of
-    from mgm_train.results import markdown, write_results
+    from mgm_train.ablation.grid import choose, read_grid, runs_of
+    from mgm_train.ablation.results import markdown, write_results
+    from mgm_train.ablation.runner import Ablation, check_records, launcher, progress_of
 
     out = folder or Path("runs") / grid.stem
     tables = read_grid(grid)

@@ -1,0 +1,1 @@
+"""A video file to pictures, motion vectors and presentation times."""

@@ -1,0 +1,104 @@
+"""The second decoder, `--decoder mv-extractor`: the package motion-vector-extractor, held to PyAV by a test.
+
+It gives pictures and vectors and nothing else, so the container, the times and the orientation are still PyAV's.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from mgm_prep.config import ExtractSettings
+from mgm_prep.decoding.container import Unreadable, main_stream, open_container
+from mgm_prep.decoding.h264 import is_reference, nal_length_bytes
+from mgm_prep.decoding.pyav import VECTOR_DTYPE, Picture, VideoFile
+from mgm_shared.schema import PICTURE_TYPES
+
+Tag = tuple[float, int, bool | None]
+"""What a packet tells of its picture: time, place in decoding order, whether others refer to it."""
+
+# The columns of mv-extractor's vectors, int32 (K, 10).
+COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
+
+
+class CapturedFile(VideoFile):
+    """A VideoFile whose pictures mv-extractor decodes. Those that it does not hand out count in `num_errors`."""
+
+    def __init__(self, path: Path, settings: ExtractSettings | None = None) -> None:
+        super().__init__(path, settings)
+        self._path = path
+
+    def pictures(self) -> Iterator[Picture]:
+        """All that mv-extractor gives, in display order. Unreadable when that is nothing."""
+        # The n-th picture shown is the one of the n-th packet by time.
+        tags = iter(scheduled := sorted(self._tags()))
+        num_pictures = 0
+        for frame, vectors_K, picture_type in self._captured():
+            self._check_time()
+            if not num_pictures and (frame.height, frame.width) != (self.header.height, self.header.width):
+                raise Unreadable("mv-extractor reads another stream of it than the main one")
+            time_s, decode_index, is_referred = next(tags, (float("nan"), num_pictures, None))
+            num_pictures += 1
+            yield Picture(
+                frame=frame,
+                vectors_K=vectors_K,
+                time_s=time_s,
+                dts_s=time_s,
+                picture_type=picture_type,
+                decode_index=decode_index,
+                is_reference=PICTURE_TYPES[picture_type] != "B" if is_referred is None else is_referred,
+                num_references=self._num_references,
+                is_corrupt=False,
+                codec=self._codec,
+                orientation=self._first.orientation,
+            )
+        if not num_pictures:
+            raise Unreadable("mv-extractor decodes no picture of it; the decoder pyav does")
+        self.num_errors = max(0, len(scheduled) - num_pictures)
+
+    def _tags(self) -> Iterator[Tag]:
+        """What the packets tell of the pictures."""
+        with open_container(self._path, {}) as container:
+            stream = main_stream(container)
+            length_bytes = nal_length_bytes(stream.codec_context.extradata)
+            try:
+                for decode_index, packet in enumerate(container.demux(stream)):
+                    if packet.size and not packet.is_discard:
+                        ticks = packet.pts if packet.pts is not None else packet.dts
+                        time_s = float("nan") if ticks is None else float(ticks * stream.time_base)
+                        is_referred = is_reference(bytes(packet), length_bytes) if self._codec == "h264" else None
+                        yield time_s, decode_index, is_referred
+            except av.FFmpegError:
+                return
+
+    def _captured(self) -> Iterator[tuple[av.VideoFrame, NDArray[np.void] | None, int]]:
+        from mvextractor.videocap import VideoCap
+
+        capture = VideoCap()
+        try:
+            is_open = capture.open(str(self._path.absolute()))
+        except SystemError as error:
+            raise Unreadable("mv-extractor opens no file whose name is not UTF-8") from error
+        if not is_open:
+            raise Unreadable("mv-extractor cannot open it")
+        try:
+            while True:
+                is_read, frame_HWC, vectors_K10, letter = capture.read()
+                if not is_read:
+                    return
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="bgr24")
+                yield frame, _structured(vectors_K10), PICTURE_TYPES.index(letter) if letter in PICTURE_TYPES else 0
+        finally:
+            capture.release()
+
+
+def _structured(vectors_K10: NDArray[Any]) -> NDArray[np.void] | None:
+    if not len(vectors_K10):
+        return None
+    vectors_K = np.zeros(len(vectors_K10), VECTOR_DTYPE)
+    for column, name in enumerate(COLUMNS):
+        vectors_K[name] = vectors_K10[:, column]
+    return vectors_K

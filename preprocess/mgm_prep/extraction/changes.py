@@ -1,0 +1,160 @@
+"""How a data set and its store came apart: files that changed or vanished, rejected ones to try again.
+
+Parts never change. A part with a video whose file changed is replaced by one of another name that holds the others'
+bytes as they are, and that video is new again.
+"""
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mgm_prep.config import ExtractSettings
+from mgm_prep.extraction.failures import read_failures, write_failures
+from mgm_prep.extraction.part import PartWriter, file_version
+from mgm_prep.extraction.plan import PlannedPart, next_number, part_name, read_plan, write_plan
+from mgm_prep.runtime.cluster import Cluster
+from mgm_prep.sources.discover import Source
+from mgm_shared.errors import UserError
+from mgm_shared.index import committed_parts, open_index, part_attributes
+from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, VideoRecord
+from mgm_shared.shard_reader import DamagedChunk, ShardedArray
+from mgm_shared.storage import StorePath, publish, scratch_folder, withdraw
+from mgm_shared.store import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Ids of videos in the store whose file is another one now, or is not in the data set any more."""
+
+    changed: frozenset[str] = frozenset()
+    vanished: frozenset[str] = frozenset()
+
+
+def find_changes(store: StorePath, sources: Mapping[str, Source]) -> Changes:
+    """Compare size and modification time of each extracted video's file with those recorded."""
+    changed, vanished = set(), set()
+    table = open_index(store).select(["video_id", "size", "mtime"])
+    for video_id, size, mtime in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        try:
+            version = file_version(sources[video_id].path)
+        except (KeyError, OSError):
+            vanished.add(video_id)
+        else:
+            changed.update([video_id] if version != (size, mtime) else [])
+    return Changes(changed=frozenset(changed), vanished=frozenset(vanished))
+
+
+def say_changes(changes: Changes, is_refresh: bool, say: Callable[[str], None]) -> None:
+    """What the user should know of them."""
+    if changes.changed:
+        what = "they are taken anew" if is_refresh else "--refresh takes them anew"
+        say(f"{len(changes.changed)} files changed since they were extracted ({_some(changes.changed)}); {what}")
+    if changes.vanished:
+        say(f"{len(changes.vanished)} videos of the store are not in VIDEOS ({_some(changes.vanished)}); they are kept")
+
+
+def _some(video_ids: Iterable[str]) -> str:
+    """The first three."""
+    first, *rest = sorted(video_ids)
+    return ", ".join([first, *rest[:2]]) + (" …" if len(rest) > 2 else "")
+
+
+def refreshed_plan(
+    store: StorePath, sources: Mapping[str, Source], changes: Changes, *, is_refresh: bool, is_retry: bool
+) -> list[PlannedPart]:
+    """The store's plan, in which videos to be taken anew have no place any more."""
+    plan, failures = _whole_plan(store), read_failures(store)
+    anew = set(changes.changed) if is_refresh else set()
+    anew |= failures.keys() & sources.keys() if is_retry else set()
+    if anew:
+        plan = plan_without(plan, anew, extracted=changes.changed)
+        # In this order: a run that is killed in between has only to be told again.
+        write_plan(store, plan)
+        write_failures(store, (failure for failure in failures.values() if failure.video_id not in anew))
+    return plan
+
+
+def _whole_plan(store: StorePath) -> list[PlannedPart]:
+    """The plan, and should it have been lost, what the parts say of it."""
+    plan = read_plan(store)
+    named = {row.name for row in plan} | {row.replaces for row in plan}
+    for name in committed_parts(store):
+        if name not in named:
+            attributes = part_attributes(store, name)
+            videos = tuple(record["video_id"] for key in ("videos", "failures") for record in attributes[key])
+            plan.append(PlannedPart(name=name, height=attributes["height"], width=attributes["width"], videos=videos))
+    return plan
+
+
+def plan_without(plan: Sequence[PlannedPart], videos: Collection[str], extracted: Collection[str]) -> list[PlannedPart]:
+    """The plan without a place for `videos`, which makes them new; parts that hold one, `extracted`, are replaced."""
+    number = next_number(plan)
+    rows = []
+    for row in plan:
+        kept = tuple(video_id for video_id in row.videos if video_id not in videos)
+        if any(video_id in videos and video_id in extracted for video_id in row.videos):
+            row = replace(row, name=part_name(row.height, row.width, number), replaces=row.name)
+            number += 1
+        if kept or row.replaces:
+            rows.append(replace(row, videos=kept))
+    return rows
+
+
+def to_replace(plan: Sequence[PlannedPart], store: StorePath) -> list[PlannedPart]:
+    """The rows whose old part is still there."""
+    committed = set(committed_parts(store))
+    return [row for row in plan if row.replaces in committed]
+
+
+def replace_parts(
+    store: StorePath, plan: list[PlannedPart], settings: ExtractSettings, cluster: Cluster
+) -> list[PlannedPart]:
+    """Take changed videos out of the parts that hold them; a run that was killed meanwhile is completed."""
+    rows = to_replace(plan, store)
+    for _ in cluster.map(replace_part, rows, store, settings):
+        pass
+    kept = [row for row in plan if row.videos]
+    if kept != plan:
+        write_plan(store, kept)
+    return kept
+
+
+def replace_part(row: PlannedPart, store: StorePath, settings: ExtractSettings) -> str:
+    """Write a part with what the plan keeps of the one that it replaces, which is then deleted. Returns its name.
+
+    UserError when the old part is damaged.
+    """
+    committed = committed_parts(store)
+    if row.replaces is None or row.replaces not in committed:
+        # Dask had this task done twice.
+        return row.name
+    if row.videos and row.name not in committed:
+        try:
+            _write_replacement(row, row.replaces, store, settings)
+        except DamagedChunk as error:
+            raise UserError(
+                f"{error}; a damaged part cannot be copied: `mgm-prep verify {store} --repair` first"
+            ) from None
+    withdraw(store / PARTS_DIR / row.replaces, store / UNFINISHED_DIR / f"{row.replaces}-withdrawn")
+    return row.name
+
+
+def _write_replacement(row: PlannedPart, old_name: str, store: StorePath, settings: ExtractSettings) -> None:
+    old, attributes = store / PARTS_DIR / old_name, part_attributes(store, old_name)
+    frames, motion = ShardedArray.open(old / "frames"), ShardedArray.open(old / "motion")
+    with scratch_folder(store / UNFINISHED_DIR / f"{row.name}-{uuid.uuid4().hex}") as folder:
+        writer = PartWriter(folder, row.height, row.width, settings)
+        for record in attributes["videos"]:
+            if record["video_id"] in row.videos:
+                video = Video(old, record["video_id"], record)
+                span = range(record["start"], record["start"] + record["num_frames"])
+                packed_TYX2 = motion.read(np.array(span))
+                writer.copy_video(
+                    VideoRecord(**record), frames.encoded(span), packed_TYX2, video.time_s, video.picture_type
+                )
+        failures = [failure for failure in attributes["failures"] if failure["video_id"] in row.videos]
+        # The index takes no video from a part that another one says it replaces, should both be there for a moment.
+        writer.finish({"failures": failures, "replaces": old_name})
+        publish(folder, store / PARTS_DIR / row.name)

@@ -1,0 +1,198 @@
+"""Attach labels and splits to the videos of a store, without touching a frame.
+
+Parts never change, so what is attached lies beside them in labels.jsonl, and the index takes it before the part's own.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from mgm_prep.extraction.failures import read_failures
+from mgm_prep.extraction.plan import read_plan
+from mgm_prep.runtime.lock import locked
+from mgm_prep.sources.annotations import VIDEO_SUFFIXES, Annotation, is_annotation_folder, read_annotations
+from mgm_prep.sources.discover import find_sources
+from mgm_shared.errors import UserError
+from mgm_shared.index import codes, read_index, read_labels, write_index
+from mgm_shared.schema import INDEX_FILE, LABELS_FILE
+from mgm_shared.storage import StorePath, remove, write_rows
+from mgm_shared.store import check_schema
+
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Which video each annotation means."""
+
+    values: dict[str, dict[str, str | None]]
+    """By video_id: `label`, `split` or both."""
+    unmatched: list[str]
+    """Names that no video has."""
+    ambiguous: list[str]
+    """Names that several videos have, or of which the files say different things; nothing is attached to these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSummary:
+    """What attaching came to."""
+
+    store: str
+    listed: int
+    attached: int
+    """Videos of the store that a file names."""
+    unmatched: int
+    ambiguous: int
+    videos: int
+    without_label: int
+    labels: int
+    splits: dict[str, int] = field(default_factory=dict)
+
+
+def read_label_files(files: Sequence[Path], fold: int = 1) -> list[Annotation]:
+    """The annotations of files, of directories of them, or of directories of videos, whose folders are the labels."""
+    annotations: list[Annotation] = []
+    is_videos = {file: file.is_dir() and not is_annotation_folder(file, fold) for file in files}
+    for folder in (file for file in files if is_videos[file]):
+        for source in find_sources(folder).sources:
+            annotation = Annotation(names=(source.video_id,), values={})
+            annotation.values.update({"label": source.label} if source.label else {})
+            annotation.values.update({"split": source.split} if source.split else {})
+            annotations.append(annotation)
+    return annotations + read_annotations([file for file in files if not is_videos[file]], fold)
+
+
+def attach_labels(
+    store: StorePath, files: Sequence[Path], *, fold: int = 1, is_dry_run: bool = False, say: Callable[[str], None]
+) -> LabelSummary:
+    """Give the videos that the files name their labels and splits; what the files leave unsaid stays.
+
+    UserError for files that cannot be understood, or that name no video of the store.
+    """
+    check_schema(store)
+    annotations = read_label_files(files, fold)
+    with locked(store, say):
+        table = read_index(store)
+        # Videos that are still to come, or to be tried again, get theirs now.
+        planned = {video_id for part in read_plan(store) for video_id in part.videos}
+        video_ids = planned | set(table["video_id"].to_pylist()) | read_failures(store).keys()
+        match = match_videos(annotations, video_ids)
+        if not match.values and video_ids:
+            raise UserError(
+                f"the files name no video of {store}: they list {_some(a.names[0] for a in annotations)}, "
+                f"the store holds {_some(sorted(video_ids))}"
+            )
+        say_unattached(match, say)
+        if not is_dry_run:
+            merge_labels(store, match)
+            table = write_index(store)
+    return LabelSummary(
+        store=str(store),
+        listed=len(annotations),
+        attached=len(match.values.keys() & set(table["video_id"].to_pylist())),
+        unmatched=len(match.unmatched),
+        ambiguous=len(match.ambiguous),
+        videos=len(table),
+        without_label=table["label"].null_count,
+        labels=sum(name is not None for name in codes(table, "label")[1]),
+        splits=dict(Counter(split or "none" for split in table["split"].to_pylist()).most_common()),
+    )
+
+
+def merge_labels(store: StorePath, match: Match) -> None:
+    """Put them over what was attached before; `write_index` makes them seen."""
+    before = read_labels(store)
+    after = {video_id: dict(values) for video_id, values in before.items()}
+    for video_id, values in match.values.items():
+        after[video_id] = after.get(video_id, {}) | values
+    if after == before:
+        return
+    # First, so that a reader never takes an index for current that does not know the labels.
+    remove(store / INDEX_FILE)
+    write_rows(store / LABELS_FILE, ({"video_id": video_id} | after[video_id] for video_id in sorted(after)))
+
+
+def say_unattached(match: Match, say: Callable[[str], None]) -> None:
+    """Counts and examples of the names that were not attached."""
+    for names, what in (
+        (match.unmatched, "name no video of the store"),
+        (match.ambiguous, "fit several videos, or are listed with different labels; nothing is attached to them"),
+    ):
+        if names:
+            say(f"{len(names)} entries {what}, such as {_some(names)}")
+
+
+def match_videos(annotations: Sequence[Annotation], video_ids: Collection[str]) -> Match:
+    """Match names to ids: the same path, else one that ends in the other, else a file name that both have only once.
+
+    Suffixes count only in the first step, so a transcoded file is still found.
+    """
+    finder = _Finder(annotations, video_ids)
+    claims: dict[str, list[tuple[str, dict[str, str | None]]]] = defaultdict(list)
+    unmatched: list[str] = []
+    ambiguous: list[str] = []
+    for annotation in annotations:
+        found = next((ids for name in annotation.names if (ids := finder.find(name))), [])
+        if len(found) == 1:
+            claims[found[0]].append((annotation.names[0], annotation.values))
+        else:
+            (ambiguous if found else unmatched).append(annotation.names[0])
+    values: dict[str, dict[str, str | None]] = {}
+    for video_id, said in claims.items():
+        merged = {key: value for _, one in said for key, value in one.items()}
+        if all(merged[key] == value for _, one in said for key, value in one.items()):
+            values[video_id] = merged
+        else:
+            ambiguous.append(said[0][0])
+    return Match(values=values, unmatched=unmatched, ambiguous=ambiguous)
+
+
+class _Finder:
+    def __init__(self, annotations: Iterable[Annotation], video_ids: Collection[str]) -> None:
+        self._ids = frozenset(video_ids)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for video_id in sorted(video_ids):
+            path = _without_suffix(video_id)
+            self._by_path[path].append(video_id)
+            self._by_stem[_last(path)].append(video_id)
+        names = {_without_suffix(name) for annotation in annotations for name in annotation.names}
+        self._listed = Counter(map(_last, names))
+
+    def find(self, name: str) -> list[str]:
+        """The ids that a name may mean: one when it is certain."""
+        if name in self._ids:
+            return [name]
+        path = _without_suffix(name)
+        for tail in _tails(path):
+            if tail in self._by_path:
+                return self._by_path[tail]
+        same_stem = self._by_stem.get(_last(path), [])
+        ending = [video_id for video_id in same_stem if f"/{_without_suffix(video_id)}".endswith(f"/{path}")]
+        if ending:
+            return ending
+        # A path that fits no other may still be the same file in another tree, if nothing else has its name.
+        return same_stem if len(same_stem) == 1 and self._listed[_last(path)] == 1 else []
+
+
+def _tails(path: str) -> Iterable[str]:
+    """`a/b/c`, `b/c`; the name alone is no path."""
+    parts = PurePosixPath(path).parts
+    yield path
+    for start in range(1, len(parts) - 1):
+        yield "/".join(parts[start:])
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return str(path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path)
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [name for name, _ in zip(names, range(NUM_EXAMPLES), strict=False)]
+    return ", ".join(shown) or "nothing"

@@ -1,0 +1,1 @@
+"""Commands on an existing store: verify, repair, describe, optical flow, saliency."""

@@ -1,0 +1,160 @@
+"""Is a store what it says: every chunk's checksum, every array's length, every video's place, the index.
+
+And is it what its source says: some videos are decoded again and compared.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import zarr
+
+from mgm_prep.config import ExtractSettings
+from mgm_prep.decoding.pyav import Unreadable
+from mgm_prep.extraction.part import PartWriter, file_version
+from mgm_prep.sources.discover import Source, find_sources
+from mgm_shared.index import committed_parts, part_attributes, read_index
+from mgm_shared.schema import INDEX_FILE, PARTS_DIR
+from mgm_shared.shard_reader import DamagedChunk, ShardedArray
+from mgm_shared.storage import METADATA_FILE, StorePath, is_file
+from mgm_shared.store import Store, Video, open_store
+
+# Of a video that is decoded again: mean difference in grey levels, and share of the cells with other motion.
+MAX_LEVELS, MAX_MOVED = 1.0, 0.01
+SHARDED, OPTIONAL, TRACKS = ("frames", "motion"), ("flow",), ("time", "picture_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a verification found."""
+
+    store: str
+    parts: int
+    videos: int
+    chunks: int
+    problems: list[str] = field(default_factory=list)
+    """One line each: where, and what is wrong."""
+    broken_parts: list[str] = field(default_factory=list)
+    """The parts that must be extracted again."""
+    repaired_parts: list[str] = field(default_factory=list)
+    """Those that were, in this call."""
+    compared: int = 0
+    """Videos that were decoded again and compared with their source."""
+
+
+def verify(store: StorePath, videos: Path | None = None, num_compared: int = 8) -> Verdict:
+    """Read every byte of a store, and compare some of its videos with their files in `videos`.
+
+    UserError when one of the two is not what it should be.
+    """
+    opened = open_store(store)
+    names = committed_parts(store)
+    problems: list[str] = []
+    broken: list[str] = []
+    num_videos = num_chunks = 0
+    for name in names:
+        num_before = len(problems)
+        try:
+            num_videos += len(part_attributes(store, name)["videos"])
+            for problem in _part_problems(store, name):
+                problems.append(f"{name}: {problem}")
+            part = store / PARTS_DIR / name
+            num_chunks += sum(ShardedArray.open(part / array).num_chunks for array in _sharded(part))
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(f"{name}: its metadata cannot be read ({type(error).__name__}: {error})")
+        if len(problems) > num_before:
+            broken.append(name)
+    if not problems:
+        problems += _index_problems(store)
+    compared = _to_compare(opened, videos, num_compared) if videos is not None and not broken else []
+    for source in compared:
+        problems += [f"{source.video_id}: {problem}" for problem in _differences(opened, source)]
+    return Verdict(
+        store=str(store),
+        parts=len(names),
+        videos=num_videos,
+        chunks=num_chunks,
+        problems=problems,
+        broken_parts=broken,
+        compared=len(compared),
+    )
+
+
+def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
+    """The same choice in every call, of the videos whose file is still the one that was extracted."""
+    sources = [source for source in find_sources(videos).sources if source.video_id in store]
+    Random(0).shuffle(sources)
+    chosen: list[Source] = []
+    for source in sources:
+        if len(chosen) == count:
+            break
+        record = store[source.video_id].record
+        if source.path.is_file() and file_version(source.path) == (record["size"], record["mtime"]):
+            chosen.append(source)
+    return chosen
+
+
+def _differences(store: Store, source: Source) -> Iterator[str]:
+    """What differs when the file is decoded again; another version of a library may differ by a grey level."""
+    settings, video = ExtractSettings.from_dict(store.attributes["settings"]), store[source.video_id]
+    with tempfile.TemporaryDirectory(prefix="mgm-") as folder:
+        writer = PartWriter(Path(folder), video.height, video.width, settings)
+        try:
+            writer.add_video(source)
+        except Unreadable as error:
+            yield f"its file cannot be read any more: {error}"
+            return
+        writer.finish({})
+        again = Video(Path(folder), video.video_id, video.record | {"start": 0, "num_frames": len(writer)})
+        if len(again) != len(video):
+            yield f"it has {len(video)} frames, its file {len(again)}"
+            return
+        try:
+            levels = np.abs(again.frames[:].astype(np.int16) - video.frames[:]).mean()
+            share_moved = np.mean(~np.isclose(again.motion[:], video.motion[:], atol=1 / 8, equal_nan=True))
+        except DamagedChunk as error:
+            yield str(error)
+            return
+        if levels > MAX_LEVELS:
+            yield f"its frames differ from its file's by {levels:.1f} grey levels"
+        if share_moved > MAX_MOVED:
+            yield f"{share_moved:.1%} of its motion differs from its file's"
+
+
+def _sharded(part: StorePath) -> list[str]:
+    return [*SHARDED, *(name for name in OPTIONAL if is_file(part / name / METADATA_FILE))]
+
+
+def _part_problems(store: StorePath, name: str) -> Iterator[str]:
+    part = store / PARTS_DIR / name
+    num_frames = 0
+    for video in part_attributes(store, name)["videos"]:
+        if video["start"] != num_frames:
+            yield f"{video['video_id']} starts at frame {video['start']}, and the one before ends at {num_frames}"
+        num_frames = video["start"] + video["num_frames"]
+    for array_name in _sharded(part):
+        array = ShardedArray.open(part / array_name)
+        if array.shape[0] != num_frames:
+            yield f"{array_name} has {array.shape[0]} frames, its videos {num_frames}"
+        for chunk, error in array.damage():
+            yield f"{array_name}, frames {chunk * array.chunk_frames} and on: {error}"
+    for array_name in TRACKS:
+        try:
+            # zarr-python checks the crc32c of these two, which are one chunk each.
+            length = np.size(zarr.open_array(str(part / array_name), mode="r")[:])
+            is_there = is_file(part / array_name / "c.0")
+        except (ValueError, OSError) as error:
+            yield f"{array_name}: {error}"
+            continue
+        if length != num_frames or not is_there:
+            yield f"{array_name} has {length if is_there else 0} values, its videos {num_frames} frames"
+
+
+def _index_problems(store: StorePath) -> Iterator[str]:
+    if not is_file(store / INDEX_FILE):
+        yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` makes it"
+    elif not open_store(store).table.equals(read_index(store)):
+        yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` makes it anew"

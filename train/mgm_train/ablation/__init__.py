@@ -1,0 +1,1 @@
+"""Grids of runs, their execution and their tables."""

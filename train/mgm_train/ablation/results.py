@@ -1,0 +1,196 @@
+"""What an ablation found: each row's mean and standard deviation over its seeds, as tables and as a plot.
+
+The layout is that of the paper's Table 4 and Figure 4: a table has a row for each choice, and where what is varied is a
+number, its plot is a curve.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mgm_shared.figures import FONT_POINTS, PAGE_INCHES, panels, save
+from mgm_shared.files import replace_file
+from mgm_train.ablation.grid import Row, Table
+from mgm_train.ablation.runner import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRIC = "top1"
+# Okabe and Ito's, without yellow, which is too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A row's finished runs: their accuracy in percent, by seed; and the seeds of the others, with the reason."""
+
+    labels: tuple[str, ...]
+    values: Mapping[int, float]
+    failures: Mapping[int, str]
+    num_missing: int
+    num_unscored: int
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation; None for a single run, which has none."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "failed" if self.failures else "not run"
+        return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
+
+    @property
+    def remark(self) -> str:
+        """What the number does not say: runs and videos that are not in it."""
+        by_reason: dict[str, list[str]] = {}
+        for seed, reason in self.failures.items():
+            by_reason.setdefault(reason, []).append(str(seed))
+        remarks = [f"seed {', '.join(seeds)}: {reason}" for reason, seeds in by_reason.items()]
+        if self.num_missing and self.values:
+            remarks.append(f"{self.num_missing} not run")
+        if self.num_unscored:
+            remarks.append(f"{self.num_unscored} videos could not be read")
+        return "; ".join(remarks)
+
+
+def tabulate(table: Table, outcomes: Mapping[str, Outcome]) -> list[Result]:
+    """The result of each row; `outcomes` are by the names of runs."""
+    return [_result(row, outcomes) for row in table.rows]
+
+
+def _result(row: Row, outcomes: Mapping[str, Outcome]) -> Result:
+    found = {run.seed: outcomes[run.name] for run in row.runs}
+    return Result(
+        labels=row.labels,
+        values={seed: 100 * outcome.scores[METRIC] for seed, outcome in found.items() if outcome.scores},
+        failures={seed: outcome.reason for seed, outcome in found.items() if outcome.reason},
+        num_missing=sum(not outcome.scores and not outcome.reason for outcome in found.values()),
+        num_unscored=sum(outcome.num_unscored for outcome in found.values()),
+    )
+
+
+def write_results(tables: Sequence[Table], outcomes: Mapping[str, Outcome], out: Path) -> dict[str, Any]:
+    """Write results.md, results.json and results.png; what is in the second."""
+    files = {kind: out / f"results.{kind}" for kind in ("md", "json", "png")}
+    values = {
+        "folder": str(out),
+        "tables": [plain(table, outcomes) for table in tables],
+        "runs": {name: {**outcome.scores, "reason": outcome.reason} for name, outcome in outcomes.items()},
+        "files": {kind: str(file) for kind, file in files.items()},
+    }
+    text = "\n".join(markdown(table, outcomes) for table in tables)
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(files["md"], lambda path: path.write_text(text))
+    replace_file(files["json"], lambda path: path.write_text(json.dumps(values, indent=2) + "\n"))
+    save(plot(tables, outcomes), files["png"])
+    return values
+
+
+def markdown(table: Table, outcomes: Mapping[str, Outcome]) -> str:
+    """A table of the paper's kind: `| mask | top-1 |`."""
+    names = [axis.name for axis in table.axes]
+    rows = [[*result.labels, str(result), result.remark] for result in tabulate(table, outcomes)]
+    header = [*names, "top-1", "remark"]
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([f"**{table.name}**", "", *lines, ""])
+
+
+def plain(table: Table, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """A table as plain values, for JSON."""
+    rows = [
+        {
+            "labels": dict(zip([axis.name for axis in table.axes], result.labels, strict=True)),
+            "mean": result.mean,
+            "std": result.std,
+            "values": {str(seed): value for seed, value in result.values.items()},
+            "failures": {str(seed): reason for seed, reason in result.failures.items()},
+            "not_run": result.num_missing,
+        }
+        for result in tabulate(table, outcomes)
+    ]
+    return {"table": table.name, "metric": METRIC, "unit": "percent", "rows": rows}
+
+
+def plot(tables: Sequence[Table], outcomes: Mapping[str, Outcome]) -> "Figure":
+    """A panel for each table: a curve where an axis is of numbers, else a mark a row; bars are standard deviations."""
+    num_columns = min(2, len(tables))
+    width_inches = PAGE_INCHES * num_columns / 2
+    num_rows = -(-len(tables) // num_columns)
+    figure, axes = panels(num_rows, num_columns, (5, 8), width_inches=width_inches, gap_inches=0.06)
+    for axis in axes.flat[len(tables) :]:
+        axis.remove()
+    for axis, table in zip(axes.flat, tables, strict=False):
+        axis.set_title(table.name, fontsize=FONT_POINTS)
+        axis.spines[["left", "bottom"]].set_visible(True)
+        axis.tick_params(labelsize=FONT_POINTS)
+        axis.grid(linewidth=0.3, alpha=0.6)
+        results = tabulate(table, outcomes)
+        numeric = [number for number, varied in enumerate(table.axes) if varied.numbers]
+        if numeric and any(result.values for result in results):
+            _curves(axis, table, results, numeric[-1])
+        else:
+            _marks(axis, results)
+    return figure
+
+
+def _curves(axis: "Axes", table: Table, results: Sequence[Result], number: int) -> None:
+    """Accuracy over a numeric axis, a curve for each combination of the others."""
+    varied = table.axes[number]
+    series: dict[str, list[Result]] = {}
+    for result in results:
+        others = [label for place, label in enumerate(result.labels) if place != number]
+        series.setdefault(", ".join(others), []).append(result)
+    for colour, marker, (name, members) in zip(COLOURS * 9, "osD^v<>" * 9, series.items(), strict=False):
+        done = [one for one in members if one.mean is not None]
+        points = sorted((varied.numbers[one.labels[number]], one.mean, one.std or 0.0) for one in done)
+        if not points:
+            continue
+        line = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1, "capsize": 2, "label": name}
+        axis.errorbar(*zip(*points, strict=True), **line)  # type: ignore[arg-type]
+    axis.set_xticks(sorted(varied.numbers.values()))
+    axis.set_xlabel(varied.name, fontsize=FONT_POINTS)
+    axis.set_ylabel("top-1, %", fontsize=FONT_POINTS)
+    axis.margins(y=0.15)
+    axis.yaxis.set_major_locator(_ticks())
+    if any(series):
+        axis.legend(fontsize=FONT_POINTS - 1, frameon=False)
+
+
+def _marks(axis: "Axes", results: Sequence[Result]) -> None:
+    """A mark for each row, its name on the left and its number above it."""
+    for y, result in enumerate(results):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": FONT_POINTS - 1}
+        if result.mean is None:
+            axis.text(0.5, y, str(result), color="0.4", transform=axis.get_yaxis_transform(), **style)
+            continue
+        bar: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2}
+        axis.errorbar(result.mean, y, xerr=result.std, **bar)
+        axis.annotate(str(result), (result.mean, y), (0, 8), textcoords="offset points", **style)
+    axis.set_yticks(range(len(results)), [", ".join(result.labels) for result in results])
+    axis.set_ylim(len(results) - 0.5, -0.7)
+    axis.set_xlabel("top-1, %", fontsize=FONT_POINTS)
+    axis.margins(x=0.2)
+    axis.xaxis.set_major_locator(_ticks())
+
+
+def _ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5)

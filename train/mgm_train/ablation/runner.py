@@ -1,0 +1,246 @@
+"""Run an ablation: each run is pretrained, fine-tuned and tested by the programs that a user would call.
+
+    OUT/<run>/pretrain.yaml, finetune.yaml, evaluate.yaml   what a stage was asked
+    OUT/<run>/pretrain/, finetune/                          its run folder
+    OUT/<run>/pretrain.json, …                              how it ended; what has one is not run again
+    OUT/results.md, results.json, results.png               the tables (see results.py)
+
+A run that varies fine-tuning alone shares the pretraining of the run that does not. A stage is a process of its own, so
+that one that crashes or is killed for its memory is a row with its reason, and the others go on. With several GPUs all
+of them share the batches of one run.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from mgm_shared.config import Config, to_dict
+from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
+from mgm_train.ablation.grid import Run
+from mgm_train.checkpoint.run_folder import FREE_SETTINGS
+from mgm_train.runtime.signals import StopRequest
+
+POLL_S = 0.2
+# Of what a program says, so much is kept to find the reason of its end.
+MAX_LINES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a program ended: its exit code, what it printed on stdout, and what it said last on stderr."""
+
+    code: int
+    stdout: str
+    reason: str
+
+
+Launch = Callable[[list[str], StopRequest], Ended]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One program of a run, with its settings, and where it leaves what."""
+
+    task: str
+    folder: Path
+    config: Config
+    arguments: tuple[str, ...]
+
+    @property
+    def asked(self) -> Path:
+        return self.folder / f"{self.task}.yaml"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.task}.json"
+
+    @property
+    def command(self) -> list[str]:
+        return [self.task, *self.arguments, "--config", str(self.asked), "--json"]
+
+    def identity(self, store: str) -> dict[str, Any]:
+        """What its result depends on, as it stands in the record."""
+        # Where its pretraining lies is not what it is; that has a record of its own.
+        kept = {key: value for key, value in to_dict(self.config).items() if key not in FREE_SETTINGS | {"init"}}
+        return {"store": store, "settings": json.loads(json.dumps(kept))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: the numbers of its test, or why there are none. Neither: it was not reached."""
+
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def num_unscored(self) -> int:
+        """Videos of the test that could not be read."""
+        return self.scores["listed"] - self.scores["scored"] if self.scores else 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something failed, the run or the reading of some of its videos."""
+        return bool(self.reason or self.num_unscored)
+
+
+def stages_of(run: Run, out: Path, store: str) -> list[Stage]:
+    """Pretraining, fine-tuning and test of a run."""
+    folders = {task: out / name for task, name in run.names.items()}
+    pretrained, finetuned = folders["pretrain"] / "pretrain", folders["finetune"] / "finetune"
+    config = replace(run.configs["finetune"], init=str(pretrained.absolute()))  # type: ignore[type-var]
+    # torchrun's own parser would take `--run` for itself.
+    calls = {
+        "pretrain": (run.configs["pretrain"], (store, "--run-dir", str(pretrained))),
+        "finetune": (config, (store, "--run-dir", str(finetuned))),
+        "evaluate": (run.configs["evaluate"], (store, str(finetuned))),
+    }
+    return [
+        Stage(task=task, folder=folders[task], config=config, arguments=arguments)
+        for task, (config, arguments) in calls.items()
+    ]
+
+
+def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> None:
+    """UserError when a finished stage was run with other settings or another store than it would be now."""
+    for stage in [stage for run in runs for stage in stages_of(run, out, store)]:
+        record = read_record(stage)
+        if record is None:
+            continue
+        now, then = stage.identity(digest), record["identity"]
+        if then["store"] != now["store"]:
+            raise UserError(f"{stage.record} is of another store; take another --run folder")
+        changed = [key for key, value in now["settings"].items() if then["settings"].get(key) != value]
+        if changed:
+            key = changed[0]
+            was, shall = then["settings"].get(key), now["settings"][key]
+            raise UserError(f"{stage.record}: {key} was {was!r} and is now {shall!r}; take another --run folder")
+
+
+def read_record(stage: Stage) -> dict[str, Any] | None:
+    """What a finished stage left, or None."""
+    return json.loads(stage.record.read_text()) if stage.record.exists() else None
+
+
+def progress_of(run: Run, out: Path, store: str) -> str:
+    """How far a run is: `evaluate done`, `finetune begun`, … or `new`."""
+    progress = "new"
+    for stage in stages_of(run, out, store):
+        if stage.record.exists():
+            progress = f"{stage.task} done"
+        elif stage.asked.exists():
+            return f"{stage.task} begun"
+    return progress
+
+
+class Ablation:
+    """Runs what is not finished, one after the other. `launch` runs a command of mgm-train."""
+
+    def __init__(self, out: Path, store: str, digest: str, launch: Launch, say: Callable[[str], None]) -> None:
+        self.out, self.store, self.digest, self.launch, self.say = out, store, digest, launch, say
+        self.failed: dict[Path, str] = {}
+        self.stop = StopRequest()
+
+    def run(self, runs: list[Run]) -> None:
+        """Run them, each to its end or its failure, or until somebody wishes to stop."""
+        with self.stop.listening():
+            for number, run in enumerate(runs, 1):
+                self._run(run, f"[{number}/{len(runs)}] {run.name}")
+
+    def _run(self, run: Run, title: str) -> None:
+        for stage in stages_of(run, self.out, self.store):
+            if read_record(stage) is None and not self.stop.is_asked and stage.record not in self.failed:
+                self.say(f"{title}: {stage.task}")
+                self._start(stage)
+            if read_record(stage) is None:
+                return
+
+    def outcome(self, run: Run) -> Outcome:
+        """How a run has ended by now."""
+        record = None
+        for stage in stages_of(run, self.out, self.store):
+            record = read_record(stage)
+            if record is None:
+                return Outcome(reason=self.failed.get(stage.record, ""))
+        return Outcome(scores=record["result"] if record else {})
+
+    def _start(self, stage: Stage) -> None:
+        """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump({stage.task: to_dict(stage.config)}, sort_keys=False)
+        replace_file(stage.asked, lambda path: path.write_text(text))
+        ended = self.launch(stage.command, self.stop)
+        if ended.code == EXIT_INTERRUPTED or (ended.code and self.stop.is_asked):
+            self.stop.is_asked = True
+        elif ended.code not in (0, EXIT_SOME_FAILED):
+            self.failed[stage.record] = f"{stage.task}: {ended.reason}"
+            self.say(f"failed: {self.failed[stage.record]}")
+        else:
+            record = {"identity": stage.identity(self.digest), "result": json.loads(ended.stdout)}
+            replace_file(stage.record, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def launcher(num_gpus: int) -> Launch:
+    """Runs mgm-train in a process of its own, or by torchrun in one for each GPU."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_gpus)]
+    program = [sys.executable, *(torchrun if num_gpus > 1 else []), "-m", "mgm_train"]
+    return lambda command, stop: launch([*program, *command], stop)
+
+
+def launch(command: list[str], stop: StopRequest) -> Ended:
+    """Run a program to its end. What it says goes on to our stderr, and a wish to stop goes on to it."""
+    lines: list[str] = []
+    is_told = False
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, errors="replace") as child,
+    ):
+        listener = threading.Thread(target=_pass_on, args=(child.stderr, lines))
+        listener.start()
+        while child.poll() is None:
+            if stop.is_asked and not is_told:
+                # After a Ctrl-C in a terminal it knows already; to hear it twice does no harm.
+                child.send_signal(signal.SIGTERM)
+                is_told = True
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
+        listener.join()
+        out.seek(0)
+        return Ended(code=child.returncode, stdout=out.read(), reason=_reason(child.returncode, lines))
+
+
+def _pass_on(stream: Any, lines: list[str]) -> None:
+    for line in stream:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        if line.strip():
+            lines.append(line.strip())
+            del lines[:-MAX_LINES]
+
+
+def _reason(code: int, lines: list[str]) -> str:
+    """Why a program failed: its one-line error, else the last exception, else its last line."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    for pattern in (
+        r"(?:python -m mgm_train|mgm-train): (.+)",
+        # The last word of torchrun is always an exception of its own, which says that another program failed.
+        r"(?:\[rank\d+\]: )?(?!torch\.distributed\.elastic\.)((?:\w+\.)*\w*(?:Error|Exception)\b.*)",
+        r"traceback : Signal \d+ \((\w+)\) received by PID \d+",
+    ):
+        found = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
+        if found:
+            return f"ended by {found[-1]}" if found[-1] in signal.Signals.__members__ else found[-1]
+    return lines[-1] if lines else f"exit code {code}"

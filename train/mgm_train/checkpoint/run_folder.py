@@ -1,0 +1,158 @@
+"""A run's folder: what was asked for, what was measured, the weights, and where to go on.
+
+    RUN/config.yaml                           the resolved settings, under the name of the task
+    RUN/environment.json                      versions and machine
+    RUN/metrics.jsonl                         one line a log interval
+    RUN/checkpoints/last.pt                   everything needed to go on
+    RUN/checkpoints/epoch-0050.safetensors    weights, with the model's configuration in the file's metadata
+
+Every file but metrics.jsonl is written beside its place, flushed to the disk and renamed: a killed run leaves
+whole files only. No file is loaded as a pickle of anything but tensors and plain values.
+"""
+
+import json
+import os
+import pickle
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import torch
+import yaml
+
+from mgm_shared.config import Config, to_dict
+from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
+from mgm_train.config import TrainConfig
+
+# These may change when a run goes on: they move work around, or change how often something is written.
+FREE_SETTINGS = {
+    "accumulate",
+    "num_workers",
+    "max_bad_clips",
+    "device",
+    "compile",
+    "recompute",
+    "fsdp",
+    "worker_start",
+    "save_every_epochs",
+    "log_every_steps",
+}
+# So may these, which fine-tuning alone has.
+FREE_IN_FINETUNING = {"eval_every_epochs", "eval_split"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and its small files."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    def weights(self, epoch: int) -> Path:
+        """Weights after `epoch` whole epochs."""
+        return self.checkpoints / f"epoch-{epoch:04d}.safetensors"
+
+    def start(self, task: str, config: Config, about: Mapping[str, object]) -> None:
+        """Make the folder and write config.yaml and environment.json, which `about` joins."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in self.checkpoints.glob(".*.part"):
+            left_by_a_kill.unlink()
+        text = yaml.safe_dump({task: to_dict(config)}, sort_keys=False)
+        replace_file(self.root / "config.yaml", lambda path: path.write_text(text))
+        environment = json.dumps(describe_environment() | dict(about), indent=2) + "\n"
+        replace_file(self.root / "environment.json", lambda path: path.write_text(environment))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append_metrics(self, row: Mapping[str, object]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_metrics(self, num_steps: int) -> None:
+        """Drop the rows after `num_steps` steps: going on from there writes them anew."""
+        rows = [row for row in self.read_metrics() if row["step"] <= num_steps]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        replace_file(self.metrics, lambda path: path.write_text(text))
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def read_config(root: Path, task: str, kind: type[AnyConfig]) -> AnyConfig:
+    """The settings of a run, from its config.yaml. UserError when it is no run of that task."""
+    try:
+        values = yaml.safe_load((root / "config.yaml").read_text())[task]
+    except (OSError, KeyError, TypeError):
+        raise UserError(f"{root} is not the folder of a {task} run") from None
+    return kind.from_dict(values)
+
+
+def describe_environment() -> dict[str, object]:
+    """Versions and machine, for environment.json."""
+    packages = ("mgm", "torch", "timm", "numpy", "zarr", "safetensors")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages} | {"opencv": cv2.__version__},
+        "gpus": gpus,
+        "num_cpus": os.cpu_count(),
+        "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def save_last(run: RunFolder, state: Mapping[str, Any]) -> None:
+    """Replace last.pt; `state` holds tensors, plain values, lists and dicts of them."""
+    replace_file(run.last, lambda path: torch.save(dict(state), path))
+
+
+def load_last(run: RunFolder) -> dict[str, Any] | None:
+    """What `save_last` wrote, on the CPU; None when there is nothing to go on from. UserError if it cannot be read."""
+    if not run.last.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(run.last, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{run.last} cannot be read; move it away to start from the beginning") from error
+    return state
+
+
+def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config: TrainConfig, store: str) -> None:
+    """UserError unless a run that stopped with `state` may go on with these settings; it names what differs."""
+    saved = {"task": state["task"], "store": state["position"]["store"]} | state["config"]
+    asked = {"task": task, "store": store} | to_dict(config)
+    differing = [
+        f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
+        for name in sorted((saved.keys() | asked.keys()) - FREE_SETTINGS - FREE_IN_FINETUNING)
+        if saved.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise UserError(f"{run.root} was begun with other settings: {'; '.join(differing)}; take another run folder")

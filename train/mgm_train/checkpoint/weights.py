@@ -1,0 +1,79 @@
+"""Weights files: safetensors with the configuration of the model in their metadata."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
+from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A weights file: tensors by name, the model they belong to, and free text metadata (task, epoch, labels…)."""
+
+    path: Path
+    state: dict[str, Tensor]
+    model: ModelConfig
+    metadata: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of a classifier's classes, in order. UserError when it is none."""
+        if "labels" not in self.metadata:
+            raise UserError(f"{self.path} holds no classifier; give the run of `mgm-train finetune`")
+        names: list[str] = json.loads(self.metadata["labels"])
+        return names
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to these weights goes: their run's folder, or the one they lie in."""
+        parent = self.path.parent
+        return parent.parent if parent == RunFolder(parent.parent).checkpoints else parent
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str]) -> None:
+    """Write a model's state dict as safetensors with its configuration in the metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    texts = {"format": "pt", "mgm_model": json.dumps(asdict(config)), **metadata}
+    replace_file(path, lambda beside: save_file(state, beside, metadata=texts))
+
+
+def find_weights(path: Path) -> Path:
+    """`path` itself, or of a run folder its latest epoch-XXXX.safetensors. UserError when there is none."""
+    if path.is_file():
+        return path
+    found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"))
+    if not found:
+        raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
+    return found[-1]
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file, or a run folder's latest. UserError if it is none, or none of ours."""
+    path = find_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file; give an epoch-XXXX.safetensors or a run folder") from error
+    if "mgm_model" not in metadata:
+        raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
+    model = ModelConfig(**json.loads(metadata["mgm_model"]))
+    return Weights(path=path, state=state, model=model, metadata=metadata)

@@ -1,0 +1,189 @@
+"""Cropping, flipping and colouring of clips: one crop and one flip for the frames and their motion.
+
+Axes: T frames · H,W pixels · C = RGB. Crops are even whole pixels of the stored frame.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from mgm_shared.geometry import Box
+from mgm_train.config import FinetuneConfig
+from mgm_train.data.clips import Clip
+from mgm_train.data.views import View, even
+
+if TYPE_CHECKING:
+    from timm.data.auto_augment import RandAugment
+
+CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+ERASED_AREA = (0.02, 1 / 3)
+ERASED_ASPECT = (0.3, 1 / 0.3)
+
+
+def multi_scale_crop(
+    height: int, width: int, rng: Generator, *, scales: Sequence[float] = CROP_SCALES, is_offset_fixed: bool = True
+) -> Box:
+    """A crop of two of the scales of the short side, at most one step apart, for width and height (as in VideoMAE).
+
+    It lies on one of the 13 points of a quarter grid that TSN uses (centre, corners, edges, quarters), or
+    anywhere with `is_offset_fixed=False`.
+    """
+    sides = [even(min(height, width) * scale) for scale in scales]
+    pairs = [(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1]
+    crop_width, crop_height = pairs[rng.integers(len(pairs))]
+    room_x, room_y = width - crop_width, height - crop_height
+    if is_offset_fixed:
+        # Both coordinates even, or both odd: all of the 5×5 quarter grid's points but the 12 off the diagonals.
+        points = [(x, y) for x in range(5) for y in range(5) if (x - y) % 2 == 0]
+        quarter_x, quarter_y = points[rng.integers(len(points))]
+        x, y = even(room_x * quarter_x // 4), even(room_y * quarter_y // 4)
+    else:
+        x, y = even(rng.integers(room_x + 1)), even(rng.integers(room_y + 1))
+    return Box(x=x, y=y, width=crop_width, height=crop_height)
+
+
+def random_resized_crop(
+    height: int,
+    width: int,
+    rng: Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = ASPECT_RATIOS,
+) -> Box:
+    """A crop of a share in `scale` of the area and a width/height in `aspect`; after ten misfits the centre square."""
+    for _ in range(10):
+        area = rng.uniform(*scale) * height * width
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        crop_width, crop_height = even(np.sqrt(area * ratio)), even(np.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            x, y = even(rng.integers(width - crop_width + 1)), even(rng.integers(height - crop_height + 1))
+            return Box(x=x, y=y, width=crop_width, height=crop_height)
+    return view_boxes(height, width, 1)[0]
+
+
+def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
+    """Squares of the short side for a test: evenly spread along the long side; one view is the centre."""
+    side = min(height, width)
+    shares = np.linspace(0, 1, num_views).tolist() if num_views > 1 else [0.5]
+    return [
+        Box(x=even((width - side) * share), y=even((height - side) * share), width=side, height=side)
+        for share in shares
+    ]
+
+
+@contextmanager
+def global_random(seed: int) -> Iterator[None]:
+    """Python's and numpy's global generators, which timm draws from, seeded here and put back after."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+@lru_cache(maxsize=4)
+def _rand_augment(config: str, size_px: int) -> "RandAugment":
+    # Not above: timm loads torchvision and torch's compiler, 190 MB, in each process that reads clips for pretraining.
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN
+
+    mean = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
+    hparams = {"translate_const": int(0.45 * size_px), "img_mean": mean, "interpolation": Image.Resampling.BICUBIC}
+    return rand_augment_transform(config, hparams)
+
+
+def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:
+    """timm's RandAugment (`config` is its string), with the same operations and strengths for every frame."""
+    transform = _rand_augment(config, min(frames_CTHW.shape[2:]))
+    seed = int(rng.integers(2**32))
+    out_CTHW = np.empty_like(frames_CTHW)
+    for t in range(frames_CTHW.shape[1]):
+        picture = Image.fromarray(cv2.merge(list(frames_CTHW[:, t])))
+        with global_random(seed):
+            changed_HWC = np.asarray(transform(picture))
+        cv2.split(changed_HWC, list(out_CTHW[:, t]))
+    return out_CTHW
+
+
+def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+    """Noise of ImageNet's mean and spread in one random box, the same box in all frames (VideoMAE's fine-tuning)."""
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    height, width = frames_CTHW.shape[2:]
+    box = random_resized_crop(height, width, rng, scale=ERASED_AREA, aspect=ERASED_ASPECT)
+    rows = slice(int(box.y), int(box.y + box.height))
+    columns = slice(int(box.x), int(box.x + box.width))
+    out_CTHW = frames_CTHW.copy()
+    noise_CTHW = rng.standard_normal(out_CTHW[:, :, rows, columns].shape, np.float32)
+    for noise_THW, mean, deviation in zip(noise_CTHW, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True):
+        noise_THW *= np.float32(255 * deviation)
+        noise_THW += np.float32(255 * mean)
+    out_CTHW[:, :, rows, columns] = noise_CTHW.clip(0, 255)
+    return out_CTHW
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainAugment:
+    """Multi-scale crop to a square, mirrored half the time if `flip` (paper, implementation details)."""
+
+    size_px: int = 224
+    flip: bool = True
+
+    def view(self, height: int, width: int, rng: Generator) -> View:
+        """A view of a video of this size."""
+        return _maybe_mirrored(multi_scale_crop(height, width, rng), self.size_px, self.flip, rng)
+
+    def finish(self, clip: Clip, rng: Generator) -> Clip:
+        """The clip as it is."""
+        return clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneAugment:
+    """Random resized crop, flip, RandAugment and erasing, each one draw for all frames.
+
+    The crop comes first, as in timm: RandAugment of the whole frame, VideoMAE's order, costs twice as much.
+    """
+
+    size_px: int = 224
+    flip: bool = True
+    randaug: str = "rand-m7-n4-mstd0.5-inc1"
+    random_erasing: float = 0.25
+    crop_min_scale: float = 0.08
+
+    @classmethod
+    def of(cls, config: FinetuneConfig) -> "FinetuneAugment":
+        """What the configuration says."""
+        names = ("flip", "randaug", "random_erasing", "crop_min_scale")
+        return cls(size_px=config.image_px, **{name: getattr(config, name) for name in names})
+
+    def view(self, height: int, width: int, rng: Generator) -> View:
+        """A view of a video of this size."""
+        box = random_resized_crop(height, width, rng, scale=(self.crop_min_scale, 1.0))
+        return _maybe_mirrored(box, self.size_px, self.flip, rng)
+
+    def finish(self, clip: Clip, rng: Generator) -> Clip:
+        """The clip with other colours, and perhaps a part of it erased."""
+        frames_CTHW = clip.frames_CTHW
+        if self.randaug:
+            frames_CTHW = rand_augment(frames_CTHW, self.randaug, rng)
+        if rng.random() < self.random_erasing:
+            frames_CTHW = erase_box(frames_CTHW, rng)
+        return replace(clip, frames_CTHW=frames_CTHW)
+
+
+def _maybe_mirrored(box: Box, size_px: int, flip: bool, rng: Generator) -> View:
+    return View(box=box, size_px=size_px, is_mirrored=flip and rng.random() < 0.5)

@@ -1,0 +1,279 @@
+"""From a store to clips: frames as a view shows them, their motion, the datasets of pretraining and fine-tuning.
+
+A sample depends on (seed, epoch, index) alone, so workers hold no state and a resumed run draws what it would have.
+Augmenting and masking come in as callables: `augment.py` and `masking.py` have them.
+
+Axes: T sampled frames · S stored frames, from the first sampled to the last · H,W pixels · C = RGB ·
+Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens · B clips of a batch.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, default_collate
+
+from mgm_shared.geometry import CELL_PX
+from mgm_shared.kernel import kernel
+from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
+from mgm_shared.store import Store, Video
+from mgm_train.data.labels import label_numbers, split_rows
+from mgm_train.data.sampling import sample_indices, segment_indices
+from mgm_train.data.views import View, read_views, view_motion
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Frames (3, T, H, W) uint8 and their motion (T, H/8, W/8, 2), NaN = missing; label −1 = none.
+
+    `motion_TYX2` has no cells (T, 0, 0, 2) where nobody needs motion. `problem` says why the video could not be read;
+    the clip is then black and without motion.
+    """
+
+    frames_CTHW: NDArray[np.uint8]
+    motion_TYX2: NDArray[np.float32]
+    label: int
+    video_id: str
+    problem: str = ""
+
+    @property
+    def frames_THWC(self) -> NDArray[np.uint8]:
+        """The frames as pictures; a view."""
+        return self.frames_CTHW.transpose(1, 2, 3, 0)
+
+
+class Augment(Protocol):
+    """What is done to a clip at random; the same draws for all its frames and their motion."""
+
+    def view(self, height: int, width: int, rng: Generator) -> View:
+        """Which pixels of a video of this size are shown."""
+
+    def finish(self, clip: Clip, rng: Generator) -> Clip:
+        """What is changed of the pixels after that."""
+
+
+MaskMaker = Callable[[Clip, Generator], NDArray[np.bool_]]
+ReadField = Callable[[Video, slice], NDArray[np.float32]]
+
+
+def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Motion of a strided clip, (T, Y, X, 2), from the motion of every stored frame indices_T[0] … indices_T[-1].
+
+    In a clip "the frame before" is the sampled one before: its motion is the mean, over the stored frames since then,
+    of the vectors that exist, which also bridges I frames. The first frame keeps its own; a repeated one has not moved.
+    """
+    motion_TYX2 = np.empty((len(indices_T), *motion_SYX2.shape[1:]), np.float32)
+    flat_SK = np.ascontiguousarray(motion_SYX2).reshape(len(motion_SYX2), -1)
+    _average(flat_SK, indices_T - indices_T[0] + 1, motion_TYX2.reshape(len(motion_TYX2), -1))
+    return motion_TYX2
+
+
+@kernel
+def _average(motion_SK: NDArray[np.float32], stop_T: NDArray[np.int64], mean_TK: NDArray[np.float32]) -> None:
+    """Frame t of the clip is the mean of S from the stop before it to its own; K is Y·X·2."""
+    start = 0
+    num_K = np.empty(mean_TK.shape[1], np.float32)
+    for t in range(len(stop_T)):
+        mean_K = mean_TK[t]
+        mean_K[:] = 0
+        num_K[:] = 0
+        for s in range(start, stop_T[t]):
+            motion_K = motion_SK[s]
+            for k in range(len(mean_K)):
+                # NaN is the one number that differs from itself.
+                is_known = motion_K[k] == motion_K[k]
+                mean_K[k] += motion_K[k] if is_known else np.float32(0)
+                num_K[k] += np.float32(is_known)
+        if start < stop_T[t]:
+            for k in range(len(mean_K)):
+                mean_K[k] = mean_K[k] / num_K[k] if num_K[k] else np.float32(np.nan)
+        start = stop_T[t]
+
+
+def vectors(video: Video, frames: slice) -> NDArray[np.float32]:
+    """The codec's vectors at some stored frames, (S, Y, X, 2): the `ReadField` of the paper."""
+    packed_SYX2 = video.packed_motion[frames]
+    motion_SYX2 = np.empty(packed_SYX2.shape, np.float32)
+    _unpack(packed_SYX2.reshape(-1), motion_SYX2.reshape(-1))
+    return motion_SYX2
+
+
+@kernel
+def _unpack(packed: NDArray[np.int16], motion: NDArray[np.float32]) -> None:
+    """`schema.unpack_motion` in one pass, a sixth of the time."""
+    for k in range(len(packed)):
+        is_known = packed[k] != MISSING
+        motion[k] = packed[k] * np.float32(1 / MOTION_UNITS_PER_PX) if is_known else np.float32(np.nan)
+
+
+def read_clips(
+    video: Video,
+    indices_T: NDArray[np.int64],
+    views: Sequence[View],
+    *,
+    label: int = -1,
+    read_field: ReadField | None = vectors,
+) -> list[Clip]:
+    """The frames at ascending `indices_T` and the motion between them, once for each view. OSError where damaged.
+
+    What `read_field` reads is there in the place of the motion; nothing for None.
+    """
+    motions = [np.zeros((len(indices_T), 0, 0, 2), np.float32)] * len(views)
+    if read_field is not None:
+        motion_SYX2 = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
+        motion_TYX2 = motion_between(motion_SYX2, indices_T)
+        motions = [view_motion(motion_TYX2, view) for view in views]
+    return [
+        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, video_id=video.video_id)
+        for frames_CTHW, motion_TYX2 in zip(read_views(video, indices_T, views), motions, strict=True)
+    ]
+
+
+@dataclass(eq=False)
+class _ClipDataset(Dataset[list[Sample]]):
+    """What both datasets are told: where the clips are, how long they are, how they are cropped."""
+
+    store: Store
+    _: KW_ONLY
+    num_frames: int
+    stride: int
+    augment: Augment
+    split: str = "train"
+    repeats: int = 1
+    seed: int = 0
+
+    def _generators(self, key: tuple[int, int]) -> list[Generator]:
+        """One for each repeat; the first also draws the frames, which all repeats share."""
+        return [np.random.default_rng((self.seed, *key, repeat)) for repeat in range(self.repeats)]
+
+    def _clips(
+        self,
+        video: Video,
+        indices_T: NDArray[np.int64],
+        rngs: list[Generator],
+        *,
+        label: int,
+        read_field: ReadField | None,
+    ) -> list[Clip]:
+        """One clip for each repeat, of the same frames; blank ones where the video cannot be read."""
+        views = [self.augment.view(video.height, video.width, rng) for rng in rngs]
+        try:
+            clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
+        except OSError as error:
+            return [_blank(video.video_id, str(error), len(indices_T), view, label) for view in views]
+        return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
+
+
+def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+    """What stands in the place of a clip that cannot be read, so that its batch has the shape of all others."""
+    size_px, num_cells = view.size_px, view.size_px // CELL_PX
+    return Clip(
+        frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
+        motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
+        label=label,
+        video_id=video_id,
+        problem=problem,
+    )
+
+
+@dataclass(eq=False)
+class PretrainDataset(_ClipDataset):
+    """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
+
+    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = hidden), "label": −1, "index": int}, and "unreadable":
+    (video_id, reason) where it is blank.
+    """
+
+    _: KW_ONLY
+    mask: MaskMaker
+    read_field: ReadField = vectors
+
+    def __post_init__(self) -> None:
+        self.rows = split_rows(self.store, self.split)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+        rngs = self._generators(key)
+        video = self.store.video_at(int(self.rows[key[1]]))
+        indices_T = sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0])
+        samples = []
+        clips = self._clips(video, indices_T, rngs, label=-1, read_field=self.read_field)
+        for clip, rng in zip(clips, rngs, strict=True):
+            mask_N = torch.from_numpy(self.mask(clip, rng))
+            samples.append({**_sample(clip, key[1]), "mask_N": mask_N})
+        return samples
+
+
+@dataclass(eq=False)
+class LabelledDataset(_ClipDataset):
+    """Clips with a label, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
+
+    A sample is {"frames_CTHW": uint8, "label": place in `classes`, "index": int}; a label that is not in `classes` is a
+    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN).
+    """
+
+    _: KW_ONLY
+    classes: list[str]
+    class_map: Mapping[str, str] | None = None
+    sampling: str = "dense"
+
+    def __post_init__(self) -> None:
+        self.rows, self.labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+        rngs = self._generators(key)
+        video, label = self.store.video_at(int(self.rows[key[1]])), int(self.labels[key[1]])
+        indices_T = self._indices(video.num_frames, rngs[0])
+        clips = self._clips(video, indices_T, rngs, label=label, read_field=None)
+        return [_sample(clip, key[1]) for clip in clips]
+
+    def _indices(self, num_frames_in_video: int, rng: Generator) -> NDArray[np.int64]:
+        if self.sampling == "segment":
+            return segment_indices(num_frames_in_video, self.num_frames, rng)
+        return sample_indices(num_frames_in_video, self.num_frames, self.stride, rng)
+
+
+def _sample(clip: Clip, index: int) -> Sample:
+    sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
+    return sample | ({"unreadable": (clip.video_id, clip.problem)} if clip.problem else {})
+
+
+def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
+    """The samples of several videos as one batch; the repeats of a video stand side by side.
+
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. Where
+    videos could not be read, `unreadable` says which and why (video_id → reason), and `kept_K` (int64) which samples of
+    the batch are true; the others are blank.
+    """
+    samples = [sample for video in videos for sample in video]
+    batch: dict[str, Any] = {
+        # Not `torch.stack`: in a worker this stacks into memory that the training process sees, which saves a copy.
+        "frames_BCTHW": default_collate([sample["frames_CTHW"] for sample in samples]),
+        "label_B": torch.tensor([sample["label"] for sample in samples]),
+        "index_B": torch.tensor([sample["index"] for sample in samples]),
+    }
+    if "mask_N" in samples[0]:
+        batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)
+    if unreadable:
+        kept = [k for k, sample in enumerate(samples) if "unreadable" not in sample]
+        batch |= {"unreadable": unreadable, "kept_K": torch.tensor(kept, dtype=torch.int64)}
+    return batch
+
+
+def start_worker(worker_id: int) -> None:
+    """For DataLoader's `worker_init_fn`: one thread a worker, since there are as many workers as cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,185 @@
+"""Which videos make up which step, on which process, and the loader that reads them.
+
+The order of an epoch is a function of (seed, epoch), the same on every process. A step takes the next `batch_size`
+videos of it; each process reads only its own slice, and a resumed run starts at any step without reading what came
+before. The dataset is asked for `dataset[(epoch, index)]`: so workers need to be told nothing when an epoch ends, and
+live as long as the run. It gives a list of clips of one video (see `clips.py`), which stand side by side in a batch.
+
+Axes: B clips · N tokens.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from mgm_shared.errors import UserError
+from mgm_train.config import TrainConfig
+from mgm_train.data.clips import Sample, collate, start_worker
+from mgm_train.runtime.distributed import Ranks
+
+Key = tuple[int, int]
+
+
+class KeyedDataset(Protocol):
+    """Anything with a length and `dataset[(epoch, index)]`; a `torch.utils.data.Dataset` will do."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key, /) -> list[Sample]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many videos, steps and clips a run has."""
+
+    num_videos: int
+    batch_size: int
+    accumulate: int
+    repeats: int
+    epochs: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, num_videos: int) -> "Plan":
+        """The plan of a configuration. UserError when there are fewer videos than a step needs."""
+        if num_videos < config.batch_size:
+            raise UserError(
+                f"there are {num_videos} videos to train on, but batch-size is {config.batch_size}; lower batch-size"
+            )
+        names = ("batch_size", "accumulate", "repeats", "epochs", "seed")
+        return cls(num_videos=num_videos, **{name: getattr(config, name) for name in names})
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; the last few videos of its order, fewer than a step needs, are left out."""
+        return self.num_videos // self.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def clips_per_step(self) -> int:
+        return self.batch_size * self.repeats
+
+    def position(self, step: int) -> dict[str, int]:
+        """Where the data stand after `step` steps. It names no process and no worker: any number of them goes on."""
+        return {"epoch": step // self.steps_per_epoch, "samples_seen": step * self.batch_size, "seed": self.seed}
+
+    def step_at(self, position: Mapping[str, Any]) -> int:
+        """The steps done at a position that `position` gave."""
+        return int(position["samples_seen"]) // self.batch_size
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The videos of an epoch, shuffled, int64."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+
+
+class StepKeys(Sampler[list[Key]]):
+    """The keys of this process's clips: for each step from `first_step` on, `accumulate` lists."""
+
+    def __init__(self, plan: Plan, first_step: int, ranks: Ranks) -> None:
+        if plan.batch_size % (plan.accumulate * ranks.num_ranks):
+            raise UserError(
+                f"batch-size {plan.batch_size} does not divide among {ranks.num_ranks} processes × "
+                f"{plan.accumulate} accumulated steps; make it a multiple of {plan.accumulate * ranks.num_ranks}"
+            )
+        self.plan = plan
+        self.first_step = first_step
+        self.ranks = ranks
+
+    def __len__(self) -> int:
+        return (self.plan.num_steps - self.first_step) * self.plan.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        plan = self.plan
+        first_epoch, first_step_of_epoch = divmod(self.first_step, plan.steps_per_epoch)
+        for epoch in range(first_epoch, plan.epochs):
+            order = plan.order(epoch)
+            for step in range(first_step_of_epoch, plan.steps_per_epoch):
+                yield from self._step_keys(epoch, order[step * plan.batch_size : (step + 1) * plan.batch_size])
+            first_step_of_epoch = 0
+
+    def _step_keys(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[list[Key]]:
+        share = self.plan.batch_size // (self.plan.accumulate * self.ranks.num_ranks)
+        for part in range(self.plan.accumulate):
+            first = (part * self.ranks.num_ranks + self.ranks.rank) * share
+            yield [(epoch, index) for index in indices[first : first + share].tolist()]
+
+
+def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
+    """`clips.collate`; with masks, also `num_hidden`, the hidden tokens of each clip. ValueError if that differs."""
+    batch: dict[str, Any] = collate(videos)
+    if "mask_BN" in batch:
+        num_hidden_B = batch["mask_BN"].sum(1)
+        if bool((num_hidden_B != num_hidden_B[0]).any()):
+            raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_hidden_B.tolist()}")
+        batch["num_hidden"] = int(num_hidden_B[0])
+    return batch
+
+
+class ToDevice:
+    """Brings batches to the device. A GPU copies a batch while it still computes on the one before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of the batch on the device; the rest as it was."""
+        if self.stream is None:
+            return batch
+        computing = torch.cuda.current_stream(self.device)
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        with torch.cuda.stream(self.stream):
+            tensors = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
+        computing.wait_stream(self.stream)
+        for tensor in tensors.values():
+            # Their memory is the copying stream's; it must not be used anew before the computing one is done with it.
+            tensor.record_stream(computing)
+        return batch | tensors
+
+
+def start_reader(worker: int) -> None:
+    """For DataLoader's `worker_init_fn`: `start_worker`, and whether to stop is left to the process it reads for."""
+    # A terminal sends Ctrl-C, and torchrun SIGTERM, to the whole group; a reader that dies of it would end the run.
+    # A second SIGTERM is the loader's own, to a reader that hangs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    start_worker(worker)
+
+
+def start_method(num_workers: int, worker_start: str) -> str | None:
+    """For DataLoader's `multiprocessing_context`: `worker_start`, where there is anything to start and to choose."""
+    return worker_start if num_workers and worker_start != "auto" else None
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_loader(
+    dataset: KeyedDataset, plan: Plan, first_step: int, ranks: Ranks, num_workers: int, worker_start: str = "auto"
+) -> DataLoader[Any]:
+    """A loader of this process's batches from `first_step` to the end of the run; no more workers than CPUs.
+
+    `worker_start` is fork, spawn, forkserver, or auto: what this Python takes by itself.
+    """
+    num_workers = min(num_workers, _num_cpus())
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=StepKeys(plan, first_step, ranks),
+        num_workers=num_workers,
+        multiprocessing_context=start_method(num_workers, worker_start),
+        collate_fn=collate_counted,
+        pin_memory=ranks.device.type == "cuda",
+        worker_init_fn=start_reader,
+    )

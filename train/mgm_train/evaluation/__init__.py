@@ -1,0 +1,1 @@
+"""Multi-view testing, metrics, frozen features and the linear probe."""

@@ -1,0 +1,195 @@
+"""The linear probe: how well a linear classifier does on what the frozen encoder gives out.
+
+The paper reports linear probes and no settings of them. Here: the encoder's own last norm and the mean of its tokens;
+then each feature gets mean 0 and deviation 1 over the training clips, as by MAE's BatchNorm without weights; no
+augmentation and no mixing, so features are computed once. A grid of learning rates and weight decays is fitted in one
+pass, all heads at once on the same batches (the idea is V-JEPA's). Which one counts is decided on training videos that
+were held out, never on those that are scored; then the grid is fitted again to all of them.
+
+Axes: N videos · V views · S = N·V samples · D width · G heads of the grid · K classes.
+"""
+
+import csv
+import itertools
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgm_shared.errors import UserError
+from mgm_shared.files import replace_file
+from mgm_train.config import ProbeConfig
+from mgm_train.evaluation.features import Features
+from mgm_train.evaluation.metrics import Prediction
+
+VIDEOS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Linear classifiers of standardised features: weight (G, K, D), bias (G, K); mean and deviation (D,)."""
+
+    weight_GKD: Tensor
+    bias_GK: Tensor
+    mean_D: Tensor
+    deviation_D: Tensor
+
+    def probabilities(self, features: Features) -> Tensor:
+        """Mean softmax over the views of each video, (N, G, K) float32 on the CPU."""
+        chunks = features.feature_NVD.split(VIDEOS_AT_ONCE)
+        return torch.cat([self._logits(chunk).softmax(dim=3).mean(dim=1).cpu() for chunk in chunks])
+
+    def _logits(self, feature_NVD: Tensor) -> Tensor:
+        standard_NVD = (feature_NVD.to(self.mean_D) - self.mean_D) / self.deviation_D
+        return torch.einsum("nvd,gkd->nvgk", standard_NVD, self.weight_GKD) + self.bias_GK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A head of the grid, how it did on the videos held out, and after a second fit on the scored ones.
+
+    The head that counts is the first in the order of `held_out`.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    held_out_top1: float
+    held_out_loss: float
+    top1: float
+
+    @property
+    def held_out(self) -> tuple[float, float]:
+        """Larger is better: the accuracy; among equals, of which a few videos make many, the loss."""
+        return self.held_out_top1, -self.held_out_loss
+
+
+def grid(config: ProbeConfig) -> list[tuple[float, float]]:
+    """Learning rate and weight decay of each head."""
+    return list(itertools.product(config.learning_rates, config.weight_decays))
+
+
+def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch.device) -> Heads:
+    """Fit all heads of the grid to all views of the videos: AdamW, a cosine to 0, weights that start at 0."""
+    feature_SD = features.feature_NVD.flatten(0, 1).to(device, torch.float32)
+    label_S = features.label_N.repeat_interleave(features.feature_NVD.shape[1]).to(device)
+    deviation_D, mean_D = torch.std_mean(feature_SD, dim=0, correction=0)
+    deviation_D = deviation_D + 1e-6
+    feature_SD = (feature_SD - mean_D) / deviation_D
+    width, settings = feature_SD.shape[1], grid(config)
+    weights = [torch.zeros(num_classes, width, device=device, requires_grad=True) for _ in settings]
+    biases = [torch.zeros(num_classes, device=device, requires_grad=True) for _ in settings]
+    groups = [
+        {"params": [parameter], "lr": rate, "weight_decay": decay}
+        for parameters, has_decay in ((weights, True), (biases, False))
+        for parameter, (rate, decay) in zip(parameters, [(r, d * has_decay) for r, d in settings], strict=True)
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    batches = _batches(len(feature_SD), config)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(batches))
+    for batch_B in batches:
+        chosen_B = torch.from_numpy(batch_B).to(device)
+        logits_BX = F.linear(feature_SD[chosen_B], torch.cat(weights), torch.cat(biases))
+        logits_XK = logits_BX.view(-1, num_classes)
+        label_X = label_S[chosen_B].repeat_interleave(len(settings))
+        # The heads share no weight, so the gradient of the sum is that of each one's own mean.
+        loss = F.cross_entropy(logits_XK, label_X, reduction="sum") / len(chosen_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return Heads(
+            weight_GKD=torch.stack(weights), bias_GK=torch.stack(biases), mean_D=mean_D, deviation_D=deviation_D
+        )
+
+
+def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
+    """The samples of each step, over all epochs; an epoch's last batch may be smaller."""
+    num_batches = math.ceil(num_samples / config.head_batch_size)
+    return [
+        batch
+        for epoch in range(config.epochs)
+        for batch in np.array_split(np.random.default_rng([config.seed, epoch]).permutation(num_samples), num_batches)
+    ]
+
+
+def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+    """The videos to fit to and those to choose by: of each class that share, at least one, where it has two videos."""
+    rng = np.random.default_rng(seed)
+    label_N = features.label_N.numpy()
+    is_held_N = np.zeros(len(label_N), np.bool_)
+    for label in np.unique(label_N):
+        (places,) = np.nonzero(label_N == label)
+        if len(places) > 1:
+            is_held_N[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
+    if not is_held_N.any():
+        raise UserError("no class has two training videos, so there is none to choose a head by")
+    return _some(features, ~is_held_N), _some(features, is_held_N)
+
+
+def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+    return Features(
+        feature_NVD=features.feature_NVD[torch.from_numpy(is_in_N)],
+        label_N=features.label_N[torch.from_numpy(is_in_N)],
+        video_ids=[video_id for video_id, is_in in zip(features.video_ids, is_in_N, strict=True) if is_in],
+        unreadable={},
+    )
+
+
+def probe(
+    train: Features, scored: Features, num_classes: int, config: ProbeConfig, device: torch.device
+) -> tuple[list[Choice], int, list[Prediction]]:
+    """Every head's accuracies, the number of the one that counts, and its predictions of the scored videos."""
+    fitted, held = hold_out(train, config.held_out, config.seed)
+    held_NGK = fit(fitted, num_classes, config, device).probabilities(held)
+    probability_NGK = fit(train, num_classes, config, device).probabilities(scored)
+    shares = (_top1(held_NGK, held.label_N), _loss(held_NGK, held.label_N), _top1(probability_NGK, scored.label_N))
+    choices = [
+        Choice(learning_rate=rate, weight_decay=decay, held_out_top1=held_top1, held_out_loss=held_loss, top1=top1)
+        for (rate, decay), held_top1, held_loss, top1 in zip(grid(config), *shares, strict=True)
+    ]
+    best = max(range(len(choices)), key=lambda number: choices[number].held_out)
+    predictions = [
+        Prediction(video_id=video_id, label=label, probability_K=probability_GK[best].numpy())
+        for video_id, label, probability_GK in zip(
+            scored.video_ids, scored.label_N.tolist(), probability_NGK, strict=True
+        )
+    ]
+    return choices, best, predictions
+
+
+def _top1(probability_NGK: Tensor, label_N: Tensor) -> list[float]:
+    """The accuracy of each head; a tie counts against it."""
+    is_right_NG = (probability_NGK >= _of_label(probability_NGK, label_N)).sum(dim=2) == 1
+    return [float(share) for share in is_right_NG.double().mean(dim=0)]
+
+
+def _loss(probability_NGK: Tensor, label_N: Tensor) -> list[float]:
+    """The cross entropy of each head."""
+    smallest = torch.finfo(probability_NGK.dtype).tiny
+    loss_G = -_of_label(probability_NGK, label_N).clamp(min=smallest).log().mean(dim=(0, 2))
+    return [float(loss) for loss in loss_G]
+
+
+def _of_label(probability_NGK: Tensor, label_N: Tensor) -> Tensor:
+    return probability_NGK.gather(2, label_N[:, None, None].expand(-1, probability_NGK.shape[1], 1))
+
+
+def write_choices(file: Path, choices: list[Choice], best: int) -> None:
+    """A row a head as CSV; `counts` marks the one that was chosen on the videos held out."""
+
+    def write(beside: Path) -> None:
+        with beside.open("w", newline="") as opened:
+            rows = csv.writer(opened)
+            names = list(asdict(choices[0]))
+            rows.writerow([*names, "counts"])
+            for number, choice in enumerate(choices):
+                values = [f"{value:.5g}" for value in asdict(choice).values()]
+                rows.writerow([*values, "yes" if number == best else ""])
+
+    replace_file(file, write)

@@ -1,0 +1,186 @@
+"""The multi-view test of a fine-tuned model over the videos of a split, each read once and scored once.
+
+Every view of a video (temporal × spatial) is classified and their softmax outputs are averaged, as in the paper's
+tests. A video that cannot be read is listed with its reason and never replaced by another.
+
+Axes: V views · C colours · T frames · H,W pixels · K classes.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from mgm_shared.cli import is_terminal
+from mgm_shared.store import Store, Video
+from mgm_train.checkpoint.weights import Weights
+from mgm_train.config import ModelConfig, ViewConfig
+from mgm_train.data.augment import view_boxes
+from mgm_train.data.labels import label_numbers, read_class_map
+from mgm_train.data.loader import start_method, start_reader
+from mgm_train.data.sampling import view_indices
+from mgm_train.data.views import View, read_views
+from mgm_train.evaluation.metrics import Prediction, Scores, score
+from mgm_train.models.videomae import VideoClassifier
+from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.runtime.signals import ctrl_c_put_off
+
+# Clips of a forward pass; the views of one video may be more.
+CLIPS_AT_ONCE = 32
+
+EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
+"""epoch, model → what joins metrics.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """All views of one video, (V, C, T, H, W) uint8, or the reason why there are none."""
+
+    video_id: str
+    label: int
+    frames_VCTHW: Tensor | None
+    reason: str = ""
+
+
+class ViewDataset(Dataset[Views]):
+    """The views of each video of a split; a video is decoded once for all of them."""
+
+    def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
+        self.store, self.model, self.config = store, model, config
+        class_map = read_class_map(Path(config.class_map)) if config.class_map else None
+        self.rows, self.labels = label_numbers(store, config.split, classes, class_map)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_views(self) -> int:
+        """Views of each video."""
+        return self.config.num_temporal_views * self.config.num_spatial_views
+
+    def __getitem__(self, index: int) -> Views:
+        video, label = self.store.video_at(int(self.rows[index])), int(self.labels[index])
+        try:
+            frames_VCTHW = torch.from_numpy(self._views(video))
+        except OSError as error:
+            return Views(video_id=video.video_id, label=label, frames_VCTHW=None, reason=str(error))
+        return Views(video_id=video.video_id, label=label, frames_VCTHW=frames_VCTHW)
+
+    def _views(self, video: Video) -> NDArray[np.uint8]:
+        config, side_px = self.config, self.model.image_px
+        indices_VT = view_indices(
+            video.num_frames, self.model.num_frames, config.stride, config.num_temporal_views, config.sampling
+        )
+        wanted, place_VT = np.unique(indices_VT, return_inverse=True)
+        boxes = view_boxes(video.height, video.width, config.num_spatial_views)
+        shown = read_views(video, wanted, [View(box=box, size_px=side_px) for box in boxes])
+        places = place_VT.reshape(indices_VT.shape)
+        return np.stack([frames_CTHW[:, place_T] for place_T in places for frames_CTHW in shown])
+
+
+def classifier(weights: Weights) -> VideoClassifier:
+    """The fine-tuned model of a weights file. UserError when it holds none."""
+    model = VideoClassifier(weights.model, len(weights.classes))
+    model.load_state_dict(weights.state, strict=True)
+    return model
+
+
+def evaluate(
+    model: Callable[[Tensor], Tensor], dataset: ViewDataset, ranks: Ranks, is_shown: bool = False
+) -> tuple[Scores, list[Prediction]]:
+    """Score every video of the dataset once, over all processes; the result is the same on each of them."""
+    # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
+    own = range(ranks.rank, len(dataset), ranks.num_ranks)
+    predictions: list[Prediction] = []
+    unreadable: dict[str, str] = {}
+    for video, logits_VK in over_videos(model, dataset, own, ranks, is_shown):
+        if logits_VK is None:
+            unreadable[video.video_id] = video.reason
+            continue
+        probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
+        predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
+    if ranks.num_ranks > 1:
+        gathered: list[Any] = [None] * ranks.num_ranks
+        dist.all_gather_object(gathered, (predictions, unreadable))
+        predictions = [prediction for part, _ in gathered for prediction in part]
+        unreadable = {video_id: reason for _, part in gathered for video_id, reason in part.items()}
+    predictions.sort(key=lambda prediction: prediction.video_id)
+    return score(predictions, unreadable), predictions
+
+
+def score_every(num_epochs: int, dataset: ViewDataset, ranks: Ranks) -> EpochTest:
+    """What the training loop calls after each epoch, for the accuracies after every so many of them."""
+
+    def score_epoch(epoch: int, model: nn.Module) -> Mapping[str, float]:
+        if epoch % num_epochs:
+            return {}
+        scores, _ = evaluate(model.eval(), dataset, ranks)
+        split = dataset.config.split
+        if ranks.is_main:
+            text = f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {scores.scored} of {scores.listed} videos"
+            print(text, file=sys.stderr, flush=True)
+        return {f"{split}_{name}": getattr(scores, name) for name in ("top1", "top5", "scored", "listed")}
+
+    return score_epoch
+
+
+def over_videos(
+    model: Callable[[Tensor], Tensor],
+    dataset: ViewDataset,
+    indices: Sequence[int],
+    ranks: Ranks,
+    is_shown: bool = False,
+) -> Iterator[tuple[Views, Tensor | None]]:
+    """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
+
+    `is_shown` draws a progress bar where there is a terminal.
+    """
+    loader = _loader(dataset, indices, ranks.device)
+    with tqdm(total=len(indices), unit="video", disable=not (is_shown and ranks.is_main and is_terminal())) as bar:
+        num_unreadable = 0
+        with ctrl_c_put_off():
+            batches = iter(loader)
+        for videos in batches:
+            readable = [video for video in videos if video.frames_VCTHW is not None]
+            outputs = iter(_outputs(model, readable, dataset.config.precision, ranks.device))
+            for video in videos:
+                yield video, None if video.frames_VCTHW is None else next(outputs)
+            num_unreadable += len(videos) - len(readable)
+            bar.update(len(videos))
+            bar.set_postfix(unreadable=num_unreadable)
+
+
+def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
+    config = dataset.config
+    return DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        sampler=list(indices),
+        num_workers=config.num_workers,
+        multiprocessing_context=start_method(config.num_workers, config.worker_start),
+        collate_fn=list,
+        worker_init_fn=start_reader,
+        pin_memory=device.type == "cuda",
+    )
+
+
+@torch.inference_mode()
+def _outputs(
+    model: Callable[[Tensor], Tensor], videos: list[Views], precision: str, device: torch.device
+) -> Sequence[Tensor]:
+    if not videos:
+        return []
+    dtype = autocast_dtype(precision, device)
+    views = [video.frames_VCTHW.to(device, non_blocking=True) for video in videos if video.frames_VCTHW is not None]
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        outputs = [model(clips).float() for clips in torch.cat(views).split(CLIPS_AT_ONCE)]
+    return torch.cat(outputs).cpu().split([len(clips) for clips in views])

@@ -1,0 +1,73 @@
+"""Where a token looks: its attention to every token of the clip (paper §4.6, figures 6 and 7).
+
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · p = h·w places of a slice · D width ·
+G heads · d width of a head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mgm_shared.geometry import TokenGrid
+from mgm_train.models.attention import Attention
+from mgm_train.models.divided_attention import DividedBlock
+from mgm_train.models.videomae import VideoClassifier, VideoMAE
+
+Token = tuple[int, int, int]
+
+
+def centre_token(grid: TokenGrid) -> Token:
+    """Slice, row and column of the centre patch of the centre frame, the paper's query."""
+    return grid.t // 2, grid.h // 2, grid.w // 2
+
+
+@torch.inference_mode()
+def attention_map(
+    model: VideoMAE | VideoClassifier, frames_BCTHW: Tensor, query: Token, block: int = -1
+) -> NDArray[np.float32]:
+    """Attention of one token in one block, (B, t, h, w): the mean over its heads; each clip's adds up to 1.
+
+    The encoder sees the whole clip, as in fine-tuning. A divided block (TimeSformer) mixes each place over time, then
+    each slice: a token gets the query's attention to its place times that place's attention to its slice.
+    """
+    model.eval()
+    grid, chosen = model.config.grid, model.encoder.blocks[block]
+    t, p = query[0], query[1] * grid.w + query[2]
+    with _inputs(chosen) as seen:
+        model.encoder(frames_BCTHW)
+    if isinstance(chosen, DividedBlock):
+        in_place_Btp = _row(chosen.temporal_attn, seen["temporal_attn"], t).unflatten(0, (-1, grid.h * grid.w)).mT
+        in_slice_Btp = _row(chosen.attn, seen["attn"], p).unflatten(0, (-1, grid.t))
+        share_BN = (in_place_Btp * in_slice_Btp[:, t, None]).flatten(1)
+    else:
+        assert isinstance(chosen.attn, Attention)
+        share_BN = _row(chosen.attn, seen["attn"], t * grid.h * grid.w + p)
+    share: NDArray[np.float32] = share_BN.unflatten(1, (grid.t, grid.h, grid.w)).float().cpu().numpy()
+    return share
+
+
+@contextmanager
+def _inputs(block: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What reaches the attentions of a block, by their names."""
+    seen: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in block.named_children():
+        if isinstance(module, Attention):
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]})))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _row(attention: Attention, tokens_BND: Tensor, token: int) -> Tensor:
+    """softmax(q·kᵀ / √d) of one token, mean of the heads, (B, N): what fused attention computes and keeps to itself."""
+    joint_BN3Gd = attention.qkv(tokens_BND).unflatten(2, (3, attention.num_heads, -1))
+    query_BGd, key_BNGd = joint_BN3Gd[:, token, 0], joint_BN3Gd[:, :, 1]
+    scores_BGN = torch.einsum("bgd,bngd->bgn", query_BGd, key_BNGd) * query_BGd.shape[-1] ** -0.5
+    return scores_BGN.softmax(dim=2).mean(dim=1)

@@ -1,0 +1,261 @@
+"""Pictures of a pretraining run: the paper's figures 2 and 5 to 8 of one clip, and the loss.
+
+A picture is a list of rows, and is drawn as a strip of frames or as a movie.
+
+Axes: T frames · S shown ones · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame · t,h,w tubelets · N of them, flattened.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from mgm_shared.boxes import Boxes, boxes_at
+from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_rows, movie, panels
+from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, Box, TokenGrid
+from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_outline, draw_ring, shade_hidden
+from mgm_shared.store import Video
+from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.config import PretrainConfig
+from mgm_train.data.augment import view_boxes
+from mgm_train.data.clips import Clip, read_clips
+from mgm_train.data.sampling import view_indices
+from mgm_train.data.views import View
+from mgm_train.figures.attention_map import attention_map, centre_token
+from mgm_train.figures.reconstruct import Reconstruction, reconstruct
+from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.strategies import STRATEGIES, MaskMaker
+from mgm_train.models.videomae import VideoMAE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# An even number, so that the slice of the centre frame is always among those shown.
+MAX_SHOWN = 6
+# The full colour of a heat map is this quantile of it: a few cells would darken all others.
+HEAT_QUANTILE = 0.995
+
+STRATEGY_NAMES = {
+    "mgm": "MGM",
+    "mgm-sparse": "MGM, sparse",
+    "smm": "SMM",
+    "smm-sparse": "SMM, sparse",
+    "tube": "random tube\n(VideoMAE)",
+    "random": "random\n(ST-MAE)",
+    "block": "random block",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Rows over the frames of a clip, and what stands above them."""
+
+    rows: list[Row]
+    num_frames: int
+    frame_size: tuple[int, int]
+    caption: str
+
+    def strip(self) -> "Figure":
+        """Evenly spread frames next to each other, of a tubelet the first."""
+        num_tubelets = self.num_frames // TUBELET_FRAMES
+        num_shown = min(MAX_SHOWN, num_tubelets)
+        shown_S = np.arange(num_shown) * num_tubelets // num_shown * TUBELET_FRAMES
+        titles = {t: f"frame {t}" for t in shown_S.tolist()}
+        return film_strip(self.rows, titles, self.frame_size, caption=self.caption, max_columns=MAX_SHOWN)
+
+    def movie(self) -> list[NDArray[np.uint8]]:
+        """All frames, one after the other."""
+        titles = {t: f"frame {t}" for t in range(self.num_frames)}
+        return movie(self.rows, titles, self.frame_size, caption=self.caption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A clip with the vectors of the codec, the same with what guides its mask, and its labelled boxes, if any."""
+
+    clip: Clip
+    guided: Clip
+    boxes_T: list[list[Box]]
+    config: PretrainConfig
+
+    @classmethod
+    def of(cls, video: Video, config: PretrainConfig, boxes: Boxes | None = None) -> "Subject":
+        """The clip from the middle of a video, its central square at the size of training."""
+        (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense")
+        (square,) = view_boxes(video.height, video.width, 1)
+        views = [View(box=square, size_px=config.image_px)]
+        (clip,) = read_clips(video, indices_T, views)
+        (guided,) = read_clips(video, indices_T, views, read_field=Guidance.of(config).read)
+        found_T = [boxes_at(boxes, video, t) if boxes else [] for t in indices_T.tolist()]
+        boxes_T = [[_in_view(box, square, config.image_px) for box in found] for found in found_T]
+        return cls(clip=clip, guided=guided, boxes_T=boxes_T, config=config)
+
+    @property
+    def grid(self) -> TokenGrid:
+        return TokenGrid.of_clip(self.config.num_frames, self.config.image_px, self.config.image_px)
+
+    def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
+        """The run's mask of the clip, or another strategy's; the same at every call."""
+        maker = MaskMaker.of(self.config)
+        mask_N = replace(maker, strategy=strategy or maker.strategy)(self.guided, default_rng(self.config.seed))
+        return mask_N.reshape(self.grid.t, self.grid.h, self.grid.w)
+
+    def picture(self, rows: list[Row], remark: str) -> Picture:
+        side_px = self.config.image_px
+        caption = f"{self.clip.video_id} · {remark}"
+        return Picture(rows=rows, num_frames=self.config.num_frames, frame_size=(side_px, side_px), caption=caption)
+
+
+def _in_view(box: Box, view: Box, size_px: int) -> Box:
+    scale_x, scale_y = size_px / view.width, size_px / view.height
+    return Box(
+        x=(box.x - view.x) * scale_x,
+        y=(box.y - view.y) * scale_y,
+        width=box.width * scale_x,
+        height=box.height * scale_y,
+    )
+
+
+def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
+    return Row(name=name, draw=lambda axis, t: axis.imshow(frames_THWC[t]))
+
+
+def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
+    """The clip in fog where it is hidden, with its boxes."""
+    shaded_THWC = shade_hidden(subject.clip.frames_THWC, mask_thw)
+
+    def draw(axis: "Axes", t: int) -> None:
+        axis.imshow(shaded_THWC[t])
+        draw_outline(axis, mask_thw[t // TUBELET_FRAMES])
+        draw_boxes(axis, subject.boxes_T[t])
+
+    return Row(name=name, draw=draw)
+
+
+def _heat(name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float32], unit: str) -> Row:
+    """A map over the clip in grey, with its scale."""
+    full = float(np.quantile(heat_TYX, HEAT_QUANTILE)) or 1.0
+    step = len(frames_THWC) // len(heat_TYX)
+
+    def draw(axis: "Axes", t: int) -> None:
+        draw_heat(axis, frames_THWC[t], heat_TYX[t // step], full)
+
+    return Row(name=name, draw=draw, legend=lambda axis: draw_heat_scale(axis, full, unit, FONT_POINTS))
+
+
+def pictures(subject: Subject, model: VideoMAE) -> dict[str, Picture]:
+    """All pictures of a clip, by the names of their files."""
+    return {
+        "masks": mask_picture(subject),
+        "saliency": saliency_picture(subject, model),
+        "attention": attention_picture(subject, model),
+        "reconstruction": reconstruction_picture(subject, model),
+    }
+
+
+def mask_picture(subject: Subject) -> Picture:
+    """Figures 2 and 5: a clip, its motion, and what each strategy hides of it."""
+    arrows, _ = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
+    rows = [arrows]
+    if subject.config.guidance != "vectors":
+        strength_TYX = Guidance.of(subject.config).strength(subject.guided)
+        rows.append(_heat(f"guidance\n({subject.config.guidance})", subject.clip.frames_THWC, strength_TYX, "strength"))
+    for strategy in STRATEGIES:
+        rows.append(_masked(STRATEGY_NAMES.get(strategy, strategy), subject, subject.mask_thw(strategy)))
+    return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are hidden (in fog)")
+
+
+def saliency_picture(subject: Subject, model: VideoMAE) -> Picture:
+    """Figure 6: boxes, mask, motion vectors, and where the centre patch of the centre frame looks."""
+    arrows, colours = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
+    name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
+    rows = [
+        _queried(subject, "boxes" if any(subject.boxes_T) else "clip"),
+        _masked(f"hidden by\n{name}", subject, subject.mask_thw()),
+        arrows,
+        colours,
+        _attention(subject, model, model.config.depth - 1, "attention"),
+    ]
+    return subject.picture(rows, "attention of the encoder's last block, query in the ring")
+
+
+def attention_picture(subject: Subject, model: VideoMAE) -> Picture:
+    """Figure 7: where the centre patch of the centre frame looks, in the middle and in the last block."""
+    depth = model.config.depth
+    blocks = sorted({depth // 2 - 1, depth - 1} - {-1})
+    rows = [_attention(subject, model, block, f"block {block + 1}\nof {depth}") for block in blocks]
+    remark = "attention of the patch in the ring, mean of the heads; 1 would be an even spread"
+    return subject.picture([_queried(subject, "clip"), *rows], remark)
+
+
+def _queried(subject: Subject, name: str) -> Row:
+    """The clip with its boxes, and a ring round the query."""
+    query_t, row, column = centre_token(subject.grid)
+
+    def draw(axis: "Axes", t: int) -> None:
+        axis.imshow(subject.clip.frames_THWC[t])
+        draw_boxes(axis, subject.boxes_T[t])
+        if t // TUBELET_FRAMES == query_t:
+            draw_ring(axis, (column + 0.5) * PATCH_PX, (row + 0.5) * PATCH_PX)
+
+    return Row(name=name, draw=draw)
+
+
+def _attention(subject: Subject, model: VideoMAE, block: int, name: str) -> Row:
+    frames_BCTHW = torch.from_numpy(subject.clip.frames_CTHW)[None]
+    (share_thw,) = attention_map(model, frames_BCTHW, centre_token(subject.grid), block)
+    return _heat(name, subject.clip.frames_THWC, share_thw * share_thw.size, "× even\nspread")
+
+
+def reconstruction_picture(subject: Subject, model: VideoMAE) -> Picture:
+    """Figure 8: the clip, what the encoder sees, and what can be made of the decoder's prediction.
+
+    What the decoder predicts has no mean and no contrast (norm-pix targets). Each row says where it got them from, and
+    the last one what they are worth without any prediction.
+    """
+    frames_THWC, mask_thw = subject.clip.frames_THWC, subject.mask_thw()
+    rebuilt = reconstruct(model, subject.clip.frames_CTHW, mask_thw.reshape(-1))
+    name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
+    rows = [
+        _frames("clip", frames_THWC),
+        _frames(f"seen by the\nencoder ({name})", shade_hidden(frames_THWC, mask_thw, fog=1.0)),
+        _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
+        *_rebuilt_rows(rebuilt),
+    ]
+    remark = f"error of the hidden patches {rebuilt.loss:.2f} (a blind guess: 1)"
+    return subject.picture(rows, remark)
+
+
+def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
+    variants = {
+        "prediction, mean\nand contrast of\nvisible patches": rebuilt.frames(rebuilt.visible_statistics()),
+        "prediction, mean\nand contrast from\nGROUND TRUTH": rebuilt.frames(rebuilt.true_statistics()),
+        "no prediction,\nmean from\nGROUND TRUTH": rebuilt.frames(rebuilt.true_statistics(), is_predicted=False),
+    }
+    return [
+        _frames(f"{name}\n({rebuilt.psnr(frames_THWC):.1f} dB)", frames_THWC) for name, frames_THWC in variants.items()
+    ]
+
+
+def loss_figure(run: Path) -> "Figure":
+    """The loss of a run over its steps, and the learning rate beneath."""
+    from matplotlib.ticker import MaxNLocator
+
+    rows = [row for row in RunFolder(run).read_metrics() if "loss" in row]
+    figure, axes = panels(2, 1, (1, 3), width_inches=4.5)
+    for axis, (name, label) in zip(axes.flat, {"loss": "loss", "lr": "learning rate"}.items(), strict=True):
+        axis.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1, color="#0072B2")
+        axis.set_ylabel(label, fontsize=FONT_POINTS)
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_locator(MaxNLocator(6))
+        axis.yaxis.set_major_formatter("{x:.5g}")
+        axis.tick_params(labelsize=FONT_POINTS)
+        axis.spines[["left", "bottom"]].set_visible(True)
+        axis.grid(linewidth=0.3, alpha=0.6)
+    axes.flat[1].set_xlabel("step", fontsize=FONT_POINTS)
+    return figure

@@ -1,0 +1,99 @@
+"""Divided space-time attention (TimeSformer, Bertasius et al. 2021): over time, then over space, then the MLP.
+
+A token attends to its own place in every slice, then to its own slice. Where nothing is hidden both are rows of a grid.
+What a mask leaves visible is none: a slice may show other places than the next, a place any number of slices. Then
+attention runs among all visible tokens and leaves out the pairs that share neither. At ratio 0.75 those V² pairs are
+half of the t·(h·w)² that space attention over the full grid would take. No shape depends on the mask.
+
+As in TimeSformer the weights of time have no part in joint attention; its extra linear layer behind time's projection,
+which is zero at the start to keep an image model's weights, is left out: here everything starts from scratch.
+
+Axes: B clips · N tokens, flattened t,h,w, or those that are visible · V visible tokens · D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mgm_shared.geometry import TokenGrid
+from mgm_train.models.attention import Attention, BlockNorm
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Which visible tokens may attend to which, True = may, (B, 1, V, V); the 1 stands for all heads."""
+
+    in_place_B1VV: Tensor
+    in_slice_B1VV: Tensor
+
+    @classmethod
+    def of(cls, visible_BV: Tensor, grid: TokenGrid) -> "Peers":
+        """Of the visible tokens' numbers."""
+        slice_BV = visible_BV.div(grid.patches_per_slice, rounding_mode="floor")
+        place_BV = visible_BV - slice_BV * grid.patches_per_slice
+        return cls(_is_equal(place_BV), _is_equal(slice_BV))
+
+
+def _is_equal(key_BV: Tensor) -> Tensor:
+    return (key_BV[:, :, None] == key_BV[:, None, :])[:, None]
+
+
+class DividedBlock(nn.Module):
+    """Norm and attention over time, norm and attention over space, norm and MLP, each pair beside the straight path."""
+
+    def __init__(self, width: int, num_heads: int, grid: TokenGrid, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.grid = grid
+        self.temporal_norm = BlockNorm(width)
+        self.temporal_attn = Attention(width, num_heads)
+        # From here on the names of attention.Block.
+        self.norm1 = BlockNorm(width)
+        self.attn = Attention(width, num_heads)
+        self.norm2 = BlockNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, tokens_BND: Tensor, peers: Peers | None) -> Tensor:
+        """(B, N, D) of the whole grid, or with `peers` of the visible tokens."""
+        normed_BND = self.temporal_norm(tokens_BND)
+        mixed_BND = self.temporal_attn(normed_BND, None, peers.in_place_B1VV) if peers else self._over_time(normed_BND)
+        tokens_BND = tokens_BND + self.drop_path(mixed_BND)
+        normed_BND = self.norm1(tokens_BND)
+        mixed_BND = self.attn(normed_BND, None, peers.in_slice_B1VV) if peers else self._over_space(normed_BND)
+        tokens_BND = tokens_BND + self.drop_path(mixed_BND)
+        return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+
+    def _over_time(self, tokens_BND: Tensor) -> Tensor:
+        swapped = tokens_BND.unflatten(1, (self.grid.t, -1)).transpose(1, 2)
+        return self.temporal_attn(swapped.flatten(0, 1)).view(swapped.shape).transpose(1, 2).flatten(1, 2)
+
+    def _over_space(self, tokens_BND: Tensor) -> Tensor:
+        slices = tokens_BND.unflatten(1, (self.grid.t, -1))
+        return self.attn(slices.flatten(0, 1)).view(tokens_BND.shape)
+
+
+class DividedBlocks(nn.ModuleList):
+    """`depth` blocks; the chance that a part of one is skipped grows linearly from 0 to `drop_path`."""
+
+    def __init__(self, width: int, depth: int, num_heads: int, grid: TokenGrid, drop_path: float = 0.0) -> None:
+        rates = np.linspace(0, drop_path, depth).tolist()
+        super().__init__(DividedBlock(width, num_heads, grid, rate) for rate in rates)
+        self.grid = grid
+        self.is_recomputing = False
+
+    def forward(self, tokens_BND: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+        """The tokens after all blocks; `visible_BV` are their numbers, without it they are all of the grid."""
+        peers = None if visible_BV is None else Peers.of(visible_BV, self.grid)
+        for block in self:
+            tokens_BND = self._run(block, tokens_BND, peers)
+        return tokens_BND
+
+    def _run(self, block: Callable[[Tensor, Peers | None], Tensor], tokens_BND: Tensor, peers: Peers | None) -> Tensor:
+        if self.is_recomputing and torch.is_grad_enabled():
+            return checkpoint(block, tokens_BND, peers, use_reentrant=False)
+        return block(tokens_BND, peers)

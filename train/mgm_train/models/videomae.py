@@ -1,0 +1,239 @@
+"""The video masked autoencoder, and the classifier that fine-tuning makes of its encoder (paper §3.1).
+
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M hidden tokens
+(N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
+patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's. Tokens are
+picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, torch.compile keeps one graph.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgm_shared.errors import UserError
+from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
+from mgm_train.config import MODEL_SIZES, ModelConfig
+from mgm_train.models.attention import BlockNorm, Blocks
+from mgm_train.models.divided_attention import DividedBlocks
+from mgm_train.models.pos_embed import position_table
+
+PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
+TRUNK_PREFIX = "encoder."
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attention: str = "joint") -> ModelConfig:
+    """The named size, for clips of num_frames × image_px × image_px; UserError for an unknown name."""
+    if name not in MODEL_SIZES:
+        raise UserError(f"there is no model {name!r}; there are: {', '.join(MODEL_SIZES)}")
+    return replace(MODEL_SIZES[name], num_frames=num_frames, image_px=image_px, attention=attention)
+
+
+def split_mask(mask_BN: Tensor, num_hidden: int) -> tuple[Tensor, Tensor]:
+    """Indices (B, V) of the visible and (B, M) of the hidden tokens, each in ascending order.
+
+    `num_hidden` is given, for counting would wait for the GPU. Every clip must hide exactly that many.
+    """
+    order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True)
+    num_visible = mask_BN.shape[1] - num_hidden
+    return order_BN[:, :num_visible], order_BN[:, num_visible:]
+
+
+def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
+    """The rows `index_BK` of each clip, (B, K, X); values may be (1, N, X), shared by all clips."""
+    if len(values_BNX) == 1:
+        return values_BNX[0][index_BK]
+    clip_B1 = torch.arange(len(index_BK), device=index_BK.device)[:, None]
+    return values_BNX[clip_B1, index_BK]
+
+
+def patchify(frames_BCTHW: Tensor) -> Tensor:
+    """The pixels of each tubelet, (B, N, 3, Q): tokens run t, h, w, and the Q = 2·16·16 pixels time, row, column."""
+    split = frames_BCTHW.unflatten(4, (-1, PATCH_PX)).unflatten(3, (-1, PATCH_PX)).unflatten(2, (-1, TUBELET_FRAMES))
+    return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+
+
+def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
+    """uint8 values as float32 of ImageNet's mean 0 and deviation 1 for each colour; colour is the axis given."""
+    frames_BCX = frames_BCX.to(torch.float32, copy=True)
+    # With numbers, since to bring a tensor of means to the GPU would wait for it.
+    for colour, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
+        frames_BCX.select(colour_axis, colour).mul_(1 / (255 * std)).sub_(mean / std)
+    return frames_BCX
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class TubeletEmbedding(nn.Module):
+    """Video to tokens: (B, C, T, H, W) → (B, N, D), or (B, V, D) of the tokens at `visible_BV`.
+
+    uint8 frames are normalised here, after the hidden patches are left out; float ones are taken as normalised.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        side = (TUBELET_FRAMES, PATCH_PX, PATCH_PX)
+        self.proj = nn.Conv3d(3, width, kernel_size=side, stride=side)
+
+    def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+        # A convolution whose stride is its kernel is a matrix product, and that can skip the hidden patches:
+        # 3.4 times as fast as Conv3d and then dropping (ratio 0.75, one CPU core, width 192, 16×112² clips).
+        patches_BN3Q = patchify(frames_BCTHW)
+        if visible_BV is not None:
+            patches_BN3Q = pick(patches_BN3Q, visible_BV)
+        if patches_BN3Q.dtype == torch.uint8:
+            patches_BN3Q = normalise(patches_BN3Q, colour_axis=2)
+        return F.linear(patches_BN3Q.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Encoder(nn.Module):
+    """The trunk, under the same names in both models: tubelets, positions, blocks, a last norm or none."""
+
+    position_1ND: Tensor
+
+    def __init__(self, config: ModelConfig, *, has_norm: bool, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.patch_embed = TubeletEmbedding(config.width)
+        self.blocks: Blocks | DividedBlocks
+        if config.attention == "divided":
+            self.blocks = DividedBlocks(config.width, config.depth, config.num_heads, config.grid, drop_path)
+        else:
+            self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
+        self.norm = BlockNorm(config.width) if has_norm else nn.Identity()
+        table_1ND = position_table(config.grid, config.trained_grid, config.width)
+        self.register_buffer("position_1ND", table_1ND, persistent=False)
+
+    def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+        tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
+        position_1ND = self.position_1ND
+        tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
+        if isinstance(self.blocks, DividedBlocks):
+            return self.norm(self.blocks(tokens_BND, visible_BV))
+        return self.norm(self.blocks(tokens_BND))
+
+
+class Decoder(nn.Module):
+    """Blocks over all tokens, then the pixels of the last `num_hidden` ones: (B, N, E) → (B, M, P)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
+        self.norm = nn.LayerNorm(config.decoder_width)
+        self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
+
+    def forward(self, tokens_BNE: Tensor, num_hidden: int) -> Tensor:
+        return self.head(self.norm(self.blocks(tokens_BNE, num_hidden)))
+
+
+class VideoMAE(nn.Module):
+    """The masked autoencoder. The encoder sees the visible tokens, the decoder all (paper §3.1)."""
+
+    position_1NE: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, has_norm=True)
+        self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
+        self.decoder = Decoder(config)
+        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width)
+        self.register_buffer("position_1NE", table_1NE, persistent=False)
+        self.apply(_init_linear)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
+        """Predicted pixels (B, M, P) of the hidden tokens, in ascending order of token.
+
+        Args:
+            frames_BCTHW: uint8, or float that `normalise` made.
+            mask_BN: bool, True = hidden; every clip hides the same number.
+            num_hidden: That number. Counted when not given, which waits for the GPU.
+        """
+        num_hidden = int(mask_BN[0].sum()) if num_hidden is None else num_hidden
+        visible_BV, hidden_BM = split_mask(mask_BN, num_hidden)
+        visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
+        # The tokens are not put back in their places: their positions travel with them.
+        visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
+        hidden_BME = self.mask_token + pick(self.position_1NE, hidden_BM)
+        return self.decoder(torch.cat([visible_BVE, hidden_BME], dim=1), num_hidden)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations twice instead of keeping them (timm's name)."""
+        self.encoder.blocks.is_recomputing = self.decoder.blocks.is_recomputing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's protocol: parameters without weight decay beside biases and norms."""
+        return {"mask_token"}
+
+
+class VideoClassifier(nn.Module):
+    """The encoder without its last norm, the mean of its tokens, a fresh norm and a linear head."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        *,
+        drop_path: float = 0.0,
+        fc_dropout: float = 0.0,
+        head_init_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_features = config.width
+        self.num_classes = num_classes
+        self.encoder = Encoder(config, has_norm=False, drop_path=drop_path)
+        self.fc_norm = nn.LayerNorm(config.width)
+        self.fc_dropout = nn.Dropout(fc_dropout)
+        self.head = nn.Linear(config.width, num_classes)
+        self.apply(_init_linear)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        with torch.no_grad():
+            self.head.weight.mul_(head_init_scale)
+
+    def forward_features(self, frames_BCTHW: Tensor) -> Tensor:
+        """Tokens (B, N, D) of uint8 or normalised float frames, before the pooled norm."""
+        return self.encoder(frames_BCTHW)
+
+    def forward_head(self, tokens_BND: Tensor) -> Tensor:
+        """Logits (B, K) of the mean token."""
+        return self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
+
+    def forward(self, frames_BCTHW: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 or normalised float frames."""
+        return self.forward_head(self.forward_features(frames_BCTHW))
+
+    def get_classifier(self) -> nn.Module:
+        """The head (timm's protocol)."""
+        return self.head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations twice instead of keeping them (timm's name)."""
+        self.encoder.blocks.is_recomputing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's protocol: parameters without weight decay beside biases and norms; there are none."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's protocol for layer-wise learning rates: embedding, then each block, then norm and head."""
+        return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
+
+
+def build(factory: Callable[[], Module], seed: int) -> Module:
+    """A model whose weights are a function of `seed` alone; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return factory()

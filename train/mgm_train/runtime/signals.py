@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM: a wish to stop, which the loop fulfils at the end of a step; readers never hear of it."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+from mgm_train.runtime.distributed import Ranks
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Until the block ends, the first signal is noted here; a second Ctrl-C ends the program at once.
+
+        Outside the main thread Python allows no signal handlers, and nothing is done.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.is_asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def is_agreed(self, ranks: Ranks, is_meeting: bool) -> bool:
+        """Whether any process was asked. Several agree only where they meet anyway, `is_meeting`."""
+        if ranks.num_ranks == 1:
+            return self.is_asked
+        return is_meeting and ranks.any(self.is_asked)
+
+
+@contextmanager
+def ctrl_c_put_off() -> Iterator[None]:
+    """A Ctrl-C in this block is heard at its end, and never by the processes that are started in it.
+
+    A terminal sends it to a whole group: a process that is still loading its modules would die of it with a traceback,
+    and the one that starts it would leave it half started.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # It is started with the first process, and would unblock the signal for the thread that does it.
+    resource_tracker.ensure_running()
+    heard: list[int] = []
+    # Both: children inherit what is blocked, but other threads of this process may still take the signal.
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        signal.raise_signal(signal.SIGINT)

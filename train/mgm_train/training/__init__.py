@@ -1,0 +1,1 @@
+"""Targets, losses, the optimizer and the training loop."""

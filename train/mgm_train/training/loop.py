@@ -1,0 +1,273 @@
+"""The training loop of both tasks: forward, backward, schedule, step, log, save.
+
+What is random in a step, dropout, drop path, and the share and box of Mixup and CutMix, is a function of (seed, step,
+part, process): a run that was stopped goes on as if it had not been, and each process draws its own. With another
+number of processes or parts these are drawn anew; clips, crops and masks are not, for they are functions of (seed,
+epoch, video, repeat). Nothing in a step waits for the GPU.
+
+Words: a *step* is one update of the weights; it adds up `accumulate` parts. An *epoch* is one pass over the videos.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mgm_shared.config import to_dict
+from mgm_shared.errors import UserError
+from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_last, save_last
+from mgm_train.checkpoint.weights import save_weights
+from mgm_train.config import TrainConfig
+from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
+from mgm_train.models.flops import Peak, peak
+from mgm_train.models.videomae import VideoClassifier, VideoMAE
+from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
+from mgm_train.training.losses import Objective
+from mgm_train.training.optim import planned_rate
+from mgm_train.training.throughput import Meter, step_line
+from mgm_train.training.train_state import Learner
+from mgm_train.training.unreadable import UnreadableVideos
+
+# An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
+SAVE_LAST_EVERY_S = 600.0
+# An epoch may take seconds: at its end last.pt is saved unless saving came to more than this share of the time.
+MAX_SAVING_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, on what, and where it goes.
+
+    `store` names the data (a hash), so that a run does not go on with other data. `metadata` goes into the weights
+    files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after
+    each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
+    """
+
+    task: str
+    config: TrainConfig
+    model: VideoMAE | VideoClassifier
+    objective: Objective
+    dataset: KeyedDataset
+    run: RunFolder
+    store: str = ""
+    layer_decay: float | None = None
+    flops_per_clip: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended. The losses are the first and the last in metrics.jsonl; only the main process knows them."""
+
+    is_complete: bool
+    num_steps: int
+    num_epochs: int
+    first_loss: float
+    last_loss: float
+
+
+def train(job: Job, ranks: Ranks) -> Outcome:
+    """Train to the end, from last.pt if the run folder has one. Ctrl-C and SIGTERM save and leave.
+
+    UserError for a run folder begun with other settings, too few videos, too many unreadable ones, or a loss that is no
+    number.
+    """
+    return _Trainer(job, ranks).run()
+
+
+class _Trainer:
+    def __init__(self, job: Job, ranks: Ranks) -> None:
+        self.job, self.ranks, self.config = job, ranks, job.config
+        self.plan = Plan.of(job.config, len(job.dataset))
+        self.step = 0
+        self.meter = Meter(ranks)
+        self.to_device = ToDevice(ranks.device)
+        self.stop = StopRequest()
+        self.saved_s, self.saving_s = time.perf_counter(), 0.0
+
+    def run(self) -> Outcome:
+        state = load_last(self.job.run)
+        if state is not None:
+            check_resumable(self.job.run, state, self.job.task, self.config, self.job.store)
+            self.step = self.plan.step_at(state["position"])
+            self.meter.restore(state)
+        known = state["unreadable"] if state is not None else {}
+        self.unreadable = UnreadableVideos(self.ranks, self.config.max_bad_clips, known)
+        self._open_folder()
+        if self.step < self.plan.num_steps:
+            self.learner = Learner(self.job.model, self.config, self.ranks, self.job.layer_decay, state)
+            self._run_steps()
+        return self._outcome()
+
+    def _open_folder(self) -> None:
+        # No process may read last.pt after another has gone on and replaced it.
+        self.ranks.wait()
+        self.peak = self._peak()
+        if not self.ranks.is_main:
+            return
+        about = {"store": self.job.store, "peak_flops": vars(self.peak)}
+        self.job.run.start(self.job.task, self.config, about)
+        self.job.run.cut_metrics(self.step)
+        self._say(f"going on after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
+
+    def _peak(self) -> Peak:
+        return peak(self.ranks.device, autocast_dtype(self.config.precision, self.ranks.device) or torch.float32)
+
+    def _describe(self) -> str:
+        num_weights = sum(parameter.numel() for parameter in self.job.model.parameters())
+        return (
+            f"{self.job.model.config.name}: {num_weights / 1e6:.1f} M weights · {self.plan.num_videos} videos · "
+            f"{self.plan.num_steps} steps of {self.plan.clips_per_step} clips · {self.ranks.device.type} × "
+            f"{self.ranks.num_ranks} · learning rate {self.config.base_lr * self.config.batch_size / 256:.2e}"
+        )
+
+    def _run_steps(self) -> None:
+        self.job.model.train()
+        loader = make_loader(
+            self.job.dataset, self.plan, self.step, self.ranks, self.config.num_workers, self.config.worker_start
+        )
+        with self.stop.listening():
+            with ctrl_c_put_off():
+                batches = iter(loader)
+            while self.step < self.plan.num_steps:
+                self._one_step(batches)
+                is_epoch_end = self.step % self.plan.steps_per_epoch == 0
+                if self._is_logged(self.step):
+                    self._log()
+                if is_epoch_end:
+                    self._end_epoch(self.step // self.plan.steps_per_epoch)
+                is_meeting = is_epoch_end or self._is_logged(self.step)
+                must_stop = self.stop.is_agreed(self.ranks, is_meeting) and self.step < self.plan.num_steps
+                if must_stop or (is_meeting and self._is_save_due(is_epoch_end)):
+                    self._save_last()
+                if must_stop:
+                    self._say(f"stopped after step {self.step} and saved; the same command goes on from there")
+                    return
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
+
+    def _is_save_due(self, is_epoch_end: bool) -> bool:
+        """Whether last.pt is old, by the main process's clock, or the run is over; all processes ask together."""
+        old_s = min(SAVE_LAST_EVERY_S, self.saving_s / MAX_SAVING_SHARE) if is_epoch_end else SAVE_LAST_EVERY_S
+        is_old = self.ranks.is_main and time.perf_counter() - self.saved_s >= old_s
+        return self.step == self.plan.num_steps or self.ranks.any(is_old)
+
+    def _one_step(self, batches: Iterator[dict[str, Any]]) -> None:
+        for part in range(self.config.accumulate):
+            start_s = time.perf_counter()
+            batch = next(batches)
+            self.meter.data_wait_s += time.perf_counter() - start_s
+            self.unreadable.note(batch)
+            self._one_part(self.to_device(batch), part)
+        rate = planned_rate(self.step, self.config, self.plan)
+        self.step += 1
+        self.learner.step(rate, is_norm_wanted=self._is_logged(self.step))
+        self.meter.add_step(self.plan.clips_per_step)
+
+    def _one_part(self, batch: dict[str, Any], part: int) -> None:
+        seed = _draw_seed(self.config.seed, self.step, part, self.ranks.rank)
+        # Dropout and drop path take no generator: they read the global one.
+        torch.manual_seed(seed)
+        loss = self.learner.accumulate(lambda model: self.job.objective(model, batch, seed), part)
+        self.meter.add_loss(loss)
+
+    def _checked_loss(self) -> float:
+        """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
+        loss = self.meter.loss()
+        if self.meter.num_parts and not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.step}; the checkpoints are as they were. Take a lower base-lr, or "
+                "clip-grad 1, and a new run folder"
+            )
+        return loss
+
+    def _report_unreadable(self) -> None:
+        for video_id, reason in self.unreadable.gather().items():
+            if self.ranks.is_main:
+                self.job.run.append_metrics({"step": self.step, "unreadable": video_id, "reason": reason})
+            self._say(f"video {video_id!r} cannot be read and is left out: {reason}")
+
+    def _log(self) -> None:
+        self._report_unreadable()
+        norm = self.learner.grad_norm
+        row = {
+            "step": self.step,
+            "epoch": (self.step - 1) // self.plan.steps_per_epoch + 1,
+            "loss": self._checked_loss(),
+            "lr": planned_rate(self.step - 1, self.config, self.plan),
+            "grad_norm": float(norm) if norm is not None else math.nan,
+            "num_clips": self.step * self.plan.clips_per_step,
+            "num_unreadable": len(self.unreadable.reason_of),
+            **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
+        }
+        if self.ranks.is_main:
+            self.job.run.append_metrics(row)
+            num_clips_left = (self.plan.num_steps - self.step) * self.plan.clips_per_step
+            self._say(step_line(row, self.plan.num_steps, num_clips_left / row["clips_per_s"]))
+        self.meter = Meter(self.ranks)
+
+    def _end_epoch(self, epoch: int) -> None:
+        start_s = time.perf_counter()
+        if self.job.on_epoch_end is not None:
+            scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
+            self.job.model.train()
+            if self.ranks.is_main and scores:
+                self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
+        if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
+            self._save_weights(epoch)
+        self.meter.pause(time.perf_counter() - start_s)
+
+    def _save_weights(self, epoch: int) -> None:
+        self._checked_loss()
+        weights = self.learner.weights()
+        metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
+        if self.config.ema_decay:
+            metadata["mgm_ema_decay"] = str(self.config.ema_decay)
+        if self.ranks.is_main:
+            save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
+
+    def _save_last(self) -> None:
+        self._checked_loss()
+        self._report_unreadable()
+        start_s = time.perf_counter()
+        state = {
+            "task": self.job.task,
+            "config": to_dict(self.config),
+            "position": {**self.plan.position(self.step), "store": self.job.store},
+            "unreadable": self.unreadable.reason_of,
+            **self.learner.state(),
+            **self.meter.state(),
+        }
+        if self.ranks.is_main:
+            save_last(self.job.run, state)
+        self.saved_s = time.perf_counter()
+        self.saving_s = self.saved_s - start_s
+        self.meter.pause(self.saving_s)
+
+    def _say(self, text: str) -> None:
+        if self.ranks.is_main:
+            print(text, file=sys.stderr, flush=True)
+
+    def _outcome(self) -> Outcome:
+        rows = self.job.run.read_metrics() if self.ranks.is_main else []
+        losses = [row["loss"] for row in rows if "loss" in row] or [math.nan]
+        return Outcome(
+            is_complete=self.step == self.plan.num_steps,
+            num_steps=self.step,
+            num_epochs=self.step // self.plan.steps_per_epoch,
+            first_loss=losses[0],
+            last_loss=losses[-1],
+        )
+
+
+def _draw_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

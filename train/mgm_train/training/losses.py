@@ -1,0 +1,127 @@
+"""What training minimises: the error of the hidden patches (paper §3.1), or the cross entropy of the label.
+
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden tokens · Q = 2·16·16 pixels of
+a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from timm.data.mixup import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgm_shared.errors import UserError
+from mgm_train.config import FinetuneConfig, PretrainConfig
+from mgm_train.data.augment import global_random
+from mgm_train.models.videomae import normalise, split_mask
+from mgm_train.training.targets import target_pixels
+
+Batch = dict[str, Any]
+
+
+class Objective(Protocol):
+    """What the loop calls: the mean loss of a batch, a scalar. `seed` decides everything random in it.
+
+    A clip that could not be read (`collate` in clips.py) counts as one without loss: the others have the weight that
+    they have anyway, on however many processes the batch lies.
+    """
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
+
+
+def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
+    """Mean squared error over the hidden patches, a float32 scalar.
+
+    Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is hidden.
+    """
+    num_hidden = pixels_BMP.shape[1] if num_hidden is None else num_hidden
+    _, hidden_BM = split_mask(mask_BN, num_hidden)
+    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, hidden_BM))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainObjective:
+    """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_hidden`."""
+
+    error: Callable[[Tensor, Tensor, Tensor, int], Tensor] = masked_mse
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> "PretrainObjective":
+        """With the error compiled, like the model, where the configuration says so."""
+        return cls(error=torch.compile(masked_mse)) if config.compile else cls()
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        frames_BCTHW, mask_BN, num_hidden = batch["frames_BCTHW"], batch["mask_BN"], batch["num_hidden"]
+        pixels_BMP = model(frames_BCTHW, mask_BN, num_hidden)
+        kept_K = batch.get("kept_K")
+        if kept_K is None:
+            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+        if not len(kept_K):
+            return _no_loss(pixels_BMP)
+        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_hidden)
+        return error * (len(kept_K) / len(frames_BCTHW))
+
+
+def _no_loss(output: Tensor) -> Tensor:
+    """Zero, with gradients of zero: all processes go backward together."""
+    return output.float().sum() * 0
+
+
+def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix of each clip with its mirror in the batch: mixed float frames, soft labels (B, K).
+
+    timm's CutMix cuts the third and fourth axis, which on video are time and height, without an error. With time
+    folded into the colours its box lies in the picture, the same in all frames. UserError for an odd batch.
+    """
+    if len(frames_BCTHW) % 2:
+        raise UserError(
+            f"Mixup pairs the clips of a batch, but there are {len(frames_BCTHW)} on each device in each accumulated "
+            "step; make batch-size × repeats even there, or set mixup and cutmix to 0"
+        )
+    # timm's Mixup draws from numpy's global state.
+    with global_random(seed % 2**32):
+        mixed, soft_label_BK = mixup(frames_BCTHW.flatten(1, 2), label_B)
+    return mixed.unflatten(1, frames_BCTHW.shape[1:3]), soft_label_BK
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneObjective:
+    """The loss of a labelled batch: `frames_BCTHW` uint8, `label_B` int64."""
+
+    mixup: Mixup | None
+    hard_loss: nn.Module
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, num_classes: int) -> "FinetuneObjective":
+        """Mixup, CutMix and label smoothing as the configuration says."""
+        mixup = None
+        if config.mixup or config.cutmix:
+            mixup = Mixup(
+                mixup_alpha=config.mixup,
+                cutmix_alpha=config.cutmix,
+                prob=config.mix_prob,
+                switch_prob=config.mix_switch_prob,
+                label_smoothing=config.label_smoothing,
+                num_classes=num_classes,
+            )
+        return cls(mixup=mixup, hard_loss=LabelSmoothingCrossEntropy(config.label_smoothing))
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        inputs_BCTHW, target, criterion = batch["frames_BCTHW"], batch["label_B"], self.hard_loss
+        if self.mixup is not None:
+            inputs_BCTHW, target = mix_video(normalise(inputs_BCTHW), target, self.mixup, seed)
+            criterion = SoftTargetCrossEntropy()
+        logits_BK = model(inputs_BCTHW).float()
+        kept_K = batch.get("kept_K")
+        if kept_K is None:
+            return criterion(logits_BK, target)
+        if self.mixup is not None:
+            # A clip that was mixed with a blank one is no true one either.
+            kept_K = kept_K[torch.isin(len(logits_BK) - 1 - kept_K, kept_K)]
+        if not len(kept_K):
+            return _no_loss(logits_BK)
+        return criterion(logits_BK[kept_K], target[kept_K]) * (len(kept_K) / len(logits_BK))

@@ -1,0 +1,17 @@
+"""What the decoder should predict: normalised pixels of the masked patches (VideoMAE)."""
+
+import torch
+from torch import Tensor
+
+from mgm_train.models.videomae import patchify, pick
+
+
+def target_pixels(frames_BCTHW: Tensor, hidden_BM: Tensor) -> Tensor:
+    """What the decoder should predict, (B, M, Q, 3) float32, of uint8 frames.
+
+    Each colour of each patch has mean 0 and deviation 1 over its 512 pixels, as in VideoMAE: unbiased variance, 1e-6 on
+    the deviation of values in [0, 1]. Uniform patches become 0.
+    """
+    pixels_BM3Q = pick(patchify(frames_BCTHW), hidden_BM).float()
+    variance, mean = torch.var_mean(pixels_BM3Q, dim=3, keepdim=True)
+    return pixels_BM3Q.sub_(mean).mul_(1 / (variance.sqrt() + 255e-6)).transpose(2, 3)

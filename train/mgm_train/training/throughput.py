@@ -1,0 +1,87 @@
+"""What is measured between two lines of metrics.jsonl: loss, speed, and the time spent waiting for data.
+
+Losses are added up on the device, so that no step waits for it.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgm_train.runtime.distributed import Ranks
+
+
+class Meter:
+    """Sums since the last line. `loss_sum` and `num_parts` are saved in last.pt: a resumed run adds to them."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        if ranks.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(ranks.device)
+        self.loss_sum = torch.zeros((), device=ranks.device)
+        self.num_parts = 0
+        self.num_steps = self.num_clips = 0
+        self.data_wait_s = 0.0
+        self.start_s = time.perf_counter()
+
+    def add_loss(self, loss: Tensor) -> None:
+        """The mean loss of one part of a step, on this process."""
+        self.loss_sum += loss.detach()
+        self.num_parts += 1
+
+    def add_step(self, num_clips: int) -> None:
+        """A step is done, with that many clips over all processes."""
+        self.num_steps += 1
+        self.num_clips += num_clips
+
+    def loss(self) -> float:
+        """Mean over all parts and processes; nan before the first. All processes must ask together."""
+        if self.num_parts == 0:
+            return math.nan
+        return float(self.ranks.sum(self.loss_sum)) / (self.num_parts * self.ranks.num_ranks)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums of `state`."""
+        self.loss_sum.fill_(state["loss_sum"])
+        self.num_parts = state["num_parts"]
+
+    def state(self) -> dict[str, Any]:
+        """The sums, as the mean over processes. All processes must ask together."""
+        return {"loss_sum": float(self.ranks.sum(self.loss_sum)) / self.ranks.num_ranks, "num_parts": self.num_parts}
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent training."""
+        self.start_s += seconds
+
+    def speed(self, flops_per_clip: float | None, peak_flops_per_s: float) -> dict[str, Any]:
+        """What metrics.jsonl says of the speed, over all processes, but for the wait and the memory: this one's.
+
+        The wait is the time until a batch was there, per step and as a share; `mfu` is None where nobody counted the
+        operations of a clip, `gpu_memory_gib`, the most that was used at a time, without a GPU.
+        """
+        duration_s = time.perf_counter() - self.start_s
+        clips_per_s = self.num_clips / duration_s
+        is_gpu = self.ranks.device.type == "cuda"
+        return {
+            "clips_per_s": clips_per_s,
+            "data_wait": self.data_wait_s / duration_s,
+            "data_wait_ms": 1e3 * self.data_wait_s / max(1, self.num_steps),
+            "mfu": flops_per_clip and flops_per_clip * clips_per_s / (peak_flops_per_s * self.ranks.num_ranks),
+            "gpu_memory_gib": torch.cuda.max_memory_allocated(self.ranks.device) / 2**30 if is_gpu else None,
+        }
+
+
+def step_line(row: Mapping[str, Any], num_steps: int, left_s: float) -> str:
+    """A row of metrics.jsonl for people."""
+    left = f"{left_s / 60:.0f} min left" if left_s > 90 else f"{left_s:.0f} s left"
+    # Without a GPU the peak is what a moment's measuring of shared cores came to, and says nothing to people.
+    has_mfu = row["mfu"] is not None and row["gpu_memory_gib"] is not None
+    mfu = f"MFU {row['mfu']:.0%} | " if has_mfu else ""
+    return (
+        f"step {row['step']}/{num_steps} | epoch {row['epoch']} | loss {row['loss']:.4f} | lr {row['lr']:.2e} | "
+        f"grad {row['grad_norm']:.3f} | {row['clips_per_s']:.1f} clips/s | "
+        f"waited for data {row['data_wait']:.0%} | {mfu}{left}"
+    )

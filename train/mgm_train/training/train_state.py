@@ -1,0 +1,152 @@
+"""The model while it learns: its optimiser and its running average, on one device or many; forward, backward, step.
+
+Several processes hold copies that exchange gradients (DDP), or shares of one model (FSDP2, `fsdp`). What is saved is
+always whole: a run that was begun one way goes on in the other, and with any number of processes.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from mgm_train.config import TrainConfig
+from mgm_train.models.attention import Block
+from mgm_train.models.divided_attention import DividedBlock
+from mgm_train.models.videomae import VideoClassifier, VideoMAE
+from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.training.optim import make_optimizer, set_rate
+
+
+class Learner:
+    """A model in training. All processes must call its methods together.
+
+    `state` is what `state()` of an earlier one gave; it holds whole tensors, from however many processes they came.
+    """
+
+    def __init__(
+        self,
+        model: VideoMAE | VideoClassifier,
+        config: TrainConfig,
+        ranks: Ranks,
+        layer_decay: float | None,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self.config, self.ranks = config, ranks
+        self.model = model.to(ranks.device)
+        self.model.set_grad_checkpointing(config.recompute)
+        self.average = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
+        self.is_sharded = config.fsdp and ranks.num_ranks > 1
+        self.grad_norm: Tensor | None = None
+        # The weights are loaded before they are cut up, the optimiser's moments after.
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+        if state is not None and self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.parallel_model = self._spread()
+        self.optimizer = make_optimizer(self.model, config, layer_decay)
+        if state is not None:
+            self._load_moments(state["optimizer"])
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """What is saved and tested: the average, if there is one, otherwise the model."""
+        return self.model if self.average is None else self.average.module
+
+    def _spread(self) -> nn.Module:
+        """What the objective calls: the model, compiled if it shall be, in step with the other processes."""
+        if self.is_sharded:
+            self._shard()
+            return self.model
+        model: nn.Module = self.model
+        if self.ranks.num_ranks > 1:
+            devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+
+    def _shard(self) -> None:
+        """Cut up every block by itself, so that one process needs the whole of one block at a time, then the rest."""
+        mesh = init_device_mesh(self.ranks.device.type, (self.ranks.num_ranks,))
+        for model in filter(None, (self.model, self.average and self.average.module)):
+            for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
+                if self.config.compile and model is self.model:
+                    block.compile()
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+
+    def _load_moments(self, state: Mapping[str, Any]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        of_parameter = {
+            number: {name: _share(value, parameters[number]) for name, value in moments.items()}
+            for number, moments in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": of_parameter})
+
+    def accumulate(self, objective: Callable[[nn.Module], Tensor], part: int) -> Tensor:
+        """Forward and backward of the part number `part` of a step; its loss."""
+        device_type = self.ranks.device.type
+        dtype = autocast_dtype(self.config.precision, self.ranks.device)
+        with self._exchange(is_last=part == self.config.accumulate - 1):
+            with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
+                loss = objective(self.parallel_model)
+            (loss / self.config.accumulate).backward()
+        return loss.detach()
+
+    def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients in the last part of a step only."""
+        if self.is_sharded:
+            self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        elif self.ranks.num_ranks > 1 and not is_last:
+            return self.parallel_model.no_sync()  # type: ignore[operator]
+        return nullcontext()
+
+    def step(self, rate: float, is_norm_wanted: bool) -> None:
+        """Clip the gradients, update weights and average. `grad_norm` is that before clipping, still on the device."""
+        set_rate(self.optimizer, rate)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.config.clip_grad:
+            self.grad_norm = _whole(clip_grad_norm_(parameters, self.config.clip_grad))
+        elif is_norm_wanted:
+            self.grad_norm = _whole(get_total_norm([parameter.grad for parameter in parameters]))  # type: ignore[misc]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, whole and on the CPU; only the main process's is complete."""
+        modules = {"model": self.model} | ({"average": self.average.module} if self.average else {})
+        state = {name: module.state_dict() for name, module in modules.items()}
+        return self._gathered(state | {"optimizer": self.optimizer.state_dict()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the scored model, whole and on the CPU; only the main process's are complete."""
+        weights: dict[str, Tensor] = self._gathered(self.scored_model.state_dict())
+        return weights
+
+    def _gathered(self, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {name: self._gathered(value) for name, value in values.items()}
+        if isinstance(values, Tensor):
+            # One tensor at a time is whole on every process; only one process keeps them all.
+            tensor = _whole(values.detach())
+            return tensor.cpu() if self.ranks.is_main else None
+        return values
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _share(value: Any, parameter: Tensor) -> Any:
+    """This process's share of an optimiser's tensor, cut as its parameter is."""
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
