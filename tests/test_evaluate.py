@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from toy import run_ranks
 
-from mgm_shared import shards
+from mgm_shared import shard_reader
 from mgm_shared.store import open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data.labels import class_names
@@ -85,7 +85,7 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
     store = open_store(copy)
     broken = store["test/left/0.mp4"]
     (shard,) = (broken.part / "frames").glob("c.*")
-    index = shards._shard_index(str(shard), broken.frames.array.shard_frames, broken.frames.array.version)
+    index = shard_reader._shard_index(str(shard), broken.frames.array.shard_frames, broken.frames.array.version)
     content = bytearray(shard.read_bytes())
     for frame in range(broken.record["start"], broken.record["start"] + broken.num_frames):
         content[int(index[frame, 0]) + 50] ^= 1

@@ -124,12 +124,12 @@ def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatc
 
 
 def test_a_full_disk_blames_no_video(mixed, tmp_path, monkeypatch):
-    from mgm_shared import shards
+    from mgm_shared import shard_writer
 
     def full(self) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards.ShardWriter, "_write_chunk", full)
+    monkeypatch.setattr(shard_writer.ShardWriter, "_write_chunk", full)
     result = _run("extract", mixed, tmp_path / "out.store", "--workers", 0)
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr.splitlines()[-1]

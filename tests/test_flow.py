@@ -18,7 +18,7 @@ from mgm_prep.motion.optical_flow import cell_motion, estimator, opencv_motion, 
 from mgm_prep.store_tools import add_flow as flow_array
 from mgm_prep.store_tools.add_flow import add_flow
 from mgm_prep.store_tools.verify import verify
-from mgm_shared import shards
+from mgm_shared import shard_reader
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
 from mgm_train.cli import main as train
@@ -28,7 +28,7 @@ SPEEDS = {"right": (3, 0), "left": (-3, 0), "up": (0, -3), "down": (0, 3)}
 
 @pytest.fixture
 def store(pan_store, tmp_path):
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     return shutil.copytree(pan_store.path, tmp_path / "copy.store")
 
 
@@ -142,7 +142,7 @@ def test_another_method_is_refused_and_replaced_only_when_told(store):
     assert "has flow by dis; --force replaces it" in result.stderr
     result = run(store, "--method", "farneback", "--workers", "0", "--force", "--json")
     assert json.loads(result.stdout)["computed_now"] == 1
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     (part,) = (store / "parts").glob("128x160-*")
     assert zarr.open_array(part / "flow", mode="r").attrs["made_by"] == {"method": "farneback"}
     assert not verify(store).problems
@@ -170,7 +170,7 @@ def test_damage_of_frames_is_said_and_harms_no_other_part(store):
     content = bytearray(shard.read_bytes())
     content[200] ^= 1
     shard.write_bytes(content)
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     result = run(store, "--method", "dis", "--workers", "0", "--json")
     assert result.exit_code == 3
     summary = json.loads(result.stdout)

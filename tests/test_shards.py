@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgm_shared import objects, shards
+from mgm_shared import objects, shard_reader
 from mgm_shared.codec import decode_jpeg, encode_jpeg
 from mgm_shared.schema import ArraySpec, frames_spec, motion_spec
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
@@ -131,10 +131,10 @@ def test_every_flipped_bit_is_found(tmp_path):
     whole = shard.read_bytes()
     for position in range(len(whole)):
         shard.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
-        shards._shard_index.cache_clear()
+        shard_reader._shard_index.cache_clear()
         with pytest.raises(DamagedChunk, match=r"checksum|ends early"):
             ours.read(np.arange(8))
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
 
 
 def test_a_missing_or_cut_shard_is_never_zeros(tmp_path):
@@ -163,7 +163,7 @@ def test_an_array_behind_a_url_is_the_same(bucket, tmp_path):
 
     def problems(number: int, content: bytes) -> list[tuple[int, str]]:
         """Of both arrays, which must tell the same."""
-        shards._shard_index.cache_clear()
+        shard_reader._shard_index.cache_clear()
         (tmp_path / f"numbers/c.{number}.0.0").write_bytes(content)
         objects.put(bucket / f"numbers/c.{number}.0.0", content)
         found = [(chunk, str(error)) for chunk, error in remote.damage()]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mgm_prep.cli import main
 from mgm_prep.store_tools.verify import verify
-from mgm_shared import shards
+from mgm_shared import shard_reader
 from mgm_shared.errors import UserError
 from mgm_shared.index import write_index
 from mgm_shared.shard_reader import DamagedChunk
@@ -20,7 +20,7 @@ from mgm_shared.store import open_store
 
 @pytest.fixture
 def store(pan_store, tmp_path):
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     return shutil.copytree(pan_store.path, tmp_path / "copy.store")
 
 
@@ -42,12 +42,12 @@ def test_single_bit_flips_are_found_by_verify_and_by_reading(store, array, num_f
         damaged = bytearray(content)
         damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         file.write_bytes(damaged)
-        shards._shard_index.cache_clear()
+        shard_reader._shard_index.cache_clear()
         assert verify(store).broken_parts == [file.parent.parent.name]
         with pytest.raises((DamagedChunk, ValueError)):
             _read_all(open_store(store), array)
     file.write_bytes(content)
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     assert not verify(store).problems
     _read_all(open_store(store), array)
 
@@ -70,7 +70,7 @@ def test_repair_brings_a_part_back_byte_for_byte(store, pan_videos, damage):
         (part / "zarr.json").unlink()
     else:
         (part / "motion/c.0.0.0.0").unlink()
-    shards._shard_index.cache_clear()
+    shard_reader._shard_index.cache_clear()
     result = CliRunner().invoke(main, ["verify", str(store), "--source", str(pan_videos), "--repair", "--workers", "0"])
     assert result.exit_code == 0, result.output
     assert part.name in result.stderr

@@ -59,7 +59,7 @@ class ArraySpec:
         return min(self.max_shard_frames, whole)
 
     def create(self, part: Path, num_frames: int) -> None:
-        """Write the array's metadata under `part`; the shards are written by `shards.ShardWriter`."""
+        """Write the array's metadata under `part`; the shards are written by `ShardWriter`."""
         serializers = {"jpeg": JpegCodec(level=self.jpeg_quality), "planes": PlanesCodec()}
         zarr.create_array(
             str(part / self.name),
