@@ -72,10 +72,10 @@ def test_plain_attention_is_for_small_bfloat16_only(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_heads_a_few_at_a_time_are_heads_all_at_once(is_masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = _heads(torch.bfloat16)
-    is_peer_B1ON = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(2)) < 0.5 if is_masked else None
-    expected = _with_gradients(attend(*inputs, is_peer_B1ON), inputs)
+    attn_mask_B1ON = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(2)) < 0.5 if is_masked else None
+    expected = _with_gradients(attend(*inputs, attn_mask_B1ON), inputs)
     # 40 × 40 scores of two bytes a head: one head, then four and two.
     for chunk_bytes in (1, 4 * 3200):
         monkeypatch.setattr(attention, "CHUNK_BYTES", chunk_bytes)
-        for value, at_once in zip(_with_gradients(attend(*inputs, is_peer_B1ON), inputs), expected, strict=True):
+        for value, at_once in zip(_with_gradients(attend(*inputs, attn_mask_B1ON), inputs), expected, strict=True):
             torch.testing.assert_close(value, at_once)

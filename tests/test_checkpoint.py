@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import FREE_SETTINGS, RunFolder, check_resumable, load_last, save_last
-from mgm_train.checkpoint.transfer import fitted, load_trunk
+from mgm_train.checkpoint.transfer import fitted, load_encoder
 from mgm_train.checkpoint.weights import load_weights, save_weights
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
@@ -105,7 +105,9 @@ def test_resuming_refuses_what_matters_and_names_it(run: RunFolder) -> None:
 
 
 def test_resuming_allows_what_only_moves_work(run: RunFolder) -> None:
-    moved = PretrainConfig(num_workers=0, device="cpu", accumulate=4, log_every_steps=1, recompute=True, fsdp=True)
+    moved = PretrainConfig(
+        num_workers=0, device="cpu", grad_accum_steps=4, log_every_steps=1, grad_checkpointing=True, fsdp=True
+    )
     check_resumable(run, _saved_state(), "pretrain", moved, "a")
     names = {item.name for item in dataclasses.fields(PretrainConfig)}
     assert names >= FREE_SETTINGS
@@ -126,10 +128,10 @@ def test_a_run_folder_means_its_latest_weights(run: RunFolder, pretrained: Video
     assert load_weights(run.root).path == run.weights(20)
 
 
-def test_load_trunk_uses_the_encoder_and_accounts_for_the_rest(run: RunFolder, pretrained: VideoMAE) -> None:
+def test_load_encoder_uses_the_encoder_and_accounts_for_the_rest(run: RunFolder, pretrained: VideoMAE) -> None:
     model = build(lambda: VideoClassifier(TOY, 4), seed=6)
     head = model.head.weight.detach().clone()
-    account = load_trunk(model, load_weights(run.root))
+    account = load_encoder(model, load_weights(run.root))
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(tensor, pretrained.encoder.state_dict()[name]), name
     assert torch.equal(model.head.weight, head)
@@ -155,17 +157,17 @@ def test_another_model_is_one_line_that_names_the_difference(
         fitted(dataclasses.replace(TOY, **change), load_weights(run.root))
 
 
-def test_a_trunk_for_clips_of_another_size_keeps_the_positions_it_was_trained_with(
+def test_a_encoder_for_clips_of_another_size_keeps_the_positions_it_was_trained_with(
     run: RunFolder, pretrained: VideoMAE
 ) -> None:
     larger = dataclasses.replace(TOY, num_frames=4, image_px=48)
     config = fitted(larger, load_weights(run.root))
     assert (config.trained_frames, config.trained_px) == (2, 32)
     model = VideoClassifier(config, 4)
-    account = load_trunk(model, load_weights(run.root))
+    account = load_encoder(model, load_weights(run.root))
     assert str(account).endswith("; positions interpolated from clips of 2×32² px to 4×48² px")
     with pytest.raises(ValueError, match="build it with `fitted`"):
-        load_trunk(VideoClassifier(larger, 4), load_weights(run.root))
+        load_encoder(VideoClassifier(larger, 4), load_weights(run.root))
     # The next one takes them from the first, not from what was interpolated; the first size again needs nothing.
     save_weights(run.weights(4), model.state_dict(), config, {})
     again = fitted(dataclasses.replace(TOY, num_frames=6), load_weights(run.root))
@@ -179,7 +181,7 @@ def test_a_classifier_passes_on_its_pooled_norm_but_not_its_head(run: RunFolder)
     save_weights(run.weights(1), finetuned.state_dict(), TOY, {})
     model = build(lambda: VideoClassifier(TOY, 4), seed=8)
     head = model.head.weight.detach().clone()
-    account = load_trunk(model, load_weights(run.root))
+    account = load_encoder(model, load_weights(run.root))
     assert torch.equal(model.fc_norm.weight, finetuned.fc_norm.weight)
     assert torch.equal(model.head.weight, head)
     assert (account.new, account.dropped) == (("head.bias", "head.weight"),) * 2
@@ -191,7 +193,7 @@ def test_a_file_without_the_whole_encoder_is_refused(run: RunFolder, pretrained:
     metadata = {"mgm_model": json.dumps(dataclasses.asdict(TOY))}
     save_file(state, run.weights(3), metadata=metadata)
     with pytest.raises(UserError, match=r"lacks 1 tensors.*encoder.blocks.1.mlp.fc2.bias"):
-        load_trunk(VideoClassifier(TOY, 4), load_weights(run.root))
+        load_encoder(VideoClassifier(TOY, 4), load_weights(run.root))
 
 
 def test_what_is_no_weights_file(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_every_field_has_help_and_a_default(configuration: type) -> None:
         ({"model": "vit_enormous"}, "model is 'vit_enormous' but must be one of vit_tiny"),
         ({"num_frames": 15}, "num-frames is 15"),
         ({"image_px": 100}, "image-px is 100"),
-        ({"batch_size": 10, "accumulate": 4}, "batch-size is 10"),
+        ({"batch_size": 10, "grad_accum_steps": 4}, "batch-size is 10"),
         ({"warmup_epochs": 9, "epochs": 8}, "warmup-epochs is 9"),
         ({"min_lr": 1.0}, "min-lr is 1.0"),
         ({"betas": [0.9]}, "betas"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from toy import run_ranks
+from toy import run_processes
 
 from mgm_shared import shard_reader
 from mgm_shared.store import open_store
@@ -15,10 +15,10 @@ from mgm_train.data.labels import class_names
 from mgm_train.data.sampling import view_indices
 from mgm_train.evaluation.multiview import ViewDataset, evaluate, score_every
 from mgm_train.models.videomae import VideoClassifier, build, model_config
-from mgm_train.runtime.distributed import Ranks, join_ranks
+from mgm_train.runtime.distributed import Distributed, init_distributed
 
 MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
-CPU = Ranks(device=torch.device("cpu"))
+CPU = Distributed(device=torch.device("cpu"))
 
 
 def _dataset(store, **settings) -> ViewDataset:
@@ -104,13 +104,13 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
 
 def _evaluate_and_list(store: Path, out: Path) -> None:
     dataset = _dataset(open_store(store), num_temporal_views=1, num_spatial_views=1)
-    with join_ranks("cpu") as ranks:
-        _, predictions = evaluate(_AlwaysClassOne(), dataset, ranks)
-    out.with_suffix(f".{ranks.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
+    with init_distributed("cpu") as distributed:
+        _, predictions = evaluate(_AlwaysClassOne(), dataset, distributed)
+    out.with_suffix(f".{distributed.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
 
 
 def test_more_processes_than_divide_the_videos_score_each_once(pan_store, tmp_path):
-    assert run_ranks(3, _evaluate_and_list, pan_store.path, tmp_path / "ids") == [0, 0, 0]
+    assert run_processes(3, _evaluate_and_list, pan_store.path, tmp_path / "ids") == [0, 0, 0]
     listed = [f"test/{label}/0.mp4" for label in ("down", "left", "right", "up")]
     for rank in range(3):
         assert (tmp_path / f"ids.{rank}").read_text().split() == listed

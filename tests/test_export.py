@@ -28,7 +28,7 @@ TWO_LAYERS = ModelConfig(
     num_frames=4,
     image_px=48,
 )
-NUM_HIDDEN = 12
+NUM_MASKED = 12
 
 
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -41,7 +41,7 @@ def _clips(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     frames_BCTHW = torch.randint(0, 256, (3, 3, 4, 48, 48), generator=generator, dtype=torch.uint8)
     mask_BN = torch.zeros(3, 18, dtype=torch.bool)
     for mask_N in mask_BN:
-        mask_N[torch.randperm(18, generator=generator)[:NUM_HIDDEN]] = True
+        mask_N[torch.randperm(18, generator=generator)[:NUM_MASKED]] = True
     return frames_BCTHW, mask_BN
 
 
@@ -61,7 +61,7 @@ def test_pretraining_equals_transformers() -> None:
     theirs = _as_transformers(model, TWO_LAYERS, is_classifier=False)
     with torch.no_grad():
         inputs_BCTHW = normalise(frames_BCTHW)
-        pixels_BMP = model(inputs_BCTHW, mask_BN, NUM_HIDDEN)
+        pixels_BMP = model(inputs_BCTHW, mask_BN, NUM_MASKED)
         expected = theirs(inputs_BCTHW.transpose(1, 2), bool_masked_pos=mask_BN)
     torch.testing.assert_close(pixels_BMP, expected.logits, atol=1e-4, rtol=0)
     loss = masked_mse(pixels_BMP, frames_BCTHW, mask_BN)

@@ -28,7 +28,7 @@ KINDS = pytest.mark.parametrize("is_sharded", [False, True], ids=["copies", "sha
 @KINDS
 def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, is_sharded: bool) -> None:
     """One process that adds up two halves does the same arithmetic as two processes: halves are exact."""
-    train(pretrain_job(tmp_path / "one", toy_config(accumulate=2, ema_decay=0.9)), CPU)
+    train(pretrain_job(tmp_path / "one", toy_config(grad_accum_steps=2, ema_decay=0.9)), CPU)
     assert run_toy(tmp_path / "two", 2, fsdp=is_sharded, ema_decay=0.9) == [0, 0]
     assert (tmp_path / "two.log").read_text().count("step 10/10") == 1, "one process prints"
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -40,11 +40,11 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, is_sharded: bool) -
 @KINDS
 def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path, is_sharded: bool) -> None:
     run, settings = tmp_path / "parts", {"fsdp": is_sharded, "ema_decay": 0.9}
-    train(pretrain_job(tmp_path / "whole", toy_config(accumulate=2, ema_decay=0.9)), CPU)
+    train(pretrain_job(tmp_path / "whole", toy_config(grad_accum_steps=2, ema_decay=0.9)), CPU)
     assert 0 not in run_toy(run, 2, kill_at=9, **settings)
     seen = (load_last(RunFolder(run)) or {})["position"]["samples_seen"]
     assert seen == 16, "two epochs of eight videos; each process had read eight of its own"
-    assert run_toy(run, 1, kill_at=9, **settings | {"accumulate": 2}) == [-signal.SIGKILL]
+    assert run_toy(run, 1, kill_at=9, **settings | {"grad_accum_steps": 2}) == [-signal.SIGKILL]
     assert run_toy(run, 2, **settings) == [0, 0]
     assert_same_run(tmp_path / "whole", run)
 
@@ -53,7 +53,9 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path, i
 def test_other_orders_of_summing_differ_by_rounding_only(tmp_path: Path, is_sharded: bool) -> None:
     """Two processes of two parts each; the norm of shares is a sum over processes."""
     train(pretrain_job(tmp_path / "one", toy_config(clip_grad=0.05)), CPU)
-    assert run_toy(tmp_path / "two", 2, accumulate=2, clip_grad=0.05, fsdp=is_sharded, recompute=True) == [0, 0]
+    assert run_toy(
+        tmp_path / "two", 2, grad_accum_steps=2, clip_grad=0.05, fsdp=is_sharded, grad_checkpointing=True
+    ) == [0, 0]
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-4)
     norms = [[row["grad_norm"] for row in RunFolder(tmp_path / name).read_metrics()] for name in ("one", "two")]
     assert norms[1] == pytest.approx(norms[0], rel=1e-2)

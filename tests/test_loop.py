@@ -31,15 +31,15 @@ from toy import (
 
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
-from mgm_train.checkpoint.transfer import load_trunk
+from mgm_train.checkpoint.transfer import load_encoder
 from mgm_train.checkpoint.weights import load_weights
 from mgm_train.config import PretrainConfig
 from mgm_train.data.loader import Plan, StepKeys, collate_counted
 from mgm_train.models.videomae import VideoClassifier
-from mgm_train.runtime.distributed import Ranks, autocast_dtype, join_ranks
+from mgm_train.runtime.distributed import Distributed, autocast_dtype, init_distributed
 from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
 from mgm_train.training import loop
-from mgm_train.training.loop import Job, Outcome, train
+from mgm_train.training.loop import Job, TrainResult, train
 from mgm_train.training.losses import PretrainObjective
 from mgm_train.training.optim import learning_rate, planned_rate
 from mgm_train.training.train_state import Learner
@@ -62,7 +62,7 @@ def test_ten_steps_follow_the_golden_curve(tmp_path: Path, task: str) -> None:
     if os.environ.get("MGM_WRITE_GOLDEN"):
         golden_file(task).write_text("".join(f"{step} {loss:.6f}\n" for step, loss in enumerate(losses, 1)))
     assert losses == pytest.approx(golden_losses(task), abs=GOLDEN_TOLERANCE)
-    assert outcome == Outcome(is_complete=True, num_steps=10, num_epochs=5, first_loss=losses[0], last_loss=losses[-1])
+    assert outcome == TrainResult(is_complete=True, num_steps=10, num_epochs=5, first_loss=losses[0], last_loss=losses[-1])
 
 
 def test_it_learns() -> None:
@@ -130,7 +130,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     weights = load_weights(tmp_path)
     assert weights.metadata["labels"] == "[]"
     assert weights.metadata["mgm_epoch"] == "5"
-    load_trunk(VideoClassifier(TOY, 2), load_weights(tmp_path))
+    load_encoder(VideoClassifier(TOY, 2), load_weights(tmp_path))
 
 
 @pytest.mark.parametrize("stop_in_step", [3, 4])
@@ -164,10 +164,10 @@ def test_each_process_and_step_draws_its_own(tmp_path: Path, is_mixed: bool) -> 
     batch = collate_counted([MovingStripes(2)[(0, index)] for index in range(4)])
     losses = []
     for rank, step in [(0, 0), (0, 0), (1, 0), (0, 1)]:
-        trainer = loop._Trainer(job, Ranks(device=CPU.device, rank=rank))
-        trainer.learner = Learner(job.model, job.config, trainer.ranks, None, None)
+        trainer = loop._Trainer(job, Distributed(device=CPU.device, rank=rank))
+        trainer.learner = Learner(job.model, job.config, trainer.distributed, None, None)
         trainer.step = step
-        trainer._one_part(batch, 0)
+        trainer._one_micro_step(batch, 0)
         losses.append(trainer.meter.loss())
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
@@ -243,7 +243,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 def test_accumulation_changes_only_the_rounding(tmp_path: Path) -> None:
     train(pretrain_job(tmp_path / "whole"), CPU)
-    train(pretrain_job(tmp_path / "parts", toy_config(accumulate=2)), CPU)
+    train(pretrain_job(tmp_path / "parts", toy_config(grad_accum_steps=2)), CPU)
     assert losses_of(tmp_path / "parts") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-4)
     # AdamW does not see a factor on all gradients; the norm does.
     norms = [RunFolder(tmp_path / name).read_metrics()[0]["grad_norm"] for name in ("whole", "parts")]
@@ -310,10 +310,10 @@ def test_effective_learning_rate_is_base_times_batch_over_256() -> None:
 
 
 def test_processes_share_one_order() -> None:
-    plan = Plan.of(toy_config(batch_size=4, accumulate=2, epochs=3), num_videos=9)
+    plan = Plan.of(toy_config(batch_size=4, grad_accum_steps=2, epochs=3), num_videos=9)
     whole = [key for keys in StepKeys(Plan.of(toy_config(epochs=3), 9), 0, CPU) for key in keys]
-    ranks = [Ranks(device=CPU.device, rank=rank, num_ranks=2) for rank in (0, 1)]
-    shares = [list(StepKeys(plan, 0, rank)) for rank in ranks]
+    places = [Distributed(device=CPU.device, rank=rank, world_size=2) for rank in (0, 1)]
+    shares = [list(StepKeys(plan, 0, rank)) for rank in places]
     joined = [key for parts in zip(*shares, strict=True) for keys in parts for key in keys]
     assert joined == whole
     assert len(set(whole)) == len(whole) == 24, "8 of 9 videos an epoch, each once"
@@ -333,7 +333,7 @@ def test_keys_from_any_step_are_the_rest(first_step: int) -> None:
 def test_plans_that_cannot_be() -> None:
     with pytest.raises(UserError, match="9 videos to train on, but batch-size is 10"):
         Plan.of(toy_config(batch_size=10), num_videos=9)
-    three = Ranks(device=CPU.device, num_ranks=3)
+    three = Distributed(device=CPU.device, world_size=3)
     with pytest.raises(UserError, match="multiple of 3"):
         StepKeys(Plan.of(toy_config(), 9), 0, three)
 
@@ -350,9 +350,9 @@ def test_precision_and_device_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert autocast_dtype("bf16", torch.device("cpu")) is torch.bfloat16
     assert autocast_dtype("fp32", torch.device("cuda")) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with join_ranks("auto") as ranks:
-        assert (ranks.device.type, ranks.is_main, ranks.num_ranks) == ("cpu", True, 1)
-    with pytest.raises(UserError, match="no GPU"), join_ranks("cuda"):
+    with init_distributed("auto") as distributed:
+        assert (distributed.device.type, distributed.is_main, distributed.world_size) == ("cpu", True, 1)
+    with pytest.raises(UserError, match="no GPU"), init_distributed("cuda"):
         pass
 
 
@@ -392,10 +392,10 @@ def test_ctrl_c_while_readers_start_comes_after_that_and_only_here() -> None:
 @needs_cuda
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_gpu_follows_the_golden_curve(tmp_path: Path, is_compiled: bool) -> None:
-    with join_ranks("cuda") as ranks:
+    with init_distributed("cuda") as distributed:
         config = toy_config(device="cuda", precision="auto", compile=is_compiled)
         job = pretrain_job(tmp_path, config)
-        train(Job(**(vars(job) | {"objective": PretrainObjective.of(config)})), ranks)
+        train(Job(**(vars(job) | {"objective": PretrainObjective.of(config)})), distributed)
     assert losses_of(tmp_path) == pytest.approx(golden_losses("pretrain"), abs=0.05)
     assert RunFolder(tmp_path).read_metrics()[-1]["gpu_memory_gib"] > 0
 
@@ -416,8 +416,8 @@ def test_no_step_waits_for_the_gpu(tmp_path: Path, task: str) -> None:
         return job.objective(model, batch, seed)
 
     try:
-        with join_ranks("cuda") as ranks:
-            train(Job(**(vars(job) | {"objective": objective})), ranks)
+        with init_distributed("cuda") as distributed:
+            train(Job(**(vars(job) | {"objective": objective})), distributed)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert num_calls == 8

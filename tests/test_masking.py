@@ -17,7 +17,7 @@ from mgm_train.masking.strategies import (
     MaskOptions,
     make_mask,
     num_hidden,
-    num_hidden_per_slice,
+    num_masked_per_slice,
     strongest_places,
 )
 
@@ -64,23 +64,23 @@ seeds = st.integers(0, 2**32)
     [(0.9, 196, 176), (0.75, 196, 147), (0.57, 100, 57), (0.29, 100, 29), (1 - 0.9, 100, 10), (1 / 3, 195, 65)],
 )
 def test_the_count_is_free_of_float_error(ratio, patches, expected):
-    assert num_hidden_per_slice(TokenGrid(t=8, h=1, w=patches), ratio) == expected
+    assert num_masked_per_slice(TokenGrid(t=8, h=1, w=patches), ratio) == expected
 
 
 @given(st.integers(1, 999), st.integers(1, 400))
 def test_the_count_equals_exact_decimal_arithmetic(thousandths, patches):
     expected = Fraction(f"0.{thousandths:03d}") * patches // 1
-    assert num_hidden_per_slice(TokenGrid(t=1, h=1, w=patches), thousandths / 1000) == expected
+    assert num_masked_per_slice(TokenGrid(t=1, h=1, w=patches), thousandths / 1000) == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.0, 0.2, 1.0]))
 def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strategy, share_equal):
     rng = np.random.default_rng(seed)
-    hidden_thw = mask_thw(strategy, grid, noise(grid, rng, share_equal), rng, ratio)
-    assert hidden_thw.sum() == num_hidden(grid, ratio)
+    masked_thw = mask_thw(strategy, grid, noise(grid, rng, share_equal), rng, ratio)
+    assert masked_thw.sum() == num_hidden(grid, ratio)
     if strategy in SLICE_WISE:
-        assert set(hidden_thw.sum((1, 2)).tolist()) == {num_hidden_per_slice(grid, ratio)}
+        assert set(masked_thw.sum((1, 2)).tolist()) == {num_masked_per_slice(grid, ratio)}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -96,8 +96,8 @@ def test_a_mask_is_decided_by_its_seed(strategy):
 @given(grids, ratios, seeds, st.sampled_from(DENSE), st.sampled_from([0.0, 0.15, 0.5]))
 def test_a_dense_mask_is_one_region_in_each_slice(grid, ratio, seed, strategy, jitter):
     rng = np.random.default_rng(seed)
-    hidden_thw = mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter)
-    assert all(is_one_region(hidden_hw) for hidden_hw in hidden_thw if hidden_hw.any())
+    masked_thw = mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter)
+    assert all(is_one_region(masked_hw) for masked_hw in masked_thw if masked_hw.any())
 
 
 @settings(deadline=None, max_examples=60)
@@ -105,24 +105,24 @@ def test_a_dense_mask_is_one_region_in_each_slice(grid, ratio, seed, strategy, j
 def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(grid, ratio, seed, strategy, jitter):
     # A rectangle that hung over the border and was topped up elsewhere would have holes behind its outermost ring.
     rng = np.random.default_rng(seed)
-    for hidden_hw in mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter):
-        rows, columns = (np.flatnonzero(hidden_hw.any(axis)) for axis in (1, 0))
+    for masked_hw in mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter):
+        rows, columns = (np.flatnonzero(masked_hw.any(axis)) for axis in (1, 0))
         if len(rows) and len(columns):
-            assert hidden_hw[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]].all()
+            assert masked_hw[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]].all()
 
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.data())
 def test_the_strongest_cell_is_hidden_wherever_it_is(grid, ratio, seed, data):
-    if not num_hidden_per_slice(grid, ratio):
+    if not num_masked_per_slice(grid, ratio):
         return
     rng = np.random.default_rng(seed)
     strength_TYX = noise(grid, rng)
     for k in range(grid.t):
         y, x = data.draw(st.integers(0, 2 * grid.h - 1)), data.draw(st.integers(0, 2 * grid.w - 1))
         strength_TYX[2 * k, y, x] = 50
-        hidden_thw = mask_thw("mgm", grid, strength_TYX, np.random.default_rng(seed), ratio, is_first_guided=True)
-        assert hidden_thw[k, y // CELLS_PER_PATCH, x // CELLS_PER_PATCH]
+        masked_thw = mask_thw("mgm", grid, strength_TYX, np.random.default_rng(seed), ratio, is_first_guided=True)
+        assert masked_thw[k, y // CELLS_PER_PATCH, x // CELLS_PER_PATCH]
 
 
 def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
@@ -136,10 +136,10 @@ def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
             strength_TYX = noise(PAPER_GRID, rng, 0.05)
             peak_t = (strength_TYX[0::2] + strength_TYX[1::2]).reshape(PAPER_GRID.t, -1).argmax(1)
             row_t, column_t = (place // CELLS_PER_PATCH for place in np.unravel_index(peak_t, (28, 28)))
-        hidden_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, rng)
-        assert hidden_thw.sum() == int(0.75 * 196) * 8
+        masked_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, rng)
+        assert masked_thw.sum() == int(0.75 * 196) * 8
         if strategy == "mgm":
-            assert hidden_thw[slices, row_t[1:], column_t[1:]].all()
+            assert masked_thw[slices, row_t[1:], column_t[1:]].all()
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.15])
@@ -148,13 +148,13 @@ def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner, jitter):
     rng = np.random.default_rng(0)
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     strength_TYX[:, corner[0], corner[1]] = 5
-    hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, jitter=jitter)
+    masked_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, jitter=jitter)
     opposite = tuple(-1 - place for place in corner)
-    assert hidden_thw[1:, corner[0], corner[1]].all()
-    assert not hidden_thw[1:, opposite[0], opposite[1]].any()
+    assert masked_thw[1:, corner[0], corner[1]].all()
+    assert not masked_thw[1:, opposite[0], opposite[1]].any()
     if not jitter:
         # 147 = 12 · 12 + 3: a square of 12 in the corner, and a bit of the next ring.
-        from_corner_hw = hidden_thw[4][:: 1 if corner[0] == 0 else -1, :: 1 if corner[1] == 0 else -1]
+        from_corner_hw = masked_thw[4][:: 1 if corner[0] == 0 else -1, :: 1 if corner[1] == 0 else -1]
         assert from_corner_hw[:12, :12].all()
 
 
@@ -163,9 +163,9 @@ def test_the_center_follows_the_peak_when_there_is_room():
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     rows, columns = np.linspace(10, 18, 16).astype(int), np.linspace(18, 10, 16).astype(int)
     strength_TYX[np.arange(16), rows, columns] = 5
-    hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, ratio=0.2, jitter=0.0)
+    masked_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, rng, ratio=0.2, jitter=0.0)
     for k in range(1, 8):
-        centre_2 = np.argwhere(hidden_thw[k]).mean(0) + 0.5
+        centre_2 = np.argwhere(masked_thw[k]).mean(0) + 0.5
         expected_2 = (np.array([rows[2 * k], columns[2 * k]]) + 0.5) / 2
         assert np.abs(centre_2 - expected_2).max() < 0.8, k
 
@@ -197,9 +197,9 @@ def test_equal_cells_are_equally_likely_to_be_the_strongest():
 
 def test_without_jitter_the_region_is_the_square_of_the_paper():
     rng = np.random.default_rng(0)
-    hidden_thw = mask_thw("mgm", PAPER_GRID, noise(PAPER_GRID, rng), rng, ratio=0.5, jitter=0.0)
-    for hidden_hw in hidden_thw:
-        height, width = np.ptp(np.argwhere(hidden_hw), axis=0) + 1
+    masked_thw = mask_thw("mgm", PAPER_GRID, noise(PAPER_GRID, rng), rng, ratio=0.5, jitter=0.0)
+    for masked_hw in masked_thw:
+        height, width = np.ptp(np.argwhere(masked_hw), axis=0) + 1
         # √(0.5 · 196) = 9.9
         assert sorted({height, width}) in ([10], [9, 11], [10, 11], [9, 10])
 
@@ -210,8 +210,8 @@ def test_jitter_changes_the_proportion_of_the_sides(jitter):
     strength_TYX[:, 14, 14] = 7
     extents = set()
     for seed in range(20):
-        hidden_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, np.random.default_rng(seed), 0.4, jitter=jitter)
-        extents |= {tuple((np.ptp(np.argwhere(hidden_hw), axis=0) + 1).tolist()) for hidden_hw in hidden_thw[1:]}
+        masked_thw = mask_thw("mgm", PAPER_GRID, strength_TYX, np.random.default_rng(seed), 0.4, jitter=jitter)
+        extents |= {tuple((np.ptp(np.argwhere(masked_hw), axis=0) + 1).tolist()) for masked_hw in masked_thw[1:]}
     differences = {height - width for height, width in extents}
     # √(0.4 · 196) = 8.9: a square up to one row, or sides up to 30 % longer and shorter.
     assert (max(differences) > 2 and min(differences) < -2) == bool(jitter)
@@ -261,26 +261,26 @@ def test_on_noise_no_side_of_the_picture_is_preferred(strategy, sides):
 
 def test_the_sparse_mask_hides_the_patches_of_largest_motion():
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
-    hidden_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(1))
+    masked_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(1))
     strength_thw = strength_TYX.reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5))
-    for hidden_hw, strength_hw in zip(hidden_thw, strength_thw, strict=True):
-        assert strength_hw[hidden_hw].min() > strength_hw[~hidden_hw].max()
+    for masked_hw, strength_hw in zip(masked_thw, strength_thw, strict=True):
+        assert strength_hw[masked_hw].min() > strength_hw[~masked_hw].max()
 
 
 def test_the_simulated_rectangle_moves_and_the_static_ones_do_not():
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     for strategy in ("smm", "smm-sparse", "block", "tube"):
-        hidden_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(2), 0.3)
-        num_different = len({hidden_hw.tobytes() for hidden_hw in hidden_thw})
+        masked_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(2), 0.3)
+        num_different = len({masked_hw.tobytes() for masked_hw in masked_thw})
         assert num_different == 1 if strategy in ("block", "tube") else num_different > 2, strategy
 
 
 def test_the_sparse_simulation_moves_one_pattern_about():
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
-    hidden_thw = mask_thw("smm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(2))
-    for hidden_hw in hidden_thw:
-        shifts = (np.roll(hidden_thw[0], (y, x), (0, 1)) for y in range(14) for x in range(14))
-        assert any(np.array_equal(hidden_hw, shifted_hw) for shifted_hw in shifts)
+    masked_thw = mask_thw("smm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(2))
+    for masked_hw in masked_thw:
+        shifts = (np.roll(masked_thw[0], (y, x), (0, 1)) for y in range(14) for x in range(14))
+        assert any(np.array_equal(masked_hw, shifted_hw) for shifted_hw in shifts)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])

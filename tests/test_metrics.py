@@ -36,8 +36,8 @@ def test_scores():
 
 
 def test_top5_counts_the_five_likeliest():
-    ranks = [_prediction("a", label, 0.4, 0.2, 0.15, 0.1, 0.08, 0.07) for label in range(6)]
-    assert score(ranks, {}).top5 == pytest.approx(5 / 6)
+    spread = [_prediction("a", label, 0.4, 0.2, 0.15, 0.1, 0.08, 0.07) for label in range(6)]
+    assert score(spread, {}).top5 == pytest.approx(5 / 6)
 
 
 def test_confusion_has_a_row_a_class_and_a_column_a_guess():

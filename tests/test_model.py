@@ -36,10 +36,10 @@ def _clips(num_clips: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
 
 def test_split_mask_is_sorted_and_complete() -> None:
     _, mask_BN = _clips(5)
-    visible_BV, hidden_BM = split_mask(mask_BN, 12)
-    for mask_N, visible_V, hidden_M in zip(mask_BN, visible_BV, hidden_BM, strict=True):
+    visible_BV, masked_BM = split_mask(mask_BN, 12)
+    for mask_N, visible_V, masked_M in zip(mask_BN, visible_BV, masked_BM, strict=True):
         assert torch.equal(visible_V, torch.nonzero(~mask_N).flatten())
-        assert torch.equal(hidden_M, torch.nonzero(mask_N).flatten())
+        assert torch.equal(masked_M, torch.nonzero(mask_N).flatten())
 
 
 def test_embedding_equals_its_convolution() -> None:

@@ -83,7 +83,7 @@ def test_one_datum(tmp_path):
         middle = (square_x[2 * t] + square_x[2 * t + 1]) / 2 + SIDE / 2
         assert mask_thw[t, (TOP + SIDE // 2) // 16, int(middle) // 16]
 
-    # → a batch → tokens → pixels of the hidden patches → loss → gradients everywhere
+    # → a batch → tokens → pixels of the masked patches → loss → gradients everywhere
     frames_CTHW = torch.from_numpy(clip.frames_CTHW)
     batch = collate([[{"frames_CTHW": frames_CTHW, "mask_N": torch.from_numpy(mask_N), "label": -1, "index": 0}]])
     batch["num_hidden"] = int(mask_N.sum())

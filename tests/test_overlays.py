@@ -1,4 +1,4 @@
-"""What is laid over a frame says what it is given: arrows, colours, hatching, hidden patches, boxes."""
+"""What is laid over a frame says what it is given: arrows, colours, hatching, masked patches, boxes."""
 
 import itertools
 

@@ -27,9 +27,9 @@ from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.linear_probe import fit, grid, hold_out, probe
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.runtime.distributed import Distributed
 
-CPU = Ranks(device=torch.device("cpu"))
+CPU = Distributed(device=torch.device("cpu"))
 MODEL = model_config("vit_tiny", num_frames=4, image_px=32)
 CONFIG = ProbeConfig(
     learning_rates=(1e-2, 1e-3), weight_decays=(0.0, 0.5, 9.0), epochs=3, head_batch_size=16, num_workers=0, stride=2
@@ -83,7 +83,7 @@ def test_probabilities_are_means_over_views():
     data, scored = _features(), _features(seed=1)
     heads = fit(data, 3, CONFIG, CPU.device)
     probability_NGK = heads.probabilities(scored)
-    standard_VD = (scored.feature_NVD[7].float() - heads.mean_D) / heads.deviation_D
+    standard_VD = (scored.feature_NVD[7].float() - heads.mean_D) / heads.std_D
     views = [(heads.weight_GKD[4] @ feature_D + heads.bias_GK[4]).softmax(0) for feature_D in standard_VD]
     torch.testing.assert_close(probability_NGK[7, 4], (views[0] + views[1]) / 2)
 

@@ -1,4 +1,4 @@
-"""What is rebuilt of hidden patches: right with the right prediction, and honest about what it has looked at.
+"""What is rebuilt of masked patches: right with the right prediction, and honest about what it has looked at.
 
 Axes as in reconstruct.py.
 """
@@ -40,7 +40,7 @@ def _colours_first(frames_THWC):
 
 
 def _pixels(mask_N):
-    """Which pixels are hidden, (T, H, W)."""
+    """Which pixels are masked, (T, H, W)."""
     return mask_N.reshape(2, 2, 3).repeat(2, 0).repeat(16, 1).repeat(16, 2)
 
 
@@ -52,7 +52,7 @@ def test_unpatchify_undoes_patchify(frames_THWC):
 def test_the_right_prediction_gives_the_clip_back(model, frames_THWC, mask_N):
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
-    target_MQ3 = target_pixels(frames_BCTHW, rebuilt.hidden_M[None])[0]
+    target_MQ3 = target_pixels(frames_BCTHW, rebuilt.masked_M[None])[0]
     perfect = replace(rebuilt, predicted_M3Q=target_MQ3.transpose(1, 2))
     np.testing.assert_array_equal(perfect.frames(perfect.true_statistics()), frames_THWC)
     assert perfect.psnr(frames_THWC) == np.inf
@@ -61,7 +61,7 @@ def test_the_right_prediction_gives_the_clip_back(model, frames_THWC, mask_N):
 def test_the_loss_is_the_error_of_the_prediction(model, frames_THWC, mask_N):
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     mean_M31, std_M31 = rebuilt.true_statistics()
-    error_M3Q = (rebuilt.patches_N3Q[rebuilt.hidden_M] - mean_M31) / std_M31 - rebuilt.predicted_M3Q
+    error_M3Q = (rebuilt.patches_N3Q[rebuilt.masked_M] - mean_M31) / std_M31 - rebuilt.predicted_M3Q
     assert rebuilt.loss == pytest.approx(float((error_M3Q**2).mean()), rel=1e-4)
 
 
@@ -103,7 +103,7 @@ def test_guessed_statistics_are_those_of_the_neighbours(model, mask_N):
     mean_M31, std_M31 = rebuilt.visible_statistics()
     assert mean_M31.min() >= 60
     assert mean_M31.max() <= 181
-    by_token = dict(zip(rebuilt.hidden_M.tolist(), zip(mean_M31[:, 0, 0], std_M31[:, 0, 0], strict=True), strict=True))
+    by_token = dict(zip(rebuilt.masked_M.tolist(), zip(mean_M31[:, 0, 0], std_M31[:, 0, 0], strict=True), strict=True))
     # Token 3 is below token 0; token 2 is above token 5 and a slice before token 8.
     assert by_token[3][0] < 75
     assert 10 <= by_token[3][1] < 13

@@ -1,4 +1,4 @@
-"""Means and deviations against numpy, and what the plot shows of them."""
+"""Means and std against numpy, and what the plot shows of them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import yaml
 
 from mgm_train.ablation.grid import read_grid, runs_of
 from mgm_train.ablation.results import markdown, plot, tabulate
-from mgm_train.ablation.runner import Outcome
+from mgm_train.ablation.runner import RunResult
 
 RATES = {"tube": (60.0, 61.5, 64.0), "mgm": (65.0, 70.0, 66.0)}
 
@@ -24,12 +24,12 @@ def outcomes(tables):
     def outcome(run):
         config = run.configs["pretrain"]
         percent = RATES[config.mask][run.seed] - 10 * (config.mask_ratio == 0.5)
-        return Outcome(scores={"top1": percent / 100, "scored": 5, "listed": 5})
+        return RunResult(scores={"top1": percent / 100, "scored": 5, "listed": 5})
 
     return {run.name: outcome(run) for run in runs_of(tables)}
 
 
-def test_mean_and_deviation_are_numpys(tables, outcomes):
+def test_mean_and_std_are_numpys(tables, outcomes):
     tube, mgm = tabulate(tables[1], outcomes)
     for result, rates in ((tube, RATES["tube"]), (mgm, RATES["mgm"])):
         assert result.mean == pytest.approx(np.mean(rates))
@@ -39,8 +39,8 @@ def test_mean_and_deviation_are_numpys(tables, outcomes):
     assert "| A\\|B | 61.8 ± 2.0 |" in markdown(tables[1], outcomes)
 
 
-def test_one_run_has_no_deviation(tables, outcomes):
-    left = {name: outcome if name.endswith("seed=1") else Outcome() for name, outcome in outcomes.items()}
+def test_one_run_has_no_std(tables, outcomes):
+    left = {name: outcome if name.endswith("seed=1") else RunResult() for name, outcome in outcomes.items()}
     result = tabulate(tables[1], left)[0]
     assert (str(result), result.std, result.remark) == ("61.5", None, "2 not run")
 
@@ -55,9 +55,9 @@ def test_a_numeric_axis_is_a_curve_and_the_others_its_names(tables, outcomes):
 
 
 def test_what_has_no_number_is_named(tables, outcomes):
-    failed = {name: Outcome(reason="boom") if "tube" in name else one for name, one in outcomes.items()}
+    failed = {name: RunResult(reason="boom") if "tube" in name else one for name, one in outcomes.items()}
     curves, marks = plot(tables, failed).axes
     assert [bars.get_label() for bars in curves.containers] == ["mgm"]
     assert [text.get_text() for text in marks.texts] == ["failed", "67.0 ± 2.6"]
-    nothing = plot(tables, {name: Outcome() for name in outcomes}).axes[0]
+    nothing = plot(tables, {name: RunResult() for name in outcomes}).axes[0]
     assert [text.get_text() for text in nothing.texts] == ["not run"] * 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from timm.data.mixup import Mixup
-from toy import CPU, MovingStripes, assert_same_run, losses_of, pretrain_job, run_ranks, toy_config
+from toy import CPU, MovingStripes, assert_same_run, losses_of, pretrain_job, run_processes, toy_config
 
 from mgm_shared.errors import UserError
 from mgm_shared.shard_reader import ShardedArray
@@ -17,8 +17,8 @@ from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import FinetuneAugment, PretrainAugment
 from mgm_train.data.clips import LabelledDataset, PretrainDataset, collate
-from mgm_train.masking.strategies import MaskMaker
-from mgm_train.runtime.distributed import join_ranks
+from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.runtime.distributed import init_distributed
 from mgm_train.training.loop import train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
@@ -62,7 +62,7 @@ def damaged_store(pan_store, tmp_path):
 
 
 def _pretrain(store) -> PretrainDataset:
-    augment, mask = PretrainAugment(size_px=64), MaskMaker.of(PretrainConfig())
+    augment, mask = PretrainAugment(size_px=64), MaskGenerator.of(PretrainConfig())
     return PretrainDataset(store, num_frames=8, stride=2, augment=augment, mask=mask, repeats=2)
 
 
@@ -146,12 +146,14 @@ def test_a_clip_that_was_mixed_with_a_blank_one_does_not_count():
 
 
 def test_the_first_unreadable_video_ends_a_run_that_allows_none(tmp_path):
-    with pytest.raises(UserError, match=r"1 videos cannot be read, 0 may be \(max-bad-clips\).*'3\.mp4': checksum"):
+    with pytest.raises(
+        UserError, match=r"1 videos cannot be read, 0 may be \(max-unreadable-videos\).*'3\.mp4': checksum"
+    ):
         train(pretrain_job(tmp_path, dataset=Damaged()), CPU)
 
 
 def test_unreadable_videos_are_named_once_counted_and_do_not_end_a_run_that_allows_them(tmp_path, capsys):
-    outcome = train(pretrain_job(tmp_path, toy_config(max_bad_clips=2), Damaged(bad=(3, 5))), CPU)
+    outcome = train(pretrain_job(tmp_path, toy_config(max_unreadable_videos=2), Damaged(bad=(3, 5))), CPU)
     assert outcome.is_complete
     rows = RunFolder(tmp_path).read_metrics()
     named = [row["unreadable"] for row in rows if "unreadable" in row]
@@ -162,33 +164,36 @@ def test_unreadable_videos_are_named_once_counted_and_do_not_end_a_run_that_allo
 
 
 def test_a_run_with_an_unreadable_video_goes_on_bit_for_bit_and_remembers_it(tmp_path):
-    config = toy_config(max_bad_clips=1)
+    config = toy_config(max_unreadable_videos=1)
     train(pretrain_job(tmp_path / "whole", config, Damaged()), CPU)
     assert not train(pretrain_job(tmp_path / "parts", config, Damaged(signal_at=10)), CPU).is_complete
     train(pretrain_job(tmp_path / "parts", config, Damaged()), CPU)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    train(pretrain_job(tmp_path / "worker", toy_config(max_bad_clips=1, num_workers=1), Damaged()), CPU)
+    train(pretrain_job(tmp_path / "worker", toy_config(max_unreadable_videos=1, num_workers=1), Damaged()), CPU)
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "worker")
     assert not train(pretrain_job(tmp_path / "worse", config, Damaged(signal_at=10)), CPU).is_complete
     with pytest.raises(UserError, match=r"2 videos cannot be read"):
         train(pretrain_job(tmp_path / "worse", config, Damaged(bad=(5,))), CPU)
     # More may be allowed when it goes on.
-    train(pretrain_job(tmp_path / "worse", toy_config(max_bad_clips=2), Damaged(bad=(5,))), CPU)
+    train(pretrain_job(tmp_path / "worse", toy_config(max_unreadable_videos=2), Damaged(bad=(5,))), CPU)
 
 
-def _train_damaged(run: Path, max_bad_clips: int) -> None:
-    with join_ranks("cpu") as ranks:
+def _train_damaged(run: Path, max_unreadable_videos: int) -> None:
+    with init_distributed("cpu") as distributed:
         try:
-            train(pretrain_job(run, toy_config(max_bad_clips=max_bad_clips), Damaged(bad=(3, 5))), ranks)
+            train(
+                pretrain_job(run, toy_config(max_unreadable_videos=max_unreadable_videos), Damaged(bad=(3, 5))),
+                distributed,
+            )
         except UserError as error:
-            print(error, file=run.with_suffix(f".{ranks.rank}").open("w"))
+            print(error, file=run.with_suffix(f".{distributed.rank}").open("w"))
 
 
 def test_two_processes_count_together(tmp_path):
-    train(pretrain_job(tmp_path / "one", toy_config(max_bad_clips=2), Damaged(bad=(3, 5))), CPU)
-    assert run_ranks(2, _train_damaged, tmp_path / "two", 2) == [0, 0]
+    train(pretrain_job(tmp_path / "one", toy_config(max_unreadable_videos=2), Damaged(bad=(3, 5))), CPU)
+    assert run_processes(2, _train_damaged, tmp_path / "two", 2) == [0, 0]
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
-    assert run_ranks(2, _train_damaged, tmp_path / "few", 1) == [0, 0]
+    assert run_processes(2, _train_damaged, tmp_path / "few", 1) == [0, 0]
     said = [tmp_path.joinpath(f"few.{rank}").read_text() for rank in range(2)]
     assert said[0] == said[1]
     assert "2 videos cannot be read, 1 may be" in said[0]

@@ -72,7 +72,7 @@ def test_every_strategy_has_a_row(subject):
 def test_saliency_has_boxes_mask_vectors_and_attention(subject, model):
     picture = saliency_picture(subject, model)
     names = [" ".join(row.name.split()) for row in picture.rows]
-    assert [name.split()[0] for name in names] == ["boxes", "hidden", "vectors", "vectors", "attention"]
+    assert [name.split()[0] for name in names] == ["boxes", "masked", "vectors", "vectors", "attention"]
     panels = np.array(picture.strip().axes[: 5 * 3]).reshape(5, 3)
     # The ring is on the centre frame, the box on the second frame of the first slice, which is not shown.
     assert [len(axis.lines) for axis in panels[0]] == [0, 2, 0]

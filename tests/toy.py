@@ -27,9 +27,9 @@ from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
 from mgm_train.data import loader as batches
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
-from mgm_train.masking.strategies import MaskMaker
+from mgm_train.masking.strategies import MaskGenerator
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
-from mgm_train.runtime.distributed import Ranks, join_ranks
+from mgm_train.runtime.distributed import Distributed, init_distributed
 from mgm_train.training import loop
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
@@ -45,7 +45,7 @@ TOY = ModelConfig(
     num_frames=4,
     image_px=32,
 )
-CPU = Ranks(device=torch.device("cpu"))
+CPU = Distributed(device=torch.device("cpu"))
 
 
 WIDE_TOY = ModelConfig(
@@ -177,8 +177,8 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert losses_of(first) == losses_of(second)
     one, two = (load_last(RunFolder(run)) or {} for run in (first, second))
     assert one["position"] == two["position"]
-    assert ("average" in one) == ("average" in two) == bool(one["config"]["ema_decay"])
-    for name in {"model", "optimizer", "loss_sum", "average"} & one.keys():
+    assert ("ema" in one) == ("ema" in two) == bool(one["config"]["ema_decay"])
+    for name in {"model", "optimizer", "loss_sum", "ema"} & one.keys():
         torch.testing.assert_close(one[name], two[name], atol=0, rtol=0)
 
 
@@ -187,15 +187,15 @@ def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
 
     `kill_at`: the read in which each kills itself. What they print is in RUN.log.
     """
-    return run_ranks(num_processes, _train_toy, run, settings)
+    return run_processes(num_processes, _train_toy, run, settings)
 
 
-def run_ranks(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int]:
+def run_processes(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int]:
     """`function(*arguments)` in processes that believe torchrun had started them; their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    ranks = [{"RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port} for rank in range(num_processes)]
-    processes = [process_server().Process(target=_as_rank, args=(rank, function, arguments)) for rank in ranks]
+    environments = [{"RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port} for rank in range(num_processes)]
+    processes = [process_server().Process(target=_as_rank, args=(rank, function, arguments)) for rank in environments]
     for process in processes:
         process.start()
     for process in processes:
@@ -223,8 +223,8 @@ def process_server() -> ForkServerContext:
 def _train_toy(run: Path, settings: dict[str, Any]) -> None:
     sys.stderr = run.with_suffix(".log").open("a")
     dataset = MovingStripes(signal_at=settings.pop("kill_at", -1), signal_number=signal.SIGKILL)
-    with join_ranks("cpu") as ranks:
-        train(pretrain_job(run, toy_config(**settings), dataset), ranks)
+    with init_distributed("cpu") as distributed:
+        train(pretrain_job(run, toy_config(**settings), dataset), distributed)
 
 
 def train_on_store(run: Path, store: Path, num_workers: int) -> None:
@@ -241,9 +241,9 @@ def train_on_store(run: Path, store: Path, num_workers: int) -> None:
     loop.SAVE_LAST_EVERY_S = 0.0
     sys.stderr = run.with_suffix(".log").open("a")
     dataset = PretrainDataset(
-        open_store(store), num_frames=4, stride=2, augment=PretrainAugment(size_px=64), mask=MaskMaker.of(config)
+        open_store(store), num_frames=4, stride=2, augment=PretrainAugment(size_px=64), mask=MaskGenerator.of(config)
     )
-    with run.with_suffix(".steps").open("a") as notes, join_ranks("cpu") as ranks:
+    with run.with_suffix(".steps").open("a") as notes, init_distributed("cpu") as distributed:
 
         def objective(model: torch.nn.Module, batch: dict[str, Any], seed: int) -> torch.Tensor:
             loss = PretrainObjective()(model, batch, seed)
@@ -255,4 +255,4 @@ def train_on_store(run: Path, store: Path, num_workers: int) -> None:
 
         model = build(lambda: VideoMAE(WIDE_TOY), 0)
         job = Job(task="pretrain", config=config, model=model, objective=objective, dataset=dataset, run=RunFolder(run))
-        train(job, ranks)
+        train(job, distributed)

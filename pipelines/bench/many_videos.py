@@ -32,8 +32,8 @@ from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.loader import Plan, make_loader
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.config import PretrainConfig
-from mgm_train.masking.strategies import MaskMaker
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.runtime.distributed import Distributed
 
 def peak_mb():
     # Not `resource.getrusage`, whose peak is that of the process that started this one if it was larger.
@@ -41,10 +41,10 @@ def peak_mb():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 before_mb, start_s = peak_mb(), time.perf_counter()
-augment, mask = PretrainAugment(), MaskMaker.of(PretrainConfig())
+augment, mask = PretrainAugment(), MaskGenerator.of(PretrainConfig())
 dataset = PretrainDataset(open_store(sys.argv[1]), num_frames=16, stride=4, augment=augment, mask=mask)
-plan = Plan(num_videos=len(dataset), batch_size=8, accumulate=1, repeats=1, epochs=1, seed=0)
-batch = next(iter(make_loader(dataset, plan, 0, Ranks(device=torch.device("cpu")), 0)))
+plan = Plan(num_videos=len(dataset), batch_size=8, grad_accum_steps=1, repeats=1, epochs=1, seed=0)
+batch = next(iter(make_loader(dataset, plan, 0, Distributed(device=torch.device("cpu")), 0)))
 assert len(batch["frames_BCTHW"]) == 8
 figures = {"videos": len(dataset), "seconds": time.perf_counter() - start_s}
 print(json.dumps(figures | {"megabytes": peak_mb() - before_mb, "process_mb": peak_mb()}))

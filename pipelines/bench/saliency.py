@@ -1,4 +1,4 @@
-"""Where guidance and masks lie on labelled videos: is the strongest cell in a box, how much of the boxes is hidden?
+"""Where guidance and masks lie on labelled videos: is the strongest cell in a box, how much of the boxes is masked?
 
     python pipelines/bench/saliency.py STORE --boxes MOT [--video ID] [--stride 1]
 
@@ -92,7 +92,7 @@ def peaks_in_box(strength_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bo
 
 
 def recall(mask_N: NDArray[np.bool_], field_TYX: NDArray[np.float32]) -> tuple[float, float]:
-    """The hidden ones of the tokens that touch a box, and how many those are."""
+    """The masked ones of the tokens that touch a box, and how many those are."""
     grid = TokenGrid.of_clip(NUM_FRAMES, SIZE_PX, SIZE_PX)
     is_boxed_N = (np.abs(field_TYX).reshape(grid.t, 2, grid.h, 2, grid.w, 2).max((1, 3, 5)) > 0).ravel()
     return float((mask_N & is_boxed_N).sum()), float(is_boxed_N.sum())

@@ -26,7 +26,7 @@ from mgm_shared.store import Store, open_store
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, collate, start_worker
-from mgm_train.masking.strategies import MaskMaker
+from mgm_train.masking.strategies import MaskGenerator
 
 CODECS = ("jpeg", "planes")
 LENGTHS, SHORT_SIDES, NUMBERS = (8, 16, 32, 64), (128, 192, 256, 360), (100, 2_400, 24_000, 240_000)
@@ -36,7 +36,7 @@ Figures = dict[str, dict[float, float]]
 
 
 def dataset(store: Store, num_frames: int = 16, size_px: int = 224) -> PretrainDataset:
-    augment, mask = PretrainAugment(size_px=size_px), MaskMaker.of(PretrainConfig())
+    augment, mask = PretrainAugment(size_px=size_px), MaskGenerator.of(PretrainConfig())
     return PretrainDataset(store, num_frames=num_frames, stride=2, augment=augment, mask=mask)
 
 

@@ -35,7 +35,7 @@ Loss = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is measured: a model's size, how much is hidden, in which precision, where."""
+    """What is measured: a model's size, how much is masked, in which precision, where."""
 
     model: str
     ratio: float

@@ -39,7 +39,7 @@ from mgm_train.data.clips import PretrainDataset, collate, motion_between, read_
 from mgm_train.data.sampling import sample_indices
 from mgm_train.data.views import show, view_motion
 from mgm_train.masking.guidance import Guidance
-from mgm_train.masking.strategies import MaskMaker
+from mgm_train.masking.strategies import MaskGenerator
 
 NUM_FRAMES, STRIDE, SIZE_PX = 16, 4, 224
 MIN_LINES = 256
@@ -96,7 +96,7 @@ def dataset(store: Store) -> PretrainDataset:
         num_frames=NUM_FRAMES,
         stride=STRIDE,
         augment=PretrainAugment(size_px=SIZE_PX),
-        mask=MaskMaker.of(config),
+        mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
     )
 
@@ -128,7 +128,7 @@ def sides_of(clips: Clips, row: int, seed: int, peers: dict[str, ReadFrames | No
     indices_T = sample_indices(video.num_frames, NUM_FRAMES, STRIDE, rng)
     view = PretrainAugment(size_px=SIZE_PX).view(video.height, video.width, rng)
     (clip,) = read_clips(video, indices_T, [view])
-    mask = MaskMaker.of(PretrainConfig())
+    mask = MaskGenerator.of(PretrainConfig())
     encoded = [bytes(payload) for payload in video.frames.array.encoded((indices_T + video.record["start"]).tolist())]
     datasets = {codec: dataset(store) for codec, store in clips.stores.items()}
     sides: dict[str, Side] = {

@@ -1,4 +1,4 @@
-"""What is laid over a frame: arrows, colours and hatching of its motion, hidden patches, boxes, heat.
+"""What is laid over a frame: arrows, colours and hatching of its motion, masked patches, boxes, heat.
 
 Its colours can be told apart by people who are blind to red or green, and none carries alone what matters.
 
@@ -28,7 +28,7 @@ MIN_ARROW_SHARE = 0.25
 # Stripes of the hatching along the longer side.
 NUM_STRIPES = 100
 
-# A hidden patch is so much fog, of this grey: it darkens a bright picture and lightens a dark one.
+# A masked patch is so much fog, of this grey: it darkens a bright picture and lightens a dark one.
 FOG_SHARE = 0.75
 FOG_GREY = 110
 BOX_COLOUR, RING_COLOUR = "#F0E442", "#56B4E9"
@@ -123,7 +123,7 @@ def draw_missing(axis: "Axes", motion_YX2: NDArray[np.float32]) -> None:
 
 
 def shade_hidden(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], fog: float = FOG_SHARE) -> Any:
-    """The clip with its hidden tubelets in fog; 1 leaves nothing of them to see."""
+    """The clip with its masked tubelets in fog; 1 leaves nothing of them to see."""
     is_hidden_THW1 = pixels_of(mask_thw)[..., None]
     fogged_THWC = np.round((1 - fog) * frames_THWC + fog * FOG_GREY).astype(np.uint8)
     return np.where(is_hidden_THW1, fogged_THWC, frames_THWC)
@@ -135,7 +135,7 @@ def pixels_of(tokens_thw: NDArray[Any]) -> NDArray[Any]:
 
 
 def draw_outline(axis: "Axes", mask_hw: NDArray[np.bool_]) -> None:
-    """A line round the hidden patches of a slice, on axes that show the frame."""
+    """A line round the masked patches of a slice, on axes that show the frame."""
     across, up = _edges(mask_hw), _edges(mask_hw.T)[:, ::-1]
     ends_S2 = np.concatenate([across, up]) * PATCH_PX - 0.5
     for width, colour in ((1.6, "black"), (0.8, "white")):
@@ -143,7 +143,7 @@ def draw_outline(axis: "Axes", mask_hw: NDArray[np.bool_]) -> None:
 
 
 def _edges(mask_hw: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Ends (x, y) of the horizontal segments between hidden and visible patches, a NaN after each pair, (S, 2)."""
+    """Ends (x, y) of the horizontal segments between masked and visible patches, a NaN after each pair, (S, 2)."""
     padded_hw = np.pad(mask_hw, ((1, 1), (0, 0)))
     y, x = np.nonzero(padded_hw[1:] != padded_hw[:-1])
     gap = np.full(len(x), np.nan)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mgm_shared.store import Store
     from mgm_train.evaluation.metrics import Scores
     from mgm_train.evaluation.multiview import EpochTest
-    from mgm_train.runtime.distributed import Ranks
+    from mgm_train.runtime.distributed import Distributed
     from mgm_train.training.loop import Job
 
 path_argument = click.Path(path_type=Path)
@@ -67,7 +67,7 @@ def pretrain(
     from mgm_train.data.augment import PretrainAugment
     from mgm_train.data.clips import PretrainDataset
     from mgm_train.masking.guidance import Guidance
-    from mgm_train.masking.strategies import MaskMaker, num_hidden
+    from mgm_train.masking.strategies import MaskGenerator, num_hidden
     from mgm_train.models.flops import pretrain_flops
     from mgm_train.models.videomae import VideoMAE, build, model_config
     from mgm_train.training.loop import Job
@@ -85,7 +85,7 @@ def pretrain(
         augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
         repeats=config.repeats,
         seed=config.seed,
-        mask=MaskMaker.of(config),
+        mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
     )
     job = Job(
@@ -116,7 +116,7 @@ def finetune(
     """Fine-tune a pretrained encoder (--init) on the labels of STORE's training videos."""
     from mgm_shared.store import open_store
     from mgm_train.checkpoint.run_folder import RunFolder
-    from mgm_train.checkpoint.transfer import fitted, load_trunk
+    from mgm_train.checkpoint.transfer import fitted, load_encoder
     from mgm_train.checkpoint.weights import load_weights
     from mgm_train.data.augment import FinetuneAugment
     from mgm_train.data.clips import LabelledDataset
@@ -142,7 +142,7 @@ def finetune(
     heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}
     model = build(lambda: VideoClassifier(shape, len(classes), **heads), config.seed)
     if weights is not None:
-        say(str(load_trunk(model, weights)))
+        say(str(load_encoder(model, weights)))
     dataset = LabelledDataset(
         opened,
         num_frames=config.num_frames,
@@ -182,11 +182,11 @@ def _say_mirrored(store: "Store", is_flipped: bool) -> None:
 
 
 def _train(
-    job: "Job", dry_run: bool, force: bool, is_json: bool, test: "Callable[[Ranks], EpochTest] | None" = None
+    job: "Job", dry_run: bool, force: bool, is_json: bool, test: "Callable[[Distributed], EpochTest] | None" = None
 ) -> None:
     """Run a job, with a test between epochs, and print how it ended; with `dry_run` print what it would be."""
     from mgm_train.data.loader import Plan
-    from mgm_train.runtime.distributed import join_ranks
+    from mgm_train.runtime.distributed import init_distributed
     from mgm_train.training.loop import train
 
     if dry_run:
@@ -195,14 +195,14 @@ def _train(
         sizes = {"videos": plan.num_videos, "steps": plan.num_steps, "weights": num_weights}
         emit({"task": job.task, **sizes, **to_dict(job.config)}, is_json)
         return
-    with join_ranks(job.config.device) as ranks:
-        if force and ranks.is_main and (aside := move_aside(job.run.root)):
+    with init_distributed(job.config.device) as distributed:
+        if force and distributed.is_main and (aside := move_aside(job.run.root)):
             say(f"moved the old {job.run.root} to {aside}")
-        ranks.wait()
+        distributed.wait()
         if test is not None:
-            job = replace(job, on_epoch_end=test(ranks))
-        outcome = train(job, ranks)
-        if ranks.is_main:
+            job = replace(job, on_epoch_end=test(distributed))
+        outcome = train(job, distributed)
+        if distributed.is_main:
             emit({"run": str(job.run.root), **asdict(outcome)}, is_json)
     if not outcome.is_complete:
         raise SystemExit(EXIT_INTERRUPTED)
@@ -231,7 +231,7 @@ def probe(store: StorePath, run_folder: Path, config: ProbeConfig, dry_run: bool
     from mgm_train.evaluation.linear_probe import probe as fit_and_score
     from mgm_train.evaluation.metrics import score, write_reports
     from mgm_train.evaluation.multiview import ViewDataset
-    from mgm_train.runtime.distributed import join_ranks
+    from mgm_train.runtime.distributed import init_distributed
 
     if not config.init:
         raise UserError("probe needs --init, the weights whose encoder is probed")
@@ -242,20 +242,20 @@ def probe(store: StorePath, run_folder: Path, config: ProbeConfig, dry_run: bool
         videos = {"training_videos": len(datasets[0]), "scored_videos": len(datasets[1]), "heads": len(grid(config))}
         emit({"task": "probe", **videos, **to_dict(config)}, is_json)
         return
-    with join_ranks(config.device) as ranks:
-        if force and ranks.is_main and (aside := move_aside(run_folder)):
+    with init_distributed(config.device) as distributed:
+        if force and distributed.is_main and (aside := move_aside(run_folder)):
             say(f"moved the old {run_folder} to {aside}")
-        ranks.wait()
-        if ranks.is_main:
+        distributed.wait()
+        if distributed.is_main:
             RunFolder(run_folder).start("probe", config, {"store": opened.digest})
-        model = FrozenEncoder(loaded).to(ranks.device)
-        caches = [FeatureCache.of(run_folder, loaded, dataset, ranks) for dataset in datasets]
-        if not all(cache.compute(model, dataset, ranks) for cache, dataset in zip(caches, datasets, strict=True)):
+        model = FrozenEncoder(loaded).to(distributed.device)
+        caches = [FeatureCache.of(run_folder, loaded, dataset, distributed) for dataset in datasets]
+        if not all(cache.compute(model, dataset, distributed) for cache, dataset in zip(caches, datasets, strict=True)):
             raise SystemExit(EXIT_INTERRUPTED)
-        if not ranks.is_main:
+        if not distributed.is_main:
             return
         train, scored = (cache.load(len(dataset)) for cache, dataset in zip(caches, datasets, strict=True))
-        choices, best, predictions = fit_and_score(train, scored, len(classes), config, ranks.device)
+        choices, best, predictions = fit_and_score(train, scored, len(classes), config, distributed.device)
     write_choices(run_folder / "heads.csv", choices, best)
     scores = score(predictions, scored.unreadable)
     files = write_reports(run_folder, config.split, predictions, scores.unreadable, classes)
@@ -286,7 +286,7 @@ def evaluate(
     from mgm_train.evaluation.metrics import write_reports
     from mgm_train.evaluation.multiview import ViewDataset, classifier
     from mgm_train.evaluation.multiview import evaluate as run_test
-    from mgm_train.runtime.distributed import join_ranks
+    from mgm_train.runtime.distributed import init_distributed
 
     opened, loaded = open_store(store), load_weights(weights)
     dataset = ViewDataset(opened, loaded.classes, loaded.model, config)
@@ -296,9 +296,9 @@ def evaluate(
         emit({"task": "evaluate", "videos": len(dataset), "views": dataset.num_views, **to_dict(config)}, is_json)
         return
     model = classifier(loaded)
-    with join_ranks(config.device) as ranks:
-        scores, predictions = run_test(model.to(ranks.device), dataset, ranks, is_shown=True)
-        if not ranks.is_main:
+    with init_distributed(config.device) as distributed:
+        scores, predictions = run_test(model.to(distributed.device), dataset, distributed, is_shown=True)
+        if not distributed.is_main:
             return
     folder = out or loaded.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -383,7 +383,7 @@ def visualize(
 def ablate(
     grid: Path, store: StorePath, folder: Path | None, only: tuple[str, ...], gpus: int, dry_run: bool, is_json: bool
 ) -> None:
-    """Pretrain, fine-tune and test every run of GRID; tabulate their accuracy, mean ± standard deviation over seeds.
+    """Pretrain, fine-tune and test every run of GRID; tabulate their accuracy, mean ± std over seeds.
 
     The same command again goes on: what is finished is not run again, what failed is tried again. A run that fails is a
     row with its reason, and the exit code is 3. -n lists the runs. The tables are in results.md, results.json and

@@ -112,7 +112,7 @@ class TrainConfig(Config):
     image_px: int = option(224, "side of the square clip in px, a multiple of 16")
     flip: bool = option(True, "mirror half of the clips (paper: never on SSv2, whose classes know left from right)")
     batch_size: int = option(512, "videos of an optimiser step, over all GPUs and all accumulation steps")
-    accumulate: int = option(1, "split a step into this many smaller ones that add up, to save memory")
+    grad_accum_steps: int = option(1, "split a step into this many smaller ones that add up, to save memory")
     repeats: int = option(1, "clips drawn of each video of a batch; they count neither in batch-size nor in epochs")
     epochs: int = option(800, "passes over the videos")
     warmup_epochs: int = option(40, "epochs over which the learning rate climbs from 0")
@@ -123,7 +123,9 @@ class TrainConfig(Config):
     clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip")
     seed: int = option(0, "decides the weights at the start, the order, the crops and the masks")
     num_workers: int = option(4, "processes that read clips, for each GPU; 0 reads in the training process")
-    max_bad_clips: int = option(0, "unreadable videos that do not end the run; each is named, and left out of the loss")
+    max_unreadable_videos: int = option(
+        0, "unreadable videos that do not end the run; each is named, and left out of the loss"
+    )
     worker_start: str = option("auto", WORKER_START_HELP)
     precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
     device: str = option("auto", "auto, cpu or cuda")
@@ -132,7 +134,9 @@ class TrainConfig(Config):
         False, "cut weights, gradients and AdamW's moments up among the GPUs: for models too large for one"
     )
     ema_decay: float = option(0.0, "average the weights over the steps with this decay, save and test that; 0 is off")
-    recompute: bool = option(False, "compute activations twice instead of keeping them: less memory, 30 % slower")
+    grad_checkpointing: bool = option(
+        False, "compute activations twice instead of keeping them: less memory, 30 % slower"
+    )
     save_every_epochs: int = option(50, "epochs between the weights kept as epoch-XXXX.safetensors")
     log_every_steps: int = option(10, "optimiser steps between two lines of metrics.jsonl")
 
@@ -147,12 +151,12 @@ class TrainConfig(Config):
         _check_hardware(self)
 
     def _check_counts(self) -> None:
-        for name in ("batch_size", "accumulate", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
+        for name in ("batch_size", "grad_accum_steps", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("num_workers", "max_bad_clips", "seed", "warmup_epochs"):
+        for name in ("num_workers", "max_unreadable_videos", "seed", "warmup_epochs"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        is_split = self.batch_size % self.accumulate == 0
-        check(is_split, "batch_size", self.batch_size, f"a multiple of accumulate, {self.accumulate}")
+        is_split = self.batch_size % self.grad_accum_steps == 0
+        check(is_split, "batch_size", self.batch_size, f"a multiple of grad_accum_steps, {self.grad_accum_steps}")
         check(self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most epochs, {self.epochs}")
 
     def _check_optimiser(self) -> None:
@@ -169,8 +173,8 @@ class TrainConfig(Config):
 class PretrainConfig(TrainConfig):
     """Pretraining: Table 5 of the paper."""
 
-    mask: str = option("mgm", f"what is hidden from the encoder: {', '.join(MASKS)}")
-    mask_ratio: float = option(0.75, "share of the tokens that is hidden")
+    mask: str = option("mgm", f"what is masked from the encoder: {', '.join(MASKS)}")
+    mask_ratio: float = option(0.75, "share of the tokens that is masked")
     mask_jitter: float = option(0.15, "how far a side of a moving block may stray, as a share of it; 0 is off")
     mask_top_k: int = option(1, "centre the block of mgm on the mean of so many strongest cells (paper: 1)")
     mask_first_guided: bool = option(False, "let the first slice of mgm follow its motion too (paper: random place)")

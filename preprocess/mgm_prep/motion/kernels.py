@@ -75,7 +75,7 @@ def fit(
                 row, column = min(y * CELL_PX + SAMPLE_Y[s], height - 1), min(x * CELL_PX + SAMPLE_X[s], width - 1)
                 difference_S[s] = np.float32(luma_HW[row, column]) - _bilinear(reference_HW, row + dy, column + dx)
             # Without its mean: in a fade the encoder predicts with weights, and the brightness differs as a whole.
-            error = _mean_deviation(difference_S) / np.float32(grey_level)
+            error = _mean_abs_difference(difference_S) / np.float32(grey_level)
             if error + MIN_GAIN < error_YX[y, x]:
                 error_YX[y, x] = error
                 distance_YX[y, x] = distance
@@ -84,13 +84,13 @@ def fit(
 
 
 @kernel
-def _mean_deviation(values_S: NDArray[np.float32]) -> np.float32:
-    mean = deviation = np.float32(0)
+def _mean_abs_difference(values_S: NDArray[np.float32]) -> np.float32:
+    mean = std = np.float32(0)
     for value in values_S:
         mean += value / np.float32(NUM_SAMPLES)
     for value in values_S:
-        deviation += abs(value - mean) / np.float32(NUM_SAMPLES)
-    return deviation
+        std += abs(value - mean) / np.float32(NUM_SAMPLES)
+    return std
 
 
 @kernel

@@ -69,7 +69,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class GridRow:
     """A row of a table: its label on each axis, and a run for each seed."""
 
     labels: tuple[str, ...]
@@ -82,7 +82,7 @@ class Table:
 
     name: str
     axes: tuple[Axis, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[GridRow, ...]
 
 
 def read_grid(file: Path) -> list[Table]:
@@ -190,7 +190,7 @@ def _table(place: str, name: str, axes: Any, base: Mapping[str, Settings], seeds
             runs = tuple(_run(place, varied, base, seed) for seed in seeds)
         except UserError as error:
             raise UserError(f"{place}, {', '.join(labels)}: {error}") from None
-        rows.append(Row(labels=labels, runs=runs))
+        rows.append(GridRow(labels=labels, runs=runs))
     return Table(name=name, axes=tuple(named), rows=tuple(rows))
 
 

@@ -1,4 +1,4 @@
-"""What an ablation found: each row's mean and standard deviation over its seeds, as tables and as a plot.
+"""What an ablation found: each row's mean and std over its seeds, as tables and as a plot.
 
 The layout is that of the paper's Table 4 and Figure 4: a table has a row for each choice, and where what is varied is a
 number, its plot is a curve.
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mgm_shared.figures import FONT_POINTS, PAGE_INCHES, panels, save
 from mgm_shared.files import replace_file
-from mgm_train.ablation.grid import Row, Table
-from mgm_train.ablation.runner import Outcome
+from mgm_train.ablation.grid import GridRow, Table
+from mgm_train.ablation.runner import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation; None for a single run, which has none."""
+        """The sample std; None for a single run, which has none."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
@@ -63,12 +63,12 @@ class Result:
         return "; ".join(remarks)
 
 
-def tabulate(table: Table, outcomes: Mapping[str, Outcome]) -> list[Result]:
+def tabulate(table: Table, outcomes: Mapping[str, RunResult]) -> list[Result]:
     """The result of each row; `outcomes` are by the names of runs."""
     return [_result(row, outcomes) for row in table.rows]
 
 
-def _result(row: Row, outcomes: Mapping[str, Outcome]) -> Result:
+def _result(row: GridRow, outcomes: Mapping[str, RunResult]) -> Result:
     found = {run.seed: outcomes[run.name] for run in row.runs}
     return Result(
         labels=row.labels,
@@ -79,7 +79,7 @@ def _result(row: Row, outcomes: Mapping[str, Outcome]) -> Result:
     )
 
 
-def write_results(tables: Sequence[Table], outcomes: Mapping[str, Outcome], out: Path) -> dict[str, Any]:
+def write_results(tables: Sequence[Table], outcomes: Mapping[str, RunResult], out: Path) -> dict[str, Any]:
     """Write results.md, results.json and results.png; what is in the second."""
     files = {kind: out / f"results.{kind}" for kind in ("md", "json", "png")}
     values = {
@@ -96,7 +96,7 @@ def write_results(tables: Sequence[Table], outcomes: Mapping[str, Outcome], out:
     return values
 
 
-def markdown(table: Table, outcomes: Mapping[str, Outcome]) -> str:
+def markdown(table: Table, outcomes: Mapping[str, RunResult]) -> str:
     """A table of the paper's kind: `| mask | top-1 |`."""
     names = [axis.name for axis in table.axes]
     rows = [[*result.labels, str(result), result.remark] for result in tabulate(table, outcomes)]
@@ -112,7 +112,7 @@ def markdown(table: Table, outcomes: Mapping[str, Outcome]) -> str:
     return "\n".join([f"**{table.name}**", "", *lines, ""])
 
 
-def plain(table: Table, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def plain(table: Table, outcomes: Mapping[str, RunResult]) -> dict[str, Any]:
     """A table as plain values, for JSON."""
     rows = [
         {
@@ -128,8 +128,8 @@ def plain(table: Table, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     return {"table": table.name, "metric": METRIC, "unit": "percent", "rows": rows}
 
 
-def plot(tables: Sequence[Table], outcomes: Mapping[str, Outcome]) -> "Figure":
-    """A panel for each table: a curve where an axis is of numbers, else a mark a row; bars are standard deviations."""
+def plot(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> "Figure":
+    """A panel for each table: a curve where an axis is of numbers, else a mark a row; bars are std."""
     num_columns = min(2, len(tables))
     width_inches = PAGE_INCHES * num_columns / 2
     num_rows = -(-len(tables) // num_columns)

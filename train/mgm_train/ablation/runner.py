@@ -79,7 +79,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunResult:
     """How a run ended: the numbers of its test, or why there are none. Neither: it was not reached."""
 
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -167,14 +167,14 @@ class Ablation:
             if read_record(stage) is None:
                 return
 
-    def outcome(self, run: Run) -> Outcome:
+    def outcome(self, run: Run) -> RunResult:
         """How a run has ended by now."""
         record = None
         for stage in stages_of(run, self.out, self.store):
             record = read_record(stage)
             if record is None:
-                return Outcome(reason=self.failed.get(stage.record, ""))
-        return Outcome(scores=record["result"] if record else {})
+                return RunResult(reason=self.failed.get(stage.record, ""))
+        return RunResult(scores=record["result"] if record else {})
 
     def _start(self, stage: Stage) -> None:
         """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""

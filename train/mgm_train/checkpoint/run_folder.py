@@ -31,12 +31,12 @@ from mgm_train.config import TrainConfig
 
 # These may change when a run goes on: they move work around, or change how often something is written.
 FREE_SETTINGS = {
-    "accumulate",
+    "grad_accum_steps",
     "num_workers",
-    "max_bad_clips",
+    "max_unreadable_videos",
     "device",
     "compile",
-    "recompute",
+    "grad_checkpointing",
     "fsdp",
     "worker_start",
     "save_every_epochs",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ModelConfig
-from mgm_train.models.videomae import TRUNK_PREFIX, VideoClassifier
+from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
 
 # These decide the shape of the encoder; the decoder's do not outlive pretraining.
-TRUNK_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
+ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
 
 
 # The norm of the pooled token, which a fine-tuned model passes on to the next one; the head belongs to its classes.
@@ -17,8 +17,8 @@ POOLED_NORM_PREFIX = "fc_norm."
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrunkAccount:
-    """What became of each tensor when a trunk was loaded. `str()` says it in one line."""
+class TransferReport:
+    """What became of each tensor when a encoder was loaded. `str()` says it in one line."""
 
     used: tuple[str, ...]
     new: tuple[str, ...]
@@ -31,19 +31,21 @@ class TrunkAccount:
 
 
 def _modules(names: Iterable[str]) -> str:
-    """The modules that the tensors belong to; of the trunk, the parts."""
-    modules = {".".join(name.split(".")[:2]) if name.startswith(TRUNK_PREFIX) else name.split(".")[0] for name in names}
+    """The modules that the tensors belong to; of the encoder, the parts."""
+    modules = {
+        ".".join(name.split(".")[:2]) if name.startswith(ENCODER_PREFIX) else name.split(".")[0] for name in names
+    }
     return ", ".join(sorted(modules)) or "none"
 
 
 def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
-    """`config` for a model that takes over the trunk of `weights`, positions included; its clips may have another size.
+    """`config` for a model that takes the encoder of `weights`, positions included; its clips may have another size.
 
-    UserError when the file holds another trunk.
+    UserError when the file holds another encoder.
     """
     differing = [
         f"{name.replace('_', '-')} {getattr(weights.model, name)} instead of {getattr(config, name)}"
-        for name in TRUNK_SETTINGS
+        for name in ENCODER_SETTINGS
         if getattr(weights.model, name) != getattr(config, name)
     ]
     if differing:
@@ -51,22 +53,22 @@ def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
     return config.after(weights.model)
 
 
-def load_trunk(model: VideoClassifier, weights: Weights) -> TrunkAccount:
+def load_encoder(model: VideoClassifier, weights: Weights) -> TransferReport:
     """Load the encoder of a weights file into `model`, which `fitted` shaped for it.
 
-    Strict: every tensor of the model's trunk must be in the file, in its shape. The file's last encoder norm and
+    Strict: every tensor of the model's encoder must be in the file, in its shape. The file's last encoder norm and
     its decoder are not needed by a classifier, and the head of another one neither. UserError when a tensor is missing.
     """
     if model.config != fitted(model.config, weights):
         raise ValueError(f"the model's positions are not those of {weights.path}: build it with `fitted`")
     own = model.state_dict()
-    trunk = {name for name in own if name.startswith(TRUNK_PREFIX)}
-    missing = sorted(trunk - weights.state.keys())
+    encoder = {name for name in own if name.startswith(ENCODER_PREFIX)}
+    missing = sorted(encoder - weights.state.keys())
     if missing:
         raise UserError(f"{weights.path} lacks {len(missing)} tensors of the encoder, the first is {missing[0]}")
-    taken = trunk | {name for name in own.keys() & weights.state.keys() if name.startswith(POOLED_NORM_PREFIX)}
+    taken = encoder | {name for name in own.keys() & weights.state.keys() if name.startswith(POOLED_NORM_PREFIX)}
     model.load_state_dict(own | {name: weights.state[name] for name in taken}, strict=True)
-    return TrunkAccount(
+    return TransferReport(
         used=tuple(sorted(taken)),
         new=tuple(sorted(own.keys() - taken)),
         dropped=tuple(sorted(weights.state.keys() - taken)),

@@ -128,8 +128,8 @@ def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint
     columns = slice(int(box.x), int(box.x + box.width))
     out_CTHW = frames_CTHW.copy()
     noise_CTHW = rng.standard_normal(out_CTHW[:, :, rows, columns].shape, np.float32)
-    for noise_THW, mean, deviation in zip(noise_CTHW, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True):
-        noise_THW *= np.float32(255 * deviation)
+    for noise_THW, mean, std in zip(noise_CTHW, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True):
+        noise_THW *= np.float32(255 * std)
         noise_THW += np.float32(255 * mean)
     out_CTHW[:, :, rows, columns] = noise_CTHW.clip(0, 255)
     return out_CTHW

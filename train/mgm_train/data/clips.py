@@ -59,7 +59,7 @@ class Augment(Protocol):
         """What is changed of the pixels after that."""
 
 
-MaskMaker = Callable[[Clip, Generator], NDArray[np.bool_]]
+MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_]]
 ReadField = Callable[[Video, slice], NDArray[np.float32]]
 
 
@@ -187,12 +187,12 @@ def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int)
 class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
-    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = hidden), "label": −1, "index": int}, and "unreadable":
+    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
     (video_id, reason) where it is blank.
     """
 
     _: KW_ONLY
-    mask: MaskMaker
+    mask: MaskFunction
     read_field: ReadField = vectors
 
     def __post_init__(self) -> None:

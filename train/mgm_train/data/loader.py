@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate, start_worker
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.runtime.distributed import Distributed
 
 Key = tuple[int, int]
 
@@ -42,7 +42,7 @@ class Plan:
 
     num_videos: int
     batch_size: int
-    accumulate: int
+    grad_accum_steps: int
     repeats: int
     epochs: int
     seed: int
@@ -54,7 +54,7 @@ class Plan:
             raise UserError(
                 f"there are {num_videos} videos to train on, but batch-size is {config.batch_size}; lower batch-size"
             )
-        names = ("batch_size", "accumulate", "repeats", "epochs", "seed")
+        names = ("batch_size", "grad_accum_steps", "repeats", "epochs", "seed")
         return cls(num_videos=num_videos, **{name: getattr(config, name) for name in names})
 
     @property
@@ -84,20 +84,21 @@ class Plan:
 
 
 class StepKeys(Sampler[list[Key]]):
-    """The keys of this process's clips: for each step from `first_step` on, `accumulate` lists."""
+    """The keys of this process's clips: for each step from `first_step` on, `grad_accum_steps` lists."""
 
-    def __init__(self, plan: Plan, first_step: int, ranks: Ranks) -> None:
-        if plan.batch_size % (plan.accumulate * ranks.num_ranks):
+    def __init__(self, plan: Plan, first_step: int, distributed: Distributed) -> None:
+        if plan.batch_size % (plan.grad_accum_steps * distributed.world_size):
             raise UserError(
-                f"batch-size {plan.batch_size} does not divide among {ranks.num_ranks} processes × "
-                f"{plan.accumulate} accumulated steps; make it a multiple of {plan.accumulate * ranks.num_ranks}"
+                f"batch-size {plan.batch_size} does not divide among {distributed.world_size} processes × "
+                f"{plan.grad_accum_steps} accumulation steps; make it a multiple of "
+                f"{plan.grad_accum_steps * distributed.world_size}"
             )
         self.plan = plan
         self.first_step = first_step
-        self.ranks = ranks
+        self.distributed = distributed
 
     def __len__(self) -> int:
-        return (self.plan.num_steps - self.first_step) * self.plan.accumulate
+        return (self.plan.num_steps - self.first_step) * self.plan.grad_accum_steps
 
     def __iter__(self) -> Iterator[list[Key]]:
         plan = self.plan
@@ -109,14 +110,14 @@ class StepKeys(Sampler[list[Key]]):
             first_step_of_epoch = 0
 
     def _step_keys(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[list[Key]]:
-        share = self.plan.batch_size // (self.plan.accumulate * self.ranks.num_ranks)
-        for part in range(self.plan.accumulate):
-            first = (part * self.ranks.num_ranks + self.ranks.rank) * share
+        share = self.plan.batch_size // (self.plan.grad_accum_steps * self.distributed.world_size)
+        for micro_step in range(self.plan.grad_accum_steps):
+            first = (micro_step * self.distributed.world_size + self.distributed.rank) * share
             yield [(epoch, index) for index in indices[first : first + share].tolist()]
 
 
 def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
-    """`clips.collate`; with masks, also `num_hidden`, the hidden tokens of each clip. ValueError if that differs."""
+    """`clips.collate`; with masks, also `num_hidden`, the masked tokens of each clip. ValueError if that differs."""
     batch: dict[str, Any] = collate(videos)
     if "mask_BN" in batch:
         num_hidden_B = batch["mask_BN"].sum(1)
@@ -167,7 +168,12 @@ def _num_cpus() -> int:
 
 
 def make_loader(
-    dataset: KeyedDataset, plan: Plan, first_step: int, ranks: Ranks, num_workers: int, worker_start: str = "auto"
+    dataset: KeyedDataset,
+    plan: Plan,
+    first_step: int,
+    distributed: Distributed,
+    num_workers: int,
+    worker_start: str = "auto",
 ) -> DataLoader[Any]:
     """A loader of this process's batches from `first_step` to the end of the run; no more workers than CPUs.
 
@@ -176,10 +182,10 @@ def make_loader(
     num_workers = min(num_workers, _num_cpus())
     return DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=StepKeys(plan, first_step, ranks),
+        batch_sampler=StepKeys(plan, first_step, distributed),
         num_workers=num_workers,
         multiprocessing_context=start_method(num_workers, worker_start),
         collate_fn=collate_counted,
-        pin_memory=ranks.device.type == "cuda",
+        pin_memory=distributed.device.type == "cuda",
         worker_init_fn=start_reader,
     )

@@ -2,7 +2,7 @@
 
     RUN/features/train-00000.safetensors    features, labels and names of the first 256 videos of a split
 
-A part is written whole, so that a run that was stopped goes on after the last one; and it names all that its numbers
+A chunk is written whole, so that a run that was stopped goes on after the last one; and it names all that its numbers
 depend on, so that none is ever mixed with others.
 
 Axes: N videos · V views · C colours · T frames · H,W pixels · D width.
@@ -26,24 +26,24 @@ from mgm_shared.files import replace_file
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.evaluation.multiview import ViewDataset, over_videos
-from mgm_train.models.videomae import TRUNK_PREFIX, Encoder
-from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.models.videomae import ENCODER_PREFIX, Encoder
+from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import StopRequest
 
-VIDEOS_PER_PART = 256
+VIDEOS_PER_CHUNK = 256
 
 
 class FrozenEncoder(nn.Module):
-    """The trunk as it was trained, with its last norm, and the mean of its tokens: (B, C, T, H, W) → (B, D).
+    """The encoder as it was trained, with its last norm, and the mean of its tokens: (B, C, T, H, W) → (B, D).
 
-    A fine-tuned trunk has no last norm but one of the mean, which is kept in its place.
+    A fine-tuned encoder has no last norm but one of the mean, which is kept in its place.
     """
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        kept = (TRUNK_PREFIX, POOLED_NORM_PREFIX)
+        kept = (ENCODER_PREFIX, POOLED_NORM_PREFIX)
         state = {name: tensor for name, tensor in weights.state.items() if name.startswith(kept)}
-        self.encoder = Encoder(weights.model, has_norm=f"{TRUNK_PREFIX}norm.weight" in state)
+        self.encoder = Encoder(weights.model, has_norm=f"{ENCODER_PREFIX}norm.weight" in state)
         is_pooled = f"{POOLED_NORM_PREFIX}weight" in state
         self.fc_norm = nn.LayerNorm(weights.model.width) if is_pooled else nn.Identity()
         self.load_state_dict(state, strict=True)
@@ -77,41 +77,41 @@ class FeatureCache:
     key: str
 
     @classmethod
-    def of(cls, run: Path, weights: Weights, dataset: ViewDataset, ranks: Ranks) -> "FeatureCache":
+    def of(cls, run: Path, weights: Weights, dataset: ViewDataset, distributed: Distributed) -> "FeatureCache":
         """Of the views of a dataset as these weights see them."""
         config = dataset.config
         names = ("split", "stride", "sampling", "num_temporal_views", "num_spatial_views")
         labels = hashlib.sha256(json.dumps(dataset.labels.tolist()).encode()).hexdigest()
         about = {"weights": weights.digest, "store": dataset.store.digest, "labels": labels}
         about |= {name: str(getattr(config, name)) for name in names}
-        about["precision"] = str(autocast_dtype(config.precision, ranks.device))
+        about["precision"] = str(autocast_dtype(config.precision, distributed.device))
         return cls(folder=run / "features", split=config.split, key=json.dumps(about, sort_keys=True))
 
-    def compute(self, model: FrozenEncoder, dataset: ViewDataset, ranks: Ranks) -> bool:
-        """Compute what is missing, every process some parts; False when somebody asked to stop. Ranks wait here."""
-        starts = range(0, len(dataset), VIDEOS_PER_PART)
-        parts = [range(start, min(start + VIDEOS_PER_PART, len(dataset))) for start in starts]
-        missing = [part for part in parts[ranks.rank :: ranks.num_ranks] if not self._is_there(part)]
+    def compute(self, model: FrozenEncoder, dataset: ViewDataset, distributed: Distributed) -> bool:
+        """Compute the missing chunks, shared among all processes, which meet here. False when a stop was requested."""
+        starts = range(0, len(dataset), VIDEOS_PER_CHUNK)
+        chunks = [range(start, min(start + VIDEOS_PER_CHUNK, len(dataset))) for start in starts]
+        missing = [chunk for chunk in chunks[distributed.rank :: distributed.world_size] if not self._is_there(chunk)]
         stop = StopRequest()
-        num_missing, is_hidden = sum(map(len, missing)), not (ranks.is_main and is_terminal())
+        num_missing, is_hidden = sum(map(len, missing)), not (distributed.is_main and is_terminal())
         bar = tqdm(total=num_missing, desc=f"features of {self.split}", unit="video", disable=is_hidden)
         with stop.listening(), bar:
-            for part, features in zip(missing, self._parts(model, dataset, missing, ranks), strict=False):
-                self._save(part, features)
-                bar.update(len(part))
+            for chunk, features in zip(missing, self._chunks(model, dataset, missing, distributed), strict=False):
+                self._save(chunk, features)
+                bar.update(len(chunk))
                 if stop.is_asked:
                     break
         # This is also where the processes wait for one another.
-        return not ranks.any(stop.is_asked)
+        return not distributed.any(stop.is_asked)
 
-    def _parts(
-        self, model: FrozenEncoder, dataset: ViewDataset, parts: list[range], ranks: Ranks
+    def _chunks(
+        self, model: FrozenEncoder, dataset: ViewDataset, chunks: list[range], distributed: Distributed
     ) -> Iterator[Features]:
-        """The features of each part, all from one pass of the loader."""
-        videos = over_videos(model, dataset, [index for part in parts for index in part], ranks)
-        for part in parts:
+        """The features of each chunk, all from one pass of the loader."""
+        videos = over_videos(model, dataset, [index for chunk in chunks for index in chunk], distributed)
+        for chunk in chunks:
             feature_NVD, labels, video_ids, unreadable = [], [], [], {}
-            for _, (video, feature_VD) in zip(part, videos, strict=False):
+            for _, (video, feature_VD) in zip(chunk, videos, strict=False):
                 if feature_VD is None:
                     unreadable[video.video_id] = video.reason
                     continue
@@ -126,21 +126,21 @@ class FeatureCache:
                 unreadable=unreadable,
             )
 
-    def _file(self, part: range) -> Path:
-        return self.folder / f"{self.split}-{part.start // VIDEOS_PER_PART:05d}.safetensors"
+    def _file(self, chunk: range) -> Path:
+        return self.folder / f"{self.split}-{chunk.start // VIDEOS_PER_CHUNK:05d}.safetensors"
 
-    def _save(self, part: range, features: Features) -> None:
+    def _save(self, chunk: range, features: Features) -> None:
         metadata = {"key": self.key, "video_ids": json.dumps(features.video_ids)}
         metadata["unreadable"] = json.dumps(features.unreadable)
         tensors = {"feature_NVD": features.feature_NVD, "label_N": features.label_N}
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self._file(part), lambda beside: save_file(tensors, beside, metadata=metadata))
+        replace_file(self._file(chunk), lambda beside: save_file(tensors, beside, metadata=metadata))
 
-    def _is_there(self, part: range) -> bool:
-        """Whether the part is computed. UserError when it was, of something else."""
-        if not self._file(part).exists():
+    def _is_there(self, chunk: range) -> bool:
+        """Whether the chunk is computed. UserError when it was, of something else."""
+        if not self._file(chunk).exists():
             return False
-        with safe_open(self._file(part), "pt") as file:
+        with safe_open(self._file(chunk), "pt") as file:
             had, wanted = json.loads(file.metadata()["key"]), json.loads(self.key)
         if differing := sorted(name for name in wanted if had.get(name) != wanted[name]):
             names = ", ".join(name.replace("_", "-") for name in differing)
@@ -148,16 +148,16 @@ class FeatureCache:
         return True
 
     def load(self, num_videos: int) -> Features:
-        """All parts of a split of that many videos, in their order."""
+        """All chunks of a split of that many videos, in their order."""
         tensors: list[dict[str, Tensor]] = []
         video_ids: list[str] = []
         unreadable: dict[str, str] = {}
-        for start in range(0, num_videos, VIDEOS_PER_PART):
+        for start in range(0, num_videos, VIDEOS_PER_CHUNK):
             with safe_open(self._file(range(start, start + 1)), "pt") as file:
                 tensors.append({name: file.get_tensor(name) for name in ("feature_NVD", "label_N")})
                 video_ids += json.loads(file.metadata()["video_ids"])
                 unreadable |= json.loads(file.metadata()["unreadable"])
         if not video_ids:
             raise UserError(f"no video of split {self.split!r} can be read, of {num_videos}; run `mgm-prep verify`")
-        joined = {name: torch.cat([part[name] for part in tensors]) for name in ("feature_NVD", "label_N")}
+        joined = {name: torch.cat([chunk[name] for chunk in tensors]) for name in ("feature_NVD", "label_N")}
         return Features(**joined, video_ids=video_ids, unreadable=unreadable)

@@ -1,7 +1,7 @@
 """The linear probe: how well a linear classifier does on what the frozen encoder gives out.
 
 The paper reports linear probes and no settings of them. Here: the encoder's own last norm and the mean of its tokens;
-then each feature gets mean 0 and deviation 1 over the training clips, as by MAE's BatchNorm without weights; no
+then each feature gets mean 0 and std 1 over the training clips, as by MAE's BatchNorm without weights; no
 augmentation and no mixing, so features are computed once. A grid of learning rates and weight decays is fitted in one
 pass, all heads at once on the same batches (the idea is V-JEPA's). Which one counts is decided on training videos that
 were held out, never on those that are scored; then the grid is fitted again to all of them.
@@ -32,12 +32,12 @@ VIDEOS_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Linear classifiers of standardised features: weight (G, K, D), bias (G, K); mean and deviation (D,)."""
+    """Linear classifiers of standardised features: weight (G, K, D), bias (G, K); mean and std (D,)."""
 
     weight_GKD: Tensor
     bias_GK: Tensor
     mean_D: Tensor
-    deviation_D: Tensor
+    std_D: Tensor
 
     def probabilities(self, features: Features) -> Tensor:
         """Mean softmax over the views of each video, (N, G, K) float32 on the CPU."""
@@ -45,7 +45,7 @@ class Heads:
         return torch.cat([self._logits(chunk).softmax(dim=3).mean(dim=1).cpu() for chunk in chunks])
 
     def _logits(self, feature_NVD: Tensor) -> Tensor:
-        standard_NVD = (feature_NVD.to(self.mean_D) - self.mean_D) / self.deviation_D
+        standard_NVD = (feature_NVD.to(self.mean_D) - self.mean_D) / self.std_D
         return torch.einsum("nvd,gkd->nvgk", standard_NVD, self.weight_GKD) + self.bias_GK
 
 
@@ -77,9 +77,9 @@ def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch
     """Fit all heads of the grid to all views of the videos: AdamW, a cosine to 0, weights that start at 0."""
     feature_SD = features.feature_NVD.flatten(0, 1).to(device, torch.float32)
     label_S = features.label_N.repeat_interleave(features.feature_NVD.shape[1]).to(device)
-    deviation_D, mean_D = torch.std_mean(feature_SD, dim=0, correction=0)
-    deviation_D = deviation_D + 1e-6
-    feature_SD = (feature_SD - mean_D) / deviation_D
+    std_D, mean_D = torch.std_mean(feature_SD, dim=0, correction=0)
+    std_D = std_D + 1e-6
+    feature_SD = (feature_SD - mean_D) / std_D
     width, settings = feature_SD.shape[1], grid(config)
     weights = [torch.zeros(num_classes, width, device=device, requires_grad=True) for _ in settings]
     biases = [torch.zeros(num_classes, device=device, requires_grad=True) for _ in settings]
@@ -103,9 +103,7 @@ def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        return Heads(
-            weight_GKD=torch.stack(weights), bias_GK=torch.stack(biases), mean_D=mean_D, deviation_D=deviation_D
-        )
+        return Heads(weight_GKD=torch.stack(weights), bias_GK=torch.stack(biases), mean_D=mean_D, std_D=std_D)
 
 
 def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:

@@ -31,7 +31,7 @@ from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
 from mgm_train.evaluation.metrics import Prediction, Scores, score
 from mgm_train.models.videomae import VideoClassifier
-from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import ctrl_c_put_off
 
 # Clips of a forward pass; the views of one video may be more.
@@ -95,21 +95,21 @@ def classifier(weights: Weights) -> VideoClassifier:
 
 
 def evaluate(
-    model: Callable[[Tensor], Tensor], dataset: ViewDataset, ranks: Ranks, is_shown: bool = False
+    model: Callable[[Tensor], Tensor], dataset: ViewDataset, distributed: Distributed, is_shown: bool = False
 ) -> tuple[Scores, list[Prediction]]:
     """Score every video of the dataset once, over all processes; the result is the same on each of them."""
     # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
-    own = range(ranks.rank, len(dataset), ranks.num_ranks)
+    own = range(distributed.rank, len(dataset), distributed.world_size)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
-    for video, logits_VK in over_videos(model, dataset, own, ranks, is_shown):
+    for video, logits_VK in over_videos(model, dataset, own, distributed, is_shown):
         if logits_VK is None:
             unreadable[video.video_id] = video.reason
             continue
         probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
         predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
-    if ranks.num_ranks > 1:
-        gathered: list[Any] = [None] * ranks.num_ranks
+    if distributed.world_size > 1:
+        gathered: list[Any] = [None] * distributed.world_size
         dist.all_gather_object(gathered, (predictions, unreadable))
         predictions = [prediction for part, _ in gathered for prediction in part]
         unreadable = {video_id: reason for _, part in gathered for video_id, reason in part.items()}
@@ -117,15 +117,15 @@ def evaluate(
     return score(predictions, unreadable), predictions
 
 
-def score_every(num_epochs: int, dataset: ViewDataset, ranks: Ranks) -> EpochTest:
+def score_every(num_epochs: int, dataset: ViewDataset, distributed: Distributed) -> EpochTest:
     """What the training loop calls after each epoch, for the accuracies after every so many of them."""
 
     def score_epoch(epoch: int, model: nn.Module) -> Mapping[str, float]:
         if epoch % num_epochs:
             return {}
-        scores, _ = evaluate(model.eval(), dataset, ranks)
+        scores, _ = evaluate(model.eval(), dataset, distributed)
         split = dataset.config.split
-        if ranks.is_main:
+        if distributed.is_main:
             text = f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {scores.scored} of {scores.listed} videos"
             print(text, file=sys.stderr, flush=True)
         return {f"{split}_{name}": getattr(scores, name) for name in ("top1", "top5", "scored", "listed")}
@@ -137,21 +137,23 @@ def over_videos(
     model: Callable[[Tensor], Tensor],
     dataset: ViewDataset,
     indices: Sequence[int],
-    ranks: Ranks,
+    distributed: Distributed,
     is_shown: bool = False,
 ) -> Iterator[tuple[Views, Tensor | None]]:
     """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
 
     `is_shown` draws a progress bar where there is a terminal.
     """
-    loader = _loader(dataset, indices, ranks.device)
-    with tqdm(total=len(indices), unit="video", disable=not (is_shown and ranks.is_main and is_terminal())) as bar:
+    loader = _loader(dataset, indices, distributed.device)
+    with tqdm(
+        total=len(indices), unit="video", disable=not (is_shown and distributed.is_main and is_terminal())
+    ) as bar:
         num_unreadable = 0
         with ctrl_c_put_off():
             batches = iter(loader)
         for videos in batches:
             readable = [video for video in videos if video.frames_VCTHW is not None]
-            outputs = iter(_outputs(model, readable, dataset.config.precision, ranks.device))
+            outputs = iter(_outputs(model, readable, dataset.config.precision, distributed.device))
             for video in videos:
                 yield video, None if video.frames_VCTHW is None else next(outputs)
             num_unreadable += len(videos) - len(readable)

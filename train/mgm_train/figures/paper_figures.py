@@ -28,7 +28,7 @@ from mgm_train.data.views import View
 from mgm_train.figures.attention_map import attention_map, centre_token
 from mgm_train.figures.reconstruct import Reconstruction, reconstruct
 from mgm_train.masking.guidance import Guidance
-from mgm_train.masking.strategies import STRATEGIES, MaskMaker
+from mgm_train.masking.strategies import STRATEGIES, MaskGenerator
 from mgm_train.models.videomae import VideoMAE
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ STRATEGY_NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class ClipFigure:
     """Rows over the frames of a clip, and what stands above them."""
 
     rows: list[Row]
@@ -101,14 +101,14 @@ class Subject:
 
     def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
         """The run's mask of the clip, or another strategy's; the same at every call."""
-        maker = MaskMaker.of(self.config)
+        maker = MaskGenerator.of(self.config)
         mask_N = replace(maker, strategy=strategy or maker.strategy)(self.guided, default_rng(self.config.seed))
         return mask_N.reshape(self.grid.t, self.grid.h, self.grid.w)
 
-    def picture(self, rows: list[Row], remark: str) -> Picture:
+    def picture(self, rows: list[Row], remark: str) -> ClipFigure:
         side_px = self.config.image_px
         caption = f"{self.clip.video_id} · {remark}"
-        return Picture(rows=rows, num_frames=self.config.num_frames, frame_size=(side_px, side_px), caption=caption)
+        return ClipFigure(rows=rows, num_frames=self.config.num_frames, frame_size=(side_px, side_px), caption=caption)
 
 
 def _in_view(box: Box, view: Box, size_px: int) -> Box:
@@ -126,7 +126,7 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
 
 
 def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
-    """The clip in fog where it is hidden, with its boxes."""
+    """The clip in fog where it is masked, with its boxes."""
     shaded_THWC = shade_hidden(subject.clip.frames_THWC, mask_thw)
 
     def draw(axis: "Axes", t: int) -> None:
@@ -148,7 +148,7 @@ def _heat(name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float3
     return Row(name=name, draw=draw, legend=lambda axis: draw_heat_scale(axis, full, unit, FONT_POINTS))
 
 
-def pictures(subject: Subject, model: VideoMAE) -> dict[str, Picture]:
+def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
     """All pictures of a clip, by the names of their files."""
     return {
         "masks": mask_picture(subject),
@@ -158,7 +158,7 @@ def pictures(subject: Subject, model: VideoMAE) -> dict[str, Picture]:
     }
 
 
-def mask_picture(subject: Subject) -> Picture:
+def mask_picture(subject: Subject) -> ClipFigure:
     """Figures 2 and 5: a clip, its motion, and what each strategy hides of it."""
     arrows, _ = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     rows = [arrows]
@@ -167,16 +167,16 @@ def mask_picture(subject: Subject) -> Picture:
         rows.append(_heat(f"guidance\n({subject.config.guidance})", subject.clip.frames_THWC, strength_TYX, "strength"))
     for strategy in STRATEGIES:
         rows.append(_masked(STRATEGY_NAMES.get(strategy, strategy), subject, subject.mask_thw(strategy)))
-    return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are hidden (in fog)")
+    return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are masked (in fog)")
 
 
-def saliency_picture(subject: Subject, model: VideoMAE) -> Picture:
+def saliency_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     """Figure 6: boxes, mask, motion vectors, and where the centre patch of the centre frame looks."""
     arrows, colours = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
         _queried(subject, "boxes" if any(subject.boxes_T) else "clip"),
-        _masked(f"hidden by\n{name}", subject, subject.mask_thw()),
+        _masked(f"masked by\n{name}", subject, subject.mask_thw()),
         arrows,
         colours,
         _attention(subject, model, model.config.depth - 1, "attention"),
@@ -184,7 +184,7 @@ def saliency_picture(subject: Subject, model: VideoMAE) -> Picture:
     return subject.picture(rows, "attention of the encoder's last block, query in the ring")
 
 
-def attention_picture(subject: Subject, model: VideoMAE) -> Picture:
+def attention_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     """Figure 7: where the centre patch of the centre frame looks, in the middle and in the last block."""
     depth = model.config.depth
     blocks = sorted({depth // 2 - 1, depth - 1} - {-1})
@@ -212,7 +212,7 @@ def _attention(subject: Subject, model: VideoMAE, block: int, name: str) -> Row:
     return _heat(name, subject.clip.frames_THWC, share_thw * share_thw.size, "× even\nspread")
 
 
-def reconstruction_picture(subject: Subject, model: VideoMAE) -> Picture:
+def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     """Figure 8: the clip, what the encoder sees, and what can be made of the decoder's prediction.
 
     What the decoder predicts has no mean and no contrast (norm-pix targets). Each row says where it got them from, and
@@ -227,7 +227,7 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> Picture:
         _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
         *_rebuilt_rows(rebuilt),
     ]
-    remark = f"error of the hidden patches {rebuilt.loss:.2f} (a blind guess: 1)"
+    remark = f"error of the masked patches {rebuilt.loss:.2f} (a blind guess: 1)"
     return subject.picture(rows, remark)
 
 

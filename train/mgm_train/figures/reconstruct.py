@@ -1,10 +1,10 @@
-"""The pixels of hidden patches, made of what the decoder says about them.
+"""The pixels of masked patches, made of what the decoder says about them.
 
 The decoder predicts each patch with its mean and its contrast taken out (norm-pix targets), and a picture needs both
-from somewhere. `true_statistics` are those of the hidden patches themselves: a picture made with them contains ground
+from somewhere. `true_statistics` are those of the masked patches themselves: a picture made with them contains ground
 truth. `visible_statistics` are guessed from the patches that the encoder has seen: a picture made with them does not.
 
-Axes: B clips · C = 3 colours · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden and V visible tokens ·
+Axes: B clips · C = 3 colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked and V visible tokens ·
 Q = 2·16·16 pixels of a patch. Pixels are float32, 0 … 255.
 """
 
@@ -27,14 +27,14 @@ NEUTRAL_MEAN, NEUTRAL_STD = 127.5, 45.0
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A clip, its mask, and what the decoder predicts of each hidden patch, of mean 0 and deviation 1.
+    """A clip, its mask, and what the decoder predicts of each masked patch, of mean 0 and std 1.
 
     `loss` is what pretraining minimises; a blind guess gets 1.
     """
 
     shape_THWC: tuple[int, ...]
     patches_N3Q: Tensor
-    hidden_M: Tensor
+    masked_M: Tensor
     visible_V: Tensor
     predicted_M3Q: Tensor
     loss: float
@@ -44,8 +44,8 @@ class Reconstruction:
         return TokenGrid.of_clip(*self.shape_THWC[:3])
 
     def true_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each hidden patch and colour, (M, 3, 1): ground truth."""
-        variance_M31, mean_M31 = torch.var_mean(self.patches_N3Q[self.hidden_M], dim=2, keepdim=True)
+        """Mean and std of each masked patch and colour, (M, 3, 1): ground truth."""
+        variance_M31, mean_M31 = torch.var_mean(self.patches_N3Q[self.masked_M], dim=2, keepdim=True)
         return mean_M31, variance_M31.sqrt()
 
     def visible_statistics(self) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class Reconstruction:
         variance_V31, mean_V31 = torch.var_mean(self.patches_N3Q[self.visible_V], dim=2, keepdim=True)
         sides = (self.grid.t, self.grid.h, self.grid.w)
         place_N3 = torch.cartesian_prod(*(torch.arange(float(side)) for side in sides))
-        distance_MV = torch.cdist(place_N3[self.hidden_M], place_N3[self.visible_V])
+        distance_MV = torch.cdist(place_N3[self.masked_M], place_N3[self.visible_V])
         weight_MV = distance_MV**-DISTANCE_POWER
         weight_MV /= weight_MV.sum(dim=1, keepdim=True)
         mean_M31, std_M31 = ((weight_MV @ known.squeeze(2))[..., None] for known in (mean_V31, variance_V31.sqrt()))
@@ -61,34 +61,34 @@ class Reconstruction:
 
     def neutral_statistics(self) -> tuple[Tensor, Tensor]:
         """Mid grey and one contrast for all: the prediction as it comes."""
-        shape = (len(self.hidden_M), 3, 1)
+        shape = (len(self.masked_M), 3, 1)
         return torch.full(shape, NEUTRAL_MEAN), torch.full(shape, NEUTRAL_STD)
 
     def frames(self, statistics: tuple[Tensor, Tensor], *, is_predicted: bool = True) -> NDArray[np.uint8]:
-        """The clip (T, H, W, 3) with its hidden patches replaced; without prediction by their mean alone."""
+        """The clip (T, H, W, 3) with its masked patches replaced; without prediction by their mean alone."""
         mean_M31, std_M31 = statistics
         patches_N3Q = self.patches_N3Q.clone()
-        patches_N3Q[self.hidden_M] = mean_M31 + self.predicted_M3Q * std_M31 * is_predicted
+        patches_N3Q[self.masked_M] = mean_M31 + self.predicted_M3Q * std_M31 * is_predicted
         return unpatchify(patches_N3Q, self.shape_THWC).round().clamp(0, 255).to(torch.uint8).numpy()
 
     def psnr(self, frames_THWC: NDArray[np.uint8]) -> float:
-        """Peak signal-to-noise ratio of such a clip over the hidden patches, dB."""
+        """Peak signal-to-noise ratio of such a clip over the masked patches, dB."""
         patches_N3Q = patchify(torch.from_numpy(frames_THWC.transpose(3, 0, 1, 2).copy())[None])[0].float()
-        error = ((patches_N3Q - self.patches_N3Q)[self.hidden_M] ** 2).mean()
+        error = ((patches_N3Q - self.patches_N3Q)[self.masked_M] ** 2).mean()
         return float(10 * torch.log10(255**2 / error))
 
 
 @torch.inference_mode()
 def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_]) -> Reconstruction:
-    """What the model makes of a clip, uint8, under a mask, True = hidden."""
+    """What the model makes of a clip, uint8, under a mask, True = masked."""
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
-    visible_BV, hidden_BM = split_mask(mask_BN, int(mask_N.sum()))
+    visible_BV, masked_BM = split_mask(mask_BN, int(mask_N.sum()))
     predicted_BMP = model(frames_BCTHW, mask_BN)
     return Reconstruction(
         shape_THWC=(*frames_CTHW.shape[1:], 3),
         patches_N3Q=patchify(frames_BCTHW)[0].float(),
-        hidden_M=hidden_BM[0],
+        masked_M=masked_BM[0],
         visible_V=visible_BV[0],
         predicted_M3Q=predicted_BMP[0].unflatten(1, (-1, 3)).transpose(1, 2),
         loss=float(masked_mse(predicted_BMP, frames_BCTHW, mask_BN)),

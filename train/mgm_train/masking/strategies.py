@@ -1,11 +1,11 @@
-"""Which tokens of a clip are hidden: motion-guided masks (paper §3.3) and what they are compared with (Table 4e).
+"""Which tokens of a clip are masked: motion-guided masks (paper §3.3) and what they are compared with (Table 4e).
 
 What draws a mask is the strength of each cell, by default |motion|, which `guidance.py` makes. All of it runs on the
 8-px motion grid: the argmax there equals the argmax on the upsampled map of eq. 6, at 1/64 of the work. Every mask of a
 strategy hides the same number of tokens, whatever the motion, the jitter and the borders do.
 
 Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (x, y) of a place · t,h,w tubelets of
-2×16×16 px · N = t·h·w. True = hidden. Places and sizes of rectangles are in patches.
+2×16×16 px · N = t·h·w. True = masked. Places and sizes of rectangles are in patches.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class MaskOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskMaker:
+class MaskGenerator:
     """A strategy with its settings and its guidance, for a dataset: (clip, rng) → mask_N."""
 
     strategy: str
@@ -54,7 +54,7 @@ class MaskMaker:
     guidance: Guidance
 
     @classmethod
-    def of(cls, config: PretrainConfig) -> "MaskMaker":
+    def of(cls, config: PretrainConfig) -> "MaskGenerator":
         """What the configuration says."""
         options = MaskOptions(
             jitter=config.mask_jitter, top_k=config.mask_top_k, is_first_guided=config.mask_first_guided
@@ -71,7 +71,7 @@ Strategy = Callable[[Strength, TokenGrid, float, Generator, MaskOptions], Mask]
 
 
 @lru_cache(maxsize=64)
-def num_hidden_per_slice(grid: TokenGrid, ratio: float) -> int:
+def num_masked_per_slice(grid: TokenGrid, ratio: float) -> int:
     """`int(ratio·h·w)` in integers, since `int(0.57 * 100)` is 56. ValueError for a ratio outside (0, 1)."""
     if not 0 < ratio < 1:
         raise ValueError(f"the mask ratio must lie between 0 and 1, not {ratio}")
@@ -79,8 +79,8 @@ def num_hidden_per_slice(grid: TokenGrid, ratio: float) -> int:
 
 
 def num_hidden(grid: TokenGrid, ratio: float) -> int:
-    """Hidden tokens of a clip: `int(ratio·h·w)·t`, for every strategy."""
-    return num_hidden_per_slice(grid, ratio) * grid.t
+    """Masked tokens of a clip: `int(ratio·h·w)·t`, for every strategy."""
+    return num_masked_per_slice(grid, ratio) * grid.t
 
 
 def strongest_places(strength_TYX: Strength, rng: Generator, top_k: int = 1) -> NDArray[np.float64]:
@@ -122,7 +122,7 @@ def mgm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, o
     if not options.is_first_guided:
         centre_t2[0] = first_2
     sides_t2 = side_walk(sides_2, grid.t, 2, rng, options.jitter)
-    return cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+    return cover(centre_t2, sides_t2, grid, num_masked_per_slice(grid, ratio), rng)
 
 
 def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
@@ -131,7 +131,7 @@ def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
     strength_tp = strength_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
     order_tp = np.lexsort((rng.random(strength_tp.shape), -strength_tp))
     mask_tp = np.zeros(strength_tp.shape, np.bool_)
-    np.put_along_axis(mask_tp, order_tp[:, : num_hidden_per_slice(grid, ratio)], True, axis=1)
+    np.put_along_axis(mask_tp, order_tp[:, : num_masked_per_slice(grid, ratio)], True, axis=1)
     return mask_tp.reshape(grid.t, grid.h, grid.w)
 
 
@@ -148,12 +148,12 @@ def smm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, o
     sides_t2 = side_walk(sides_2, grid.t, 1, rng, options.jitter)
     corner_t2 = first_2 - sides_2 / 2 + _simulated_path(grid, rng)
     centre_t2 = bounce(corner_t2, (grid.w, grid.h) - sides_t2) + sides_t2 / 2
-    return cover(centre_t2, sides_t2, grid, num_hidden_per_slice(grid, ratio), rng)
+    return cover(centre_t2, sides_t2, grid, num_masked_per_slice(grid, ratio), rng)
 
 
 def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Simulated motion, sparse (Table 4e): random patches that move at random; what leaves comes in opposite."""
-    mask_hw = lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio))[0]
+    mask_hw = lowest(rng.random((1, grid.h, grid.w)), num_masked_per_slice(grid, ratio))[0]
     shift_t2 = np.rint(_simulated_path(grid, rng)).astype(np.int64)
     row_th = (np.arange(grid.h) - shift_t2[:, 1:]) % grid.h
     column_tw = (np.arange(grid.w) - shift_t2[:, :1]) % grid.w
@@ -163,13 +163,13 @@ def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
 def block(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """One rectangle at a random place that stays for the whole clip ("random block" in Table 4e)."""
     sides_2, centre_2 = start(grid, ratio, rng)
-    mask_1hw = cover(centre_2[None], sides_2[None], grid, num_hidden_per_slice(grid, ratio), rng)
+    mask_1hw = cover(centre_2[None], sides_2[None], grid, num_masked_per_slice(grid, ratio), rng)
     return mask_1hw.repeat(grid.t, axis=0)
 
 
 def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """The same random patches in every slice (VideoMAE)."""
-    return lowest(rng.random((1, grid.h, grid.w)), num_hidden_per_slice(grid, ratio)).repeat(grid.t, axis=0)
+    return lowest(rng.random((1, grid.h, grid.w)), num_masked_per_slice(grid, ratio)).repeat(grid.t, axis=0)
 
 
 def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
@@ -197,7 +197,7 @@ def make_mask(
     rng: Generator,
     options: MaskOptions = MaskOptions(),
 ) -> Mask:
-    """A mask_N, True = hidden, flattened t, h, w, with exactly `num_hidden` True.
+    """A mask_N, True = masked, flattened t, h, w, with exactly `num_hidden` True.
 
     `strength_TYX` is what `Guidance.strength` makes of a clip, none missing; its shape gives the token grid. ValueError
     for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number of tubelets.

@@ -1,7 +1,7 @@
 """The transformer's block: attention among all tokens, then an MLP on each (pre-norm, as in VideoMAE and timm).
 
 The parts are timm's and their names are those of its `Block`. This one can leave out what nobody reads: after the last
-block of the decoder only the hidden tokens go on, so the others are keys and values there and no more.
+block of the decoder only the masked tokens go on, so the others are keys and values there and no more.
 
 Axes: B clips · N tokens · O tokens that are given out, the last ones · D width · G heads · d width of a head ·
 K heads of all clips, some of B·G.
@@ -26,8 +26,8 @@ MAX_SCORES_BYTES = 2**28
 CHUNK_BYTES = 2**23
 
 
-def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, is_peer_B1ON: Tensor | None = None) -> Tensor:
-    """softmax(q·kᵀ / √d)·v, (B, G, O, d); where `is_peer` is given, over the tokens that it says True of.
+def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, attn_mask_B1ON: Tensor | None = None) -> Tensor:
+    """softmax(q·kᵀ / √d)·v, (B, G, O, d); where `attn_mask` is given, over the tokens that it says True of.
 
     On a CPU torch's fused attention does bfloat16 at the speed of float32; as two plain products it is 1.9 times as
     fast with 1568 tokens, 2.8 times with 157 (forward and backward, one core of a Zen 4). In float32 the fused wins.
@@ -36,31 +36,31 @@ def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, is_peer_B1O
     num_heads = query_BGOd.shape[0] * query_BGOd.shape[1]
     is_plain = query_BGOd.device.type == "cpu" and query_BGOd.dtype == torch.bfloat16
     if not is_plain or num_heads * bytes_a_head > MAX_SCORES_BYTES:
-        return F.scaled_dot_product_attention(query_BGOd, key_BGNd, value_BGNd, attn_mask=is_peer_B1ON)
+        return F.scaled_dot_product_attention(query_BGOd, key_BGNd, value_BGNd, attn_mask=attn_mask_B1ON)
     heads_a_chunk = max(1, CHUNK_BYTES // bytes_a_head)
     # Autocast would compute the softmax in float32, and give it out so.
     with torch.autocast("cpu", enabled=False):
-        return _attend_in_chunks(heads_a_chunk, query_BGOd, key_BGNd, value_BGNd, is_peer_B1ON)
+        return _attend_in_chunks(heads_a_chunk, query_BGOd, key_BGNd, value_BGNd, attn_mask_B1ON)
 
 
 def _attend_in_chunks(
-    heads_a_chunk: int, query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, is_peer_B1ON: Tensor | None
+    heads_a_chunk: int, query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, attn_mask_B1ON: Tensor | None
 ) -> Tensor:
     num_clips, num_heads, _, width = query_BGOd.shape
     heads = [tensor.flatten(0, 1) for tensor in (query_BGOd * width**-0.5, key_BGNd, value_BGNd)]
-    if is_peer_B1ON is not None:
-        heads.append(is_peer_B1ON.expand(-1, num_heads, -1, -1).flatten(0, 1))
+    if attn_mask_B1ON is not None:
+        heads.append(attn_mask_B1ON.expand(-1, num_heads, -1, -1).flatten(0, 1))
     chunks = zip(*(tensor.split(heads_a_chunk) for tensor in heads), strict=True)
     return torch.cat([_attend_plainly(*chunk) for chunk in chunks]).unflatten(0, (num_clips, num_heads))
 
 
 def _attend_plainly(
-    scaled_KOd: Tensor, key_KNd: Tensor, value_KNd: Tensor, is_peer_KON: Tensor | None = None
+    scaled_KOd: Tensor, key_KNd: Tensor, value_KNd: Tensor, attn_mask_KON: Tensor | None = None
 ) -> Tensor:
     """Some heads K of all clips, (K, O, d); the queries are divided by √d."""
     scores_KON = scaled_KOd @ key_KNd.transpose(1, 2)
-    if is_peer_KON is not None:
-        scores_KON = scores_KON.masked_fill(~is_peer_KON, -torch.inf)
+    if attn_mask_KON is not None:
+        scores_KON = scores_KON.masked_fill(~attn_mask_KON, -torch.inf)
     return scores_KON.softmax(dim=2) @ value_KNd
 
 
@@ -74,8 +74,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens_BND: Tensor, num_outputs: int | None = None, is_peer_B1ON: Tensor | None = None) -> Tensor:
-        """(B, O, D) for the last `num_outputs` tokens, or for all; `is_peer` says who attends to whom."""
+    def forward(
+        self, tokens_BND: Tensor, num_outputs: int | None = None, attn_mask_B1ON: Tensor | None = None
+    ) -> Tensor:
+        """(B, O, D) for the last `num_outputs` tokens, or for all; `attn_mask` says who attends to whom."""
         if num_outputs is None:
             query, key, value = self._heads(self.qkv(tokens_BND), 3)
         else:
@@ -83,7 +85,7 @@ class Attention(nn.Module):
             weight, bias = self.qkv.weight, self.qkv.bias
             (query,) = self._heads(F.linear(tokens_BND[:, -num_outputs:], weight[:width], bias[:width]), 1)
             key, value = self._heads(F.linear(tokens_BND, weight[width:], bias[width:]), 2)
-        return self.proj(attend(query, key, value, is_peer_B1ON).transpose(1, 2).flatten(2))
+        return self.proj(attend(query, key, value, attn_mask_B1ON).transpose(1, 2).flatten(2))
 
     def _heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts·D) as that many tensors (B, G, N, d)."""

@@ -1,6 +1,6 @@
 """Divided space-time attention (TimeSformer, Bertasius et al. 2021): over time, then over space, then the MLP.
 
-A token attends to its own place in every slice, then to its own slice. Where nothing is hidden both are rows of a grid.
+A token attends to its own place in every slice, then to its own slice. Where nothing is masked both are rows of a grid.
 What a mask leaves visible is none: a slice may show other places than the next, a place any number of slices. Then
 attention runs among all visible tokens and leaves out the pairs that share neither. At ratio 0.75 those V² pairs are
 half of the t·(h·w)² that space attention over the full grid would take. No shape depends on the mask.

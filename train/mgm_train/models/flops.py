@@ -66,7 +66,7 @@ def _with_backward(rest: int, embedding: int) -> int:
 
 
 def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
-    """Operations of one clip of which `num_hidden` tokens are hidden, forward and backward."""
+    """Operations of one clip of which `num_hidden` tokens are masked, forward and backward."""
     num_tokens = config.grid.num_tokens
     num_visible = num_tokens - num_hidden
     encoder = _encoder(config, num_visible)

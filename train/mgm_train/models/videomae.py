@@ -1,6 +1,6 @@
 """The video masked autoencoder, and the classifier that fine-tuning makes of its encoder (paper §3.1).
 
-Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M hidden tokens
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
 patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's. Tokens are
 picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, torch.compile keeps one graph.
@@ -23,7 +23,7 @@ from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.pos_embed import position_table
 
 PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
-TRUNK_PREFIX = "encoder."
+ENCODER_PREFIX = "encoder."
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -36,7 +36,7 @@ def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attent
 
 
 def split_mask(mask_BN: Tensor, num_hidden: int) -> tuple[Tensor, Tensor]:
-    """Indices (B, V) of the visible and (B, M) of the hidden tokens, each in ascending order.
+    """Indices (B, V) of the visible and (B, M) of the masked tokens, each in ascending order.
 
     `num_hidden` is given, for counting would wait for the GPU. Every clip must hide exactly that many.
     """
@@ -60,7 +60,7 @@ def patchify(frames_BCTHW: Tensor) -> Tensor:
 
 
 def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
-    """uint8 values as float32 of ImageNet's mean 0 and deviation 1 for each colour; colour is the axis given."""
+    """uint8 values as float32 of ImageNet's mean 0 and std 1 for each colour; colour is the axis given."""
     frames_BCX = frames_BCX.to(torch.float32, copy=True)
     # With numbers, since to bring a tensor of means to the GPU would wait for it.
     for colour, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
@@ -78,7 +78,7 @@ def _init_linear(module: nn.Module) -> None:
 class TubeletEmbedding(nn.Module):
     """Video to tokens: (B, C, T, H, W) → (B, N, D), or (B, V, D) of the tokens at `visible_BV`.
 
-    uint8 frames are normalised here, after the hidden patches are left out; float ones are taken as normalised.
+    uint8 frames are normalised here, after the masked patches are left out; float ones are taken as normalised.
     """
 
     def __init__(self, width: int) -> None:
@@ -87,7 +87,7 @@ class TubeletEmbedding(nn.Module):
         self.proj = nn.Conv3d(3, width, kernel_size=side, stride=side)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        # A convolution whose stride is its kernel is a matrix product, and that can skip the hidden patches:
+        # A convolution whose stride is its kernel is a matrix product, and that can skip the masked patches:
         # 3.4 times as fast as Conv3d and then dropping (ratio 0.75, one CPU core, width 192, 16×112² clips).
         patches_BN3Q = patchify(frames_BCTHW)
         if visible_BV is not None:
@@ -98,7 +98,7 @@ class TubeletEmbedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The trunk, under the same names in both models: tubelets, positions, blocks, a last norm or none."""
+    """The encoder, under the same names in both models: tubelets, positions, blocks, a last norm or none."""
 
     position_1ND: Tensor
 
@@ -154,20 +154,20 @@ class VideoMAE(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
-        """Predicted pixels (B, M, P) of the hidden tokens, in ascending order of token.
+        """Predicted pixels (B, M, P) of the masked tokens, in ascending order of token.
 
         Args:
             frames_BCTHW: uint8, or float that `normalise` made.
-            mask_BN: bool, True = hidden; every clip hides the same number.
+            mask_BN: bool, True = masked; every clip hides the same number.
             num_hidden: That number. Counted when not given, which waits for the GPU.
         """
         num_hidden = int(mask_BN[0].sum()) if num_hidden is None else num_hidden
-        visible_BV, hidden_BM = split_mask(mask_BN, num_hidden)
+        visible_BV, masked_BM = split_mask(mask_BN, num_hidden)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
         # The tokens are not put back in their places: their positions travel with them.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
-        hidden_BME = self.mask_token + pick(self.position_1NE, hidden_BM)
-        return self.decoder(torch.cat([visible_BVE, hidden_BME], dim=1), num_hidden)
+        masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
+        return self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_hidden)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations twice instead of keeping them (timm's name)."""

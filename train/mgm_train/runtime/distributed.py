@@ -16,12 +16,12 @@ from mgm_shared.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class Distributed:
     """Which process this is, of how many, and the device it computes on."""
 
     device: torch.device
     rank: int = 0
-    num_ranks: int = 1
+    world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -30,40 +30,40 @@ class Ranks:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, on each of them."""
-        if self.num_ranks > 1:
+        if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def any(self, is_true: bool) -> bool:
         """Whether it is true on any process. All processes must ask together."""
-        if self.num_ranks == 1:
+        if self.world_size == 1:
             return is_true
         return bool(self.sum(torch.tensor(float(is_true), device=self.device)) > 0)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.num_ranks > 1:
+        if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
-def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+def init_distributed(device: str = "auto") -> Iterator[Distributed]:
     """This process among those that torchrun started (its WORLD_SIZE, RANK and LOCAL_RANK), or alone.
 
     `device` is auto, cpu or cuda; auto is a GPU where there is one. UserError when cuda is asked for and absent.
     """
-    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     place = _place(device, local_rank)
-    if num_ranks == 1:
-        yield Ranks(device=place)
+    if world_size == 1:
+        yield Distributed(device=place)
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Ranks(device=place, rank=rank, num_ranks=num_ranks)
+        yield Distributed(device=place, rank=rank, world_size=world_size)
     finally:
         dist.destroy_process_group()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.runtime.distributed import Distributed
 
 
 class StopRequest:
@@ -35,11 +35,11 @@ class StopRequest:
         self.is_asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def is_agreed(self, ranks: Ranks, is_meeting: bool) -> bool:
+    def is_agreed(self, distributed: Distributed, is_meeting: bool) -> bool:
         """Whether any process was asked. Several agree only where they meet anyway, `is_meeting`."""
-        if ranks.num_ranks == 1:
+        if distributed.world_size == 1:
             return self.is_asked
-        return is_meeting and ranks.any(self.is_asked)
+        return is_meeting and distributed.any(self.is_asked)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """The training loop of both tasks: forward, backward, schedule, step, log, save.
 
 What is random in a step, dropout, drop path, and the share and box of Mixup and CutMix, is a function of (seed, step,
-part, process): a run that was stopped goes on as if it had not been, and each process draws its own. With another
+micro_step, process): a run that was stopped goes on as if it had not been, and each process draws its own. With another
 number of processes or parts these are drawn anew; clips, crops and masks are not, for they are functions of (seed,
 epoch, video, repeat). Nothing in a step waits for the GPU.
 
-Words: a *step* is one update of the weights; it adds up `accumulate` parts. An *epoch* is one pass over the videos.
+A *step* is one update of the weights. It accumulates the gradients of `grad_accum_steps` micro-steps. An *epoch* is one
+pass over the videos.
 """
 
 import math
@@ -27,7 +28,7 @@ from mgm_train.config import TrainConfig
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
-from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
@@ -64,7 +65,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainResult:
     """How a run ended. The losses are the first and the last in metrics.jsonl; only the main process knows them."""
 
     is_complete: bool
@@ -74,44 +75,44 @@ class Outcome:
     last_loss: float
 
 
-def train(job: Job, ranks: Ranks) -> Outcome:
+def train(job: Job, distributed: Distributed) -> TrainResult:
     """Train to the end, from last.pt if the run folder has one. Ctrl-C and SIGTERM save and leave.
 
     UserError for a run folder begun with other settings, too few videos, too many unreadable ones, or a loss that is no
     number.
     """
-    return _Trainer(job, ranks).run()
+    return _Trainer(job, distributed).run()
 
 
 class _Trainer:
-    def __init__(self, job: Job, ranks: Ranks) -> None:
-        self.job, self.ranks, self.config = job, ranks, job.config
+    def __init__(self, job: Job, distributed: Distributed) -> None:
+        self.job, self.distributed, self.config = job, distributed, job.config
         self.plan = Plan.of(job.config, len(job.dataset))
         self.step = 0
-        self.meter = Meter(ranks)
-        self.to_device = ToDevice(ranks.device)
+        self.meter = Meter(distributed)
+        self.to_device = ToDevice(distributed.device)
         self.stop = StopRequest()
         self.saved_s, self.saving_s = time.perf_counter(), 0.0
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainResult:
         state = load_last(self.job.run)
         if state is not None:
             check_resumable(self.job.run, state, self.job.task, self.config, self.job.store)
             self.step = self.plan.step_at(state["position"])
             self.meter.restore(state)
         known = state["unreadable"] if state is not None else {}
-        self.unreadable = UnreadableVideos(self.ranks, self.config.max_bad_clips, known)
+        self.unreadable = UnreadableVideos(self.distributed, self.config.max_unreadable_videos, known)
         self._open_folder()
         if self.step < self.plan.num_steps:
-            self.learner = Learner(self.job.model, self.config, self.ranks, self.job.layer_decay, state)
+            self.learner = Learner(self.job.model, self.config, self.distributed, self.job.layer_decay, state)
             self._run_steps()
         return self._outcome()
 
     def _open_folder(self) -> None:
         # No process may read last.pt after another has gone on and replaced it.
-        self.ranks.wait()
+        self.distributed.wait()
         self.peak = self._peak()
-        if not self.ranks.is_main:
+        if not self.distributed.is_main:
             return
         about = {"store": self.job.store, "peak_flops": vars(self.peak)}
         self.job.run.start(self.job.task, self.config, about)
@@ -119,20 +120,22 @@ class _Trainer:
         self._say(f"going on after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
 
     def _peak(self) -> Peak:
-        return peak(self.ranks.device, autocast_dtype(self.config.precision, self.ranks.device) or torch.float32)
+        return peak(
+            self.distributed.device, autocast_dtype(self.config.precision, self.distributed.device) or torch.float32
+        )
 
     def _describe(self) -> str:
         num_weights = sum(parameter.numel() for parameter in self.job.model.parameters())
         return (
             f"{self.job.model.config.name}: {num_weights / 1e6:.1f} M weights · {self.plan.num_videos} videos · "
-            f"{self.plan.num_steps} steps of {self.plan.clips_per_step} clips · {self.ranks.device.type} × "
-            f"{self.ranks.num_ranks} · learning rate {self.config.base_lr * self.config.batch_size / 256:.2e}"
+            f"{self.plan.num_steps} steps of {self.plan.clips_per_step} clips · {self.distributed.device.type} × "
+            f"{self.distributed.world_size} · learning rate {self.config.base_lr * self.config.batch_size / 256:.2e}"
         )
 
     def _run_steps(self) -> None:
         self.job.model.train()
         loader = make_loader(
-            self.job.dataset, self.plan, self.step, self.ranks, self.config.num_workers, self.config.worker_start
+            self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
         )
         with self.stop.listening():
             with ctrl_c_put_off():
@@ -145,7 +148,7 @@ class _Trainer:
                 if is_epoch_end:
                     self._end_epoch(self.step // self.plan.steps_per_epoch)
                 is_meeting = is_epoch_end or self._is_logged(self.step)
-                must_stop = self.stop.is_agreed(self.ranks, is_meeting) and self.step < self.plan.num_steps
+                must_stop = self.stop.is_agreed(self.distributed, is_meeting) and self.step < self.plan.num_steps
                 if must_stop or (is_meeting and self._is_save_due(is_epoch_end)):
                     self._save_last()
                 if must_stop:
@@ -158,32 +161,32 @@ class _Trainer:
     def _is_save_due(self, is_epoch_end: bool) -> bool:
         """Whether last.pt is old, by the main process's clock, or the run is over; all processes ask together."""
         old_s = min(SAVE_LAST_EVERY_S, self.saving_s / MAX_SAVING_SHARE) if is_epoch_end else SAVE_LAST_EVERY_S
-        is_old = self.ranks.is_main and time.perf_counter() - self.saved_s >= old_s
-        return self.step == self.plan.num_steps or self.ranks.any(is_old)
+        is_old = self.distributed.is_main and time.perf_counter() - self.saved_s >= old_s
+        return self.step == self.plan.num_steps or self.distributed.any(is_old)
 
     def _one_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        for part in range(self.config.accumulate):
+        for micro_step in range(self.config.grad_accum_steps):
             start_s = time.perf_counter()
             batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
             self.unreadable.note(batch)
-            self._one_part(self.to_device(batch), part)
+            self._one_micro_step(self.to_device(batch), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
         self.learner.step(rate, is_norm_wanted=self._is_logged(self.step))
         self.meter.add_step(self.plan.clips_per_step)
 
-    def _one_part(self, batch: dict[str, Any], part: int) -> None:
-        seed = _draw_seed(self.config.seed, self.step, part, self.ranks.rank)
+    def _one_micro_step(self, batch: dict[str, Any], micro_step: int) -> None:
+        seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
-        loss = self.learner.accumulate(lambda model: self.job.objective(model, batch, seed), part)
+        loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
         self.meter.add_loss(loss)
 
     def _checked_loss(self) -> float:
         """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
         loss = self.meter.loss()
-        if self.meter.num_parts and not math.isfinite(loss):
+        if self.meter.num_micro_steps and not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {self.step}; the checkpoints are as they were. Take a lower base-lr, or "
                 "clip-grad 1, and a new run folder"
@@ -192,7 +195,7 @@ class _Trainer:
 
     def _report_unreadable(self) -> None:
         for video_id, reason in self.unreadable.gather().items():
-            if self.ranks.is_main:
+            if self.distributed.is_main:
                 self.job.run.append_metrics({"step": self.step, "unreadable": video_id, "reason": reason})
             self._say(f"video {video_id!r} cannot be read and is left out: {reason}")
 
@@ -209,18 +212,18 @@ class _Trainer:
             "num_unreadable": len(self.unreadable.reason_of),
             **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
         }
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             self.job.run.append_metrics(row)
             num_clips_left = (self.plan.num_steps - self.step) * self.plan.clips_per_step
             self._say(step_line(row, self.plan.num_steps, num_clips_left / row["clips_per_s"]))
-        self.meter = Meter(self.ranks)
+        self.meter = Meter(self.distributed)
 
     def _end_epoch(self, epoch: int) -> None:
         start_s = time.perf_counter()
         if self.job.on_epoch_end is not None:
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
             self.job.model.train()
-            if self.ranks.is_main and scores:
+            if self.distributed.is_main and scores:
                 self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
         if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
             self._save_weights(epoch)
@@ -232,7 +235,7 @@ class _Trainer:
         metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
         if self.config.ema_decay:
             metadata["mgm_ema_decay"] = str(self.config.ema_decay)
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
 
     def _save_last(self) -> None:
@@ -247,20 +250,20 @@ class _Trainer:
             **self.learner.state(),
             **self.meter.state(),
         }
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             save_last(self.job.run, state)
         self.saved_s = time.perf_counter()
         self.saving_s = self.saved_s - start_s
         self.meter.pause(self.saving_s)
 
     def _say(self, text: str) -> None:
-        if self.ranks.is_main:
+        if self.distributed.is_main:
             print(text, file=sys.stderr, flush=True)
 
-    def _outcome(self) -> Outcome:
-        rows = self.job.run.read_metrics() if self.ranks.is_main else []
+    def _outcome(self) -> TrainResult:
+        rows = self.job.run.read_metrics() if self.distributed.is_main else []
         losses = [row["loss"] for row in rows if "loss" in row] or [math.nan]
-        return Outcome(
+        return TrainResult(
             is_complete=self.step == self.plan.num_steps,
             num_steps=self.step,
             num_epochs=self.step // self.plan.steps_per_epoch,

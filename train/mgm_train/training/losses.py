@@ -1,6 +1,6 @@
-"""What training minimises: the error of the hidden patches (paper §3.1), or the cross entropy of the label.
+"""What training minimises: the error of the masked patches (paper §3.1), or the cross entropy of the label.
 
-Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M hidden tokens · Q = 2·16·16 pixels of
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q = 2·16·16 pixels of
 a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
@@ -34,13 +34,13 @@ class Objective(Protocol):
 
 
 def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
-    """Mean squared error over the hidden patches, a float32 scalar.
+    """Mean squared error over the masked patches, a float32 scalar.
 
-    Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is hidden.
+    Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is masked.
     """
     num_hidden = pixels_BMP.shape[1] if num_hidden is None else num_hidden
-    _, hidden_BM = split_mask(mask_BN, num_hidden)
-    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, hidden_BM))
+    _, masked_BM = split_mask(mask_BN, num_hidden)
+    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM))
 
 
 @dataclass(frozen=True, kw_only=True)

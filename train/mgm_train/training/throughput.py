@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.runtime.distributed import Distributed
 
 
 class Meter:
-    """Sums since the last line. `loss_sum` and `num_parts` are saved in last.pt: a resumed run adds to them."""
+    """Sums since the last line. `loss_sum` and `num_micro_steps` are saved in last.pt: a resumed run adds to them."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        if ranks.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(ranks.device)
-        self.loss_sum = torch.zeros((), device=ranks.device)
-        self.num_parts = 0
+    def __init__(self, distributed: Distributed) -> None:
+        self.distributed = distributed
+        if distributed.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(distributed.device)
+        self.loss_sum = torch.zeros((), device=distributed.device)
+        self.num_micro_steps = 0
         self.num_steps = self.num_clips = 0
         self.data_wait_s = 0.0
         self.start_s = time.perf_counter()
@@ -30,7 +30,7 @@ class Meter:
     def add_loss(self, loss: Tensor) -> None:
         """The mean loss of one part of a step, on this process."""
         self.loss_sum += loss.detach()
-        self.num_parts += 1
+        self.num_micro_steps += 1
 
     def add_step(self, num_clips: int) -> None:
         """A step is done, with that many clips over all processes."""
@@ -39,18 +39,21 @@ class Meter:
 
     def loss(self) -> float:
         """Mean over all parts and processes; nan before the first. All processes must ask together."""
-        if self.num_parts == 0:
+        if self.num_micro_steps == 0:
             return math.nan
-        return float(self.ranks.sum(self.loss_sum)) / (self.num_parts * self.ranks.num_ranks)
+        return float(self.distributed.sum(self.loss_sum)) / (self.num_micro_steps * self.distributed.world_size)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums of `state`."""
         self.loss_sum.fill_(state["loss_sum"])
-        self.num_parts = state["num_parts"]
+        self.num_micro_steps = state["num_micro_steps"]
 
     def state(self) -> dict[str, Any]:
         """The sums, as the mean over processes. All processes must ask together."""
-        return {"loss_sum": float(self.ranks.sum(self.loss_sum)) / self.ranks.num_ranks, "num_parts": self.num_parts}
+        return {
+            "loss_sum": float(self.distributed.sum(self.loss_sum)) / self.distributed.world_size,
+            "num_micro_steps": self.num_micro_steps,
+        }
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was not spent training."""
@@ -64,13 +67,13 @@ class Meter:
         """
         duration_s = time.perf_counter() - self.start_s
         clips_per_s = self.num_clips / duration_s
-        is_gpu = self.ranks.device.type == "cuda"
+        is_gpu = self.distributed.device.type == "cuda"
         return {
             "clips_per_s": clips_per_s,
             "data_wait": self.data_wait_s / duration_s,
             "data_wait_ms": 1e3 * self.data_wait_s / max(1, self.num_steps),
-            "mfu": flops_per_clip and flops_per_clip * clips_per_s / (peak_flops_per_s * self.ranks.num_ranks),
-            "gpu_memory_gib": torch.cuda.max_memory_allocated(self.ranks.device) / 2**30 if is_gpu else None,
+            "mfu": flops_per_clip and flops_per_clip * clips_per_s / (peak_flops_per_s * self.distributed.world_size),
+            "gpu_memory_gib": torch.cuda.max_memory_allocated(self.distributed.device) / 2**30 if is_gpu else None,
         }
 
 

@@ -21,7 +21,7 @@ from mgm_train.config import TrainConfig
 from mgm_train.models.attention import Block
 from mgm_train.models.divided_attention import DividedBlock
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
-from mgm_train.runtime.distributed import Ranks, autocast_dtype
+from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.training.optim import make_optimizer, set_rate
 
 
@@ -35,21 +35,21 @@ class Learner:
         self,
         model: VideoMAE | VideoClassifier,
         config: TrainConfig,
-        ranks: Ranks,
+        distributed: Distributed,
         layer_decay: float | None,
         state: Mapping[str, Any] | None,
     ) -> None:
-        self.config, self.ranks = config, ranks
-        self.model = model.to(ranks.device)
-        self.model.set_grad_checkpointing(config.recompute)
-        self.average = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
-        self.is_sharded = config.fsdp and ranks.num_ranks > 1
+        self.config, self.distributed = config, distributed
+        self.model = model.to(distributed.device)
+        self.model.set_grad_checkpointing(config.grad_checkpointing)
+        self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
+        self.is_sharded = config.fsdp and distributed.world_size > 1
         self.grad_norm: Tensor | None = None
         # The weights are loaded before they are cut up, the optimiser's moments after.
         if state is not None:
             self.model.load_state_dict(state["model"])
-        if state is not None and self.average is not None:
-            self.average.module.load_state_dict(state["average"])
+        if state is not None and self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
         self.parallel_model = self._spread()
         self.optimizer = make_optimizer(self.model, config, layer_decay)
         if state is not None:
@@ -58,7 +58,7 @@ class Learner:
     @property
     def scored_model(self) -> nn.Module:
         """What is saved and tested: the average, if there is one, otherwise the model."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.ema is None else self.ema.module
 
     def _spread(self) -> nn.Module:
         """What the objective calls: the model, compiled if it shall be, in step with the other processes."""
@@ -66,15 +66,15 @@ class Learner:
             self._shard()
             return self.model
         model: nn.Module = self.model
-        if self.ranks.num_ranks > 1:
-            devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+        if self.distributed.world_size > 1:
+            devices = [self.distributed.device] if self.distributed.device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
     def _shard(self) -> None:
         """Cut up every block by itself, so that one process needs the whole of one block at a time, then the rest."""
-        mesh = init_device_mesh(self.ranks.device.type, (self.ranks.num_ranks,))
-        for model in filter(None, (self.model, self.average and self.average.module)):
+        mesh = init_device_mesh(self.distributed.device.type, (self.distributed.world_size,))
+        for model in filter(None, (self.model, self.ema and self.ema.module)):
             for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
                 if self.config.compile and model is self.model:
                     block.compile()
@@ -89,21 +89,21 @@ class Learner:
         }
         self.optimizer.load_state_dict({**state, "state": of_parameter})
 
-    def accumulate(self, objective: Callable[[nn.Module], Tensor], part: int) -> Tensor:
+    def forward_backward(self, objective: Callable[[nn.Module], Tensor], micro_step: int) -> Tensor:
         """Forward and backward of the part number `part` of a step; its loss."""
-        device_type = self.ranks.device.type
-        dtype = autocast_dtype(self.config.precision, self.ranks.device)
-        with self._exchange(is_last=part == self.config.accumulate - 1):
+        device_type = self.distributed.device.type
+        dtype = autocast_dtype(self.config.precision, self.distributed.device)
+        with self._exchange(is_last=micro_step == self.config.grad_accum_steps - 1):
             with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
                 loss = objective(self.parallel_model)
-            (loss / self.config.accumulate).backward()
+            (loss / self.config.grad_accum_steps).backward()
         return loss.detach()
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients in the last part of a step only."""
         if self.is_sharded:
             self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
-        elif self.ranks.num_ranks > 1 and not is_last:
+        elif self.distributed.world_size > 1 and not is_last:
             return self.parallel_model.no_sync()  # type: ignore[operator]
         return nullcontext()
 
@@ -117,12 +117,12 @@ class Learner:
             self.grad_norm = _whole(get_total_norm([parameter.grad for parameter in parameters]))  # type: ignore[misc]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(self.model)
+        if self.ema is not None:
+            self.ema.update(self.model)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, whole and on the CPU; only the main process's is complete."""
-        modules = {"model": self.model} | ({"average": self.average.module} if self.average else {})
+        modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         state = {name: module.state_dict() for name, module in modules.items()}
         return self._gathered(state | {"optimizer": self.optimizer.state_dict()})
 
@@ -137,7 +137,7 @@ class Learner:
         if isinstance(values, Tensor):
             # One tensor at a time is whole on every process; only one process keeps them all.
             tensor = _whole(values.detach())
-            return tensor.cpu() if self.ranks.is_main else None
+            return tensor.cpu() if self.distributed.is_main else None
         return values
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch.distributed as dist
 
 from mgm_shared.errors import UserError
-from mgm_train.runtime.distributed import Ranks
+from mgm_train.runtime.distributed import Distributed
 
 
 class UnreadableVideos:
     """video_id → reason, since the run began: `known` is what an earlier process of it had found."""
 
-    def __init__(self, ranks: Ranks, num_allowed: int, known: Mapping[str, str]) -> None:
-        self.ranks = ranks
+    def __init__(self, distributed: Distributed, num_allowed: int, known: Mapping[str, str]) -> None:
+        self.distributed = distributed
         self.num_allowed = num_allowed
         self.reason_of = dict(known)
         self._new: dict[str, str] = {}
@@ -32,8 +32,8 @@ class UnreadableVideos:
         UserError when there are now more than allowed.
         """
         found = self._new
-        if self.ranks.num_ranks > 1:
-            of_rank: list[Any] = [None] * self.ranks.num_ranks
+        if self.distributed.world_size > 1:
+            of_rank: list[Any] = [None] * self.distributed.world_size
             dist.all_gather_object(of_rank, found)
             found = {video_id: reason for of_one in of_rank for video_id, reason in of_one.items()}
         new = {video_id: found[video_id] for video_id in sorted(found) if video_id not in self.reason_of}
@@ -42,7 +42,7 @@ class UnreadableVideos:
         if new and len(self.reason_of) > self.num_allowed:
             video_id, reason = next(iter(new.items()))
             raise UserError(
-                f"{len(self.reason_of)} videos cannot be read, {self.num_allowed} may be (max-bad-clips); "
+                f"{len(self.reason_of)} videos cannot be read, {self.num_allowed} may be (max-unreadable-videos); "
                 f"the last is {video_id!r}: {reason}"
             )
         return new
