@@ -1,11 +1,19 @@
 """Settings: the paper's numbers, and one line for each mistake."""
 
-import dataclasses
-
 import pytest
+from pydantic import ValidationError
 
+from mgm_shared.config import RENAMED_OPTIONS, Config, extra_of
 from mgm_shared.errors import UserError
-from mgm_train.config import MASKS, MODEL_SIZES, EvaluateConfig, FinetuneConfig, PretrainConfig, TrainConfig
+from mgm_train.config import (
+    MASKS,
+    MODEL_SIZES,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+    TrainConfig,
+)
 from mgm_train.masking.strategies import STRATEGIES
 
 
@@ -22,11 +30,64 @@ def test_every_mask_can_be_asked_for() -> None:
     assert set(MASKS) == set(STRATEGIES)
 
 
-@pytest.mark.parametrize("configuration", [PretrainConfig, FinetuneConfig, EvaluateConfig])
-def test_every_field_has_help_and_a_default(configuration: type) -> None:
-    for item in dataclasses.fields(configuration):
-        assert item.metadata["help"], item.name
-        assert item.default is not dataclasses.MISSING, item.name
+@pytest.mark.parametrize("configuration", [PretrainConfig, FinetuneConfig, EvaluateConfig, ProbeConfig])
+def test_every_field_has_help_a_default_and_a_heading(configuration: type[Config]) -> None:
+    configuration()
+    for name, field in configuration.model_fields.items():
+        assert field.description, name
+        assert not field.is_required(), name
+        assert extra_of(field)["group"] != "Options", name
+
+
+def test_another_default_keeps_bounds_and_help() -> None:
+    own, base = FinetuneConfig.model_fields["batch_size"], TrainConfig.model_fields["batch_size"]
+    assert (own.default, base.default) == (128, 512)
+    assert own.description == base.description
+    with pytest.raises(UserError, match="batch-size is 0 but must be at least 1"):
+        FinetuneConfig(batch_size=0)
+
+
+def test_what_was_given_is_known() -> None:
+    config = PretrainConfig(batch_size=512, mask="tube")
+    assert config.model_fields_set == {"batch_size", "mask"}
+    assert config.replace(epochs=900).model_fields_set == {"batch_size", "mask", "epochs"}
+    with pytest.raises(UserError, match="epochs is 0"):
+        config.replace(epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 4.9}, "batch-size is 4.9 but must be a whole number"),
+        ({"batch_size": True}, "batch-size is True but must be a whole number"),
+        ({"num_workers": 1.5}, "num-workers is 1.5 but must be a whole number"),
+        ({"epochs": None}, "epochs is None but must be a whole number"),
+        ({"batch_size": [4]}, "batch-size is (4,) but must be a whole number"),
+        ({"flip": 1}, "flip is 1 but must be true or false"),
+        ({"flip": "no"}, "flip is 'no' but must be true or false"),
+        ({"base_lr": "fast"}, "base-lr is 'fast' but must be a number"),
+        ({"base_lr": float("nan")}, "base-lr is nan"),
+        ({"base_lr": float("inf")}, "base-lr is inf but must be a finite number"),
+        ({"model": 5}, "model is 5 but must be one of vit_tiny, vit_small"),
+        ({"boxes": 7}, "boxes is 7 but must be text"),
+        ({"betas": 0.9}, "betas is 0.9 but must be a list"),
+        ({"betas": [0.9, "x"]}, "betas is 'x' but must be a number"),
+        ({"epoch": 3}, "unknown option epoch; the options are: model, "),
+        ({"accumulate": 3}, "accumulate is now called grad-accum-steps"),
+        ({"max_bad_clips": 3}, "max-bad-clips is now called max-unreadable-videos"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        PretrainConfig(**values)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_renamed_options_lead_to_options_that_exist() -> None:
+    known = set(PretrainConfig.option_names()) | set(FinetuneConfig.option_names()) | set(ProbeConfig.option_names())
+    assert set(RENAMED_OPTIONS.values()) <= known
+    assert not set(RENAMED_OPTIONS) & known
 
 
 @pytest.mark.parametrize(
@@ -47,7 +108,7 @@ def test_every_field_has_help_and_a_default(configuration: type) -> None:
 )
 def test_a_mistake_is_one_line_that_names_the_setting(values: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        PretrainConfig.from_dict(values)
+        PretrainConfig(**values)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -81,5 +142,5 @@ def test_sizes_are_videomaes() -> None:
 
 
 def test_configuration_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         TrainConfig().seed = 1  # type: ignore[misc]

@@ -104,7 +104,7 @@ def test_some_tables_can_be_chosen(grid_of):
         ({"tables": {"t": {"evaluate.mask": ["mgm"]}}}, "evaluate.mask is no setting of evaluate"),
         ({"tables": {"t": {"b": {"ViT": {"modle": "vit_tiny"}}}}}, "modle is no setting"),
         ({"tables": {"t": {"mask": ["mgm", "tubes"]}}}, "table `t`, tubes: mask is 'tubes' but must be one of mgm"),
-        ({"tables": {"t": {"mask_ratio": ["much"]}}}, "mask-ratio is 'much' but must be of type float"),
+        ({"tables": {"t": {"mask_ratio": ["much"]}}}, "mask-ratio is 'much' but must be a number"),
         ({"tables": {"t": {"mask": "tube"}}}, "mask must hold a list of values, or `label: value` lines"),
         ({"tables": {"t": {"mask": []}}}, "mask must hold a list of values"),
         ({"tables": {"t": {"seed": [0, 1]}}}, "seed cannot be varied; list them under `seeds`"),
@@ -129,7 +129,10 @@ def test_what_has_no_meaning_is_refused(tmp_path, grid, message):
 
 def test_an_unknown_key_of_the_recipe_is_refused(tmp_path):
     (tmp_path / "grid.yaml").write_text("recipe: recipe.yaml\ntables: {t: {mask: [mgm]}}\n")
-    for section, message in (("pretrain", "`pretrain` has no epoch"), ("mgm-train", "`mgm-train` has no epoch")):
+    for section, message in (
+        ("pretrain", "`pretrain` has no option epoch"),
+        ("mgm-train", "`mgm-train` has no option epoch"),
+    ):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({section: {"epoch": 3}}))
         with pytest.raises(UserError, match=message):
             read_grid(tmp_path / "grid.yaml")

@@ -62,7 +62,9 @@ def test_ten_steps_follow_the_golden_curve(tmp_path: Path, task: str) -> None:
     if os.environ.get("MGM_WRITE_GOLDEN"):
         golden_file(task).write_text("".join(f"{step} {loss:.6f}\n" for step, loss in enumerate(losses, 1)))
     assert losses == pytest.approx(golden_losses(task), abs=GOLDEN_TOLERANCE)
-    assert outcome == TrainResult(is_complete=True, num_steps=10, num_epochs=5, first_loss=losses[0], last_loss=losses[-1])
+    assert outcome == TrainResult(
+        is_complete=True, num_steps=10, num_epochs=5, first_loss=losses[0], last_loss=losses[-1]
+    )
 
 
 def test_it_learns() -> None:

@@ -90,7 +90,7 @@ def test_probabilities_are_means_over_views():
 
 def test_the_head_that_counts_is_chosen_without_the_scored_videos():
     data, scored = _features(60), _features(30, seed=1)
-    config = replace(CONFIG, learning_rates=(1e-9, 1e-2), weight_decays=(0.0,), epochs=10)
+    config = CONFIG.replace(learning_rates=(1e-9, 1e-2), weight_decays=(0.0,), epochs=10)
     choices, best, predictions = probe(data, scored, 3, config, CPU.device)
     assert best == 1
     assert choices[1].top1 >= 0.9
@@ -145,12 +145,12 @@ def test_a_fine_tuned_encoder_keeps_its_pooled_norm(tmp_path):
 
 
 def _dataset(store, **settings) -> ViewDataset:
-    config = replace(CONFIG, split="test", num_temporal_views=2, num_spatial_views=1, **settings)
+    config = CONFIG.replace(split="test", num_temporal_views=2, num_spatial_views=1, **settings)
     return ViewDataset(store, class_names(store), MODEL, config)
 
 
 def test_features_are_computed_once_and_go_on_after_a_stop(pan_store, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "VIDEOS_PER_PART", 3)
+    monkeypatch.setattr(features, "VIDEOS_PER_CHUNK", 3)
     model, dataset = FrozenEncoder(weights), _dataset(pan_store)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     save = FeatureCache._save

@@ -1,84 +1,97 @@
-"""What can be set of an extraction. No decoder and no Zarr here, so that `--help` is fast."""
+"""Options of extraction, transcoding and optical flow. No decoder and no Zarr is imported: `--help` stays fast."""
 
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from mgm_shared.config import Config, check, option
 
-FRAME_CODECS = ("jpeg", "planes", "lossless")
-DECODERS = ("pyav", "mv-extractor")
-NO_VECTORS = ("transcode", "estimate", "skip")
-X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-FLOW_METHODS = ("farneback", "dis", "raft-small")
-DEVICES = ("auto", "cpu", "cuda")
+FrameCodec = Literal["jpeg", "planes", "lossless"]
+Decoder = Literal["pyav", "mv-extractor"]
+NoVectors = Literal["transcode", "estimate", "skip"]
+X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+FlowMethod = Literal["farneback", "dis", "raft-small"]
+Device = Literal["auto", "cpu", "cuda"]
+
+FRAMES, MOTION, LIMITS = "Stored frames", "Motion vectors", "Limits"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExtractSettings(Config):
-    """What decides a store's bytes; recorded in it, and a resumed run must bring the same."""
+    """Options that decide the bytes of a store. The store records them, and a resumed run must use the same ones."""
 
-    short_side: int = option(256, "short side of the stored frames, px; smaller videos keep their size")
-    frame_codec: str = option(
-        "jpeg",
-        "jpeg; planes (4:2:0 by LZ4), four to five times larger and read in half the time; or lossless (RGB by zstd), "
-        "nine times larger",
+    short_side: int = option(
+        256, "Short side of the stored frames in pixels; smaller videos keep their size", group=FRAMES, ge=16
     )
-    jpeg_quality: int = option(90, "libjpeg's quality, 1 to 100")
-    decoder: str = option("pyav", "pyav, or mv-extractor, which is right on less and bound to Linux on x86-64")
-    no_vectors: str = option(
+    frame_codec: FrameCodec = option(
+        "jpeg",
+        "How frames are stored: jpeg; planes (YUV 4:2:0 by LZ4), four to five times larger and read in half the time; "
+        "or lossless (RGB by zstd), nine times larger",
+        group=FRAMES,
+    )
+    jpeg_quality: int = option(90, "Quality of libjpeg", group=FRAMES, ge=1, le=100)
+    decoder: Decoder = option(
+        "pyav", "Video decoder; mv-extractor reads fewer files correctly and needs Linux on x86-64", group=MOTION
+    )
+    no_vectors: NoVectors = option(
         "transcode",
-        "codecs without motion vectors: transcode to H.264, estimate by block matching, or skip the motion",
+        "Source of motion for codecs without motion vectors: transcode to H.264, estimate by block matching, or skip",
+        group=MOTION,
     )
     max_corrupt: float = option(
-        0.5, "reject a video when more than this share of its frames is damaged; 1 keeps whatever decodes"
+        0.5,
+        "Reject a video when more than this share of its frames is damaged; 1 keeps everything that decodes",
+        group=LIMITS,
+        ge=0,
+        le=1,
     )
-    max_pixels: int = option(8192 * 4320, "reject a video whose pictures are larger than this, before memory is taken")
-    max_seconds: int = option(3600, "reject a video that takes longer, 0 for no limit; may change on resuming")
+    max_pixels: int = option(
+        8192 * 4320, "Reject a video whose frames have more pixels, before memory is allocated", group=LIMITS, ge=1
+    )
+    max_seconds: int = option(
+        3600, "Reject a video that takes longer to decode; 0 sets no limit", group=LIMITS, may_change=True, ge=0
+    )
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that a store keeps and that a resumed run must bring: all but the time limit."""
-        return {name: value for name, value in asdict(self).items() if name != "max_seconds"}
+        """The options that a store records and that a resumed run must repeat."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.changeable()}
 
-    def __post_init__(self) -> None:
-        check(self.short_side >= 16, "short_side", self.short_side, "at least 16")
-        check(self.frame_codec in FRAME_CODECS, "frame_codec", self.frame_codec, " or ".join(FRAME_CODECS))
-        check(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
-        check(self.decoder in DECODERS, "decoder", self.decoder, " or ".join(DECODERS))
+    @model_validator(mode="after")
+    def _check_decoder(self) -> Self:
         is_there = self.decoder != "mv-extractor" or find_spec("mvextractor") is not None
         check(is_there, "decoder", self.decoder, "pyav: the package motion-vector-extractor is not installed")
-        check(self.no_vectors in NO_VECTORS, "no_vectors", self.no_vectors, " or ".join(NO_VECTORS))
-        check(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "a share from 0 to 1")
-        check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "at least 1")
-        check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class TranscodeSettings(Config):
-    """What a transcoded copy is like."""
+    """Options of `transcode`: what the H.264 copies are like."""
 
-    short_side: int = option(0, "short side of the copies, px; smaller videos keep their size, and 0 keeps every size")
-    crf: int = option(18, "x264's constant rate factor, 0 (lossless) to 51; 18 is hard to tell from the source")
-    preset: str = option("veryfast", "x264's preset, such as ultrafast, veryfast or medium")
-    max_seconds: int = option(3600, "reject a video that takes longer, 0 for no limit")
+    short_side: int = option(
+        0, "Short side of the copies in pixels; smaller videos keep their size, and 0 keeps every size", ge=0
+    )
+    crf: int = option(
+        18, "Constant rate factor of x264; 0 is lossless, 18 is hard to tell from the source", ge=0, le=51
+    )
+    preset: X264Preset = option("veryfast", "Preset of x264")
+    max_seconds: int = option(3600, "Reject a video that takes longer to transcode; 0 sets no limit", ge=0)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
         check(self.short_side == 0 or self.short_side >= 16, "short_side", self.short_side, "0, or at least 16")
-        check(0 <= self.crf <= 51, "crf", self.crf, "from 0 to 51")
-        check(self.preset in X264_PRESETS, "preset", self.preset, f"one of {', '.join(X264_PRESETS)}")
-        check(self.max_seconds >= 0, "max_seconds", self.max_seconds, "0 or more")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowSettings(Config):
-    """What decides a store's optical flow."""
+    """Options that decide the optical flow of a store."""
 
-    method: str = option("farneback", "farneback or dis, which need nothing; raft-small, the paper's, needs weights")
-    weights: str = option("", "file of torchvision's raft_small weights (a state dict), for raft-small")
-    device: str = option("auto", "where raft-small runs: auto, cpu or cuda")
+    method: FlowMethod = option(
+        "farneback", "Farneback and DIS need no weights; raft-small, the method of the paper, needs them"
+    )
+    weights: str = option("", "File with torchvision's raft_small weights (a state dict), for raft-small")
+    device: Device = option("auto", "Device for raft-small")
 
-    def __post_init__(self) -> None:
-        check(self.method in FLOW_METHODS, "method", self.method, f"one of {', '.join(FLOW_METHODS)}")
-        check(self.device in DEVICES, "device", self.device, f"one of {', '.join(DEVICES)}")
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
         has_weights = (self.method == "raft-small") == bool(self.weights)
-        check(has_weights, "weights", self.weights, "a file for raft-small, and none for the others")
+        check(has_weights, "weights", self.weights, "a file for raft-small, and empty for the other methods")
+        return self

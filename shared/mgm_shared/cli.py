@@ -9,15 +9,17 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
-import yaml
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
 
+from mgm_shared.config import Config, check, extra_of, flag, renamed
 from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
+from mgm_shared.recipe import read_recipe, section_names
 from mgm_shared.storage import StorePath, store_path
 
 EXIT_BAD_INPUT = 2
@@ -27,11 +29,38 @@ EXIT_INTERRUPTED = 130
 # A full disk, a missing permission: the user's to mend, and no place for a traceback.
 USERS_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
+# Where the options of a --config file wait in click's context for the command.
+FROM_FILE = "mgm_shared.cli.from_file"
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that lists the options of its configuration under headings, and knows the names of earlier versions."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for group, records in sorted(groups.items(), key=lambda item: item[0] == "Options"):
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if told := renamed(error.option_name.lstrip("-")):
+                raise UserError(f"--{told.replace('called ', 'called --')}") from None
+            raise
 
 
 class Program(click.Group):
     """A command group that lists its commands in the order of work and turns a UserError into one line and exit 2."""
+
+    command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -66,24 +95,26 @@ dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what wo
 force_option = click.option("--force", is_flag=True, help="Start over; what is there is moved aside, not deleted.")
 
 
-def config_options(configuration: type) -> Callable[[Decorated], Decorated]:
-    """An option for each field of a configuration dataclass, and --config. The command receives `config`.
+def config_options(configuration: type[Config]) -> Callable[[Decorated], Decorated]:
+    """Add an option for each field of a configuration, and --config. The command receives it as `config`.
 
-    A flag beats the file, the file beats the default. The file has a section for each command, and one of the program's
-    name for all of them, of which each command takes what it knows. A key that is no option is an error.
+    An option on the command line beats the file, the file beats the default. `config.model_fields_set` has the options
+    that were given in either way.
     """
 
     def decorate(function: Decorated) -> Decorated:
-        names = [item.name for item in fields(configuration)]
-
         @functools.wraps(function)
         def command(**arguments: Any) -> Any:
-            values = {name: arguments.pop(name) for name in names}
-            return function(config=configuration(**values), **arguments)
+            context = click.get_current_context()
+            parsed = {name: arguments.pop(name) for name in configuration.option_names()}
+            given = {name: value for name, value in parsed.items() if _is_given(context, name)}
+            config = configuration(**(context.meta.get(FROM_FILE, {}) | given))
+            return function(config=config, **arguments)
 
         wrapped: Any = command
-        for item in reversed(fields(configuration)):
-            wrapped = _option_of(item)(wrapped)
+        for name, field in reversed(configuration.model_fields.items()):
+            wrapped = _option_of(name, field)(wrapped)
+        wrapped.configuration = configuration
         file_option = click.option(
             "--config",
             "config_file",
@@ -99,52 +130,96 @@ def config_options(configuration: type) -> Callable[[Decorated], Decorated]:
     return decorate
 
 
-def _option_of(item: Field[Any]) -> Callable[[Any], Any]:
-    """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; the default and the help are the field's."""
-    flag = f"--{item.name.replace('_', '-')}"
-    shared: dict[str, Any] = {"default": item.default, "show_default": True, "help": item.metadata.get("help")}
-    if isinstance(item.default, bool):
-        return click.option(f"{flag}/--no-{flag[2:]}", item.name, **shared)
-    if isinstance(item.default, tuple):
-        return click.option(flag, item.name, type=float, nargs=len(item.default), **shared)
-    choices = item.metadata.get("choices")
-    return click.option(flag, item.name, type=click.Choice(choices) if choices else type(item.default), **shared)
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+class ConfigOption(click.Option):
+    """An option that is a field of a configuration; `group` is its heading in --help."""
+
+    def __init__(self, *arguments: Any, group: str, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.group = group
+
+
+class NumberList(click.ParamType):
+    """Numbers separated by commas, as many as one likes."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(item) for item in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
+
+
+def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
+    """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; type, bounds, default and help are the field's."""
+    shared: dict[str, Any] = {
+        "cls": ConfigOption,
+        "group": extra_of(field)["group"],
+        "default": field.default,
+        "show_default": True,
+        "help": f"{field.description}.",
+    }
+    kind = field.annotation
+    if kind is bool:
+        return click.option(f"--{flag(name)}/--no-{flag(name)}", name, **shared)
+    if get_origin(kind) is tuple and Ellipsis in get_args(kind):
+        shared |= {"type": NumberList(), "show_default": ",".join(f"{number:g}" for number in field.default)}
+    elif get_origin(kind) is tuple:
+        shared |= {"type": float, "nargs": len(get_args(kind))}
+    elif get_origin(kind) is Literal:
+        shared["type"] = click.Choice(get_args(kind))
+    elif kind in (int, float):
+        shared["type"] = _range_of(field)
+    return click.option(f"--{flag(name)}", name, **shared)
+
+
+def _range_of(field: FieldInfo) -> click.ParamType:
+    """The type of a number with its bounds, so that --help shows them and click checks them."""
+    bounds = {
+        key: getattr(bound, key) for bound in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(bound, key)
+    }
+    kind = click.IntRange if field.annotation is int else click.FloatRange
+    if not bounds:
+        return click.INT if field.annotation is int else click.FLOAT
+    return kind(
+        min=bounds.get("ge", bounds.get("gt")),
+        max=bounds.get("le", bounds.get("lt")),
+        min_open="gt" in bounds,
+        max_open="lt" in bounds,
+    )
 
 
 def _read_config(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    """Take this command's options from a recipe: those of its configuration as they are, the others as if typed."""
     if file is None:
         return
-    try:
-        sections = yaml.safe_load(file.read_text()) or {}
-    except OSError:
-        raise UserError(f"{file} cannot be read; give a YAML file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     command = ctx.info_name or ""
-    if not isinstance(sections, dict) or command not in sections:
-        there = ", ".join(map(str, sections if isinstance(sections, dict) else ())) or "no section at all"
-        raise UserError(f"{file} has no section `{command}`, only {there}")
     program = ctx.parent.command if ctx.parent else ctx.command
-    siblings = program.commands.values() if isinstance(program, click.Group) else [ctx.command]
-    own = _option_names(ctx.command)
-    shared = _section(file, sections, program.name or "", set().union(*map(_option_names, siblings)))
-    section = _section(file, sections, command, own)
-    shared = {name: value for name, value in shared.items() if name in own}
-    ctx.default_map = {**(ctx.default_map or {}), **shared, **section}
+    siblings = program.commands if isinstance(program, click.Group) else {command: ctx.command}
+    names = {name: _option_names(sibling) for name, sibling in siblings.items()}
+    recipe = read_recipe(file, program.name or "", names)
+    if command not in (there := section_names(file)):
+        raise UserError(f"{file} has no section `{command}`, only {', '.join(there) or 'no section at all'}")
+    fields = set(getattr(ctx.command.callback, "configuration", Config).option_names())
+    ctx.meta[FROM_FILE] = {name: value for name, value in recipe[command].items() if name in fields}
+    typed = {name: _as_typed(name, value) for name, value in recipe[command].items() if name not in fields}
+    ctx.default_map = {**(ctx.default_map or {}), **typed}
+
+
+def _as_typed(name: str, value: Any) -> str | list[str]:
+    """A YAML value as a person would type it, so that click checks it as it checks the command line."""
+    check(value is not None, name, value, "a value")
+    return [str(item) for item in value] if isinstance(value, list) else str(value)
 
 
 def _option_names(command: click.Command) -> set[str]:
     return {option.name for option in command.params if isinstance(option, click.Option) and option.name}
-
-
-def _section(file: Path, sections: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]:
-    """The settings under a name, {} where there are none. UserError for one that is not known."""
-    section = sections.get(name) or {}
-    if not isinstance(section, dict):
-        raise UserError(f"{file}: the section `{name}` must hold `key: value` lines")
-    if unknown := sorted(str(key) for key in section.keys() - known):
-        raise UserError(f"{file}: `{name}` has no setting {', '.join(unknown)}; see its --help")
-    return section
 
 
 def emit(result: dict[str, Any], is_json: bool) -> None:

@@ -22,7 +22,6 @@ from mgm_shared.cli import (
     say,
     store_argument,
 )
-from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
@@ -193,7 +192,7 @@ def _train(
         plan = Plan.of(job.config, len(job.dataset))
         num_weights = sum(parameter.numel() for parameter in job.model.parameters())
         sizes = {"videos": plan.num_videos, "steps": plan.num_steps, "weights": num_weights}
-        emit({"task": job.task, **sizes, **to_dict(job.config)}, is_json)
+        emit({"task": job.task, **sizes, **job.config.to_dict()}, is_json)
         return
     with init_distributed(job.config.device) as distributed:
         if force and distributed.is_main and (aside := move_aside(job.run.root)):
@@ -240,7 +239,7 @@ def probe(store: StorePath, run_folder: Path, config: ProbeConfig, dry_run: bool
     datasets = [ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config)]
     if dry_run:
         videos = {"training_videos": len(datasets[0]), "scored_videos": len(datasets[1]), "heads": len(grid(config))}
-        emit({"task": "probe", **videos, **to_dict(config)}, is_json)
+        emit({"task": "probe", **videos, **config.to_dict()}, is_json)
         return
     with init_distributed(config.device) as distributed:
         if force and distributed.is_main and (aside := move_aside(run_folder)):
@@ -293,7 +292,7 @@ def evaluate(
     if config.class_map:
         say(describe_map(opened, config.split, read_class_map(Path(config.class_map))))
     if dry_run:
-        emit({"task": "evaluate", "videos": len(dataset), "views": dataset.num_views, **to_dict(config)}, is_json)
+        emit({"task": "evaluate", "videos": len(dataset), "views": dataset.num_views, **config.to_dict()}, is_json)
         return
     model = classifier(loaded)
     with init_distributed(config.device) as distributed:

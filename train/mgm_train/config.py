@@ -1,26 +1,34 @@
-"""What can be set: the sizes of the model, and the hyperparameters of pretraining, fine-tuning, evaluation.
+"""Model sizes and the options of pretraining, fine-tuning, evaluation and the linear probe.
 
-The dataclasses are flat and frozen. The command line, a YAML file and a notebook build the same one: a field
-is an option (`base_lr` is `--base-lr`) and a YAML key, and the sentence beside it is its `--help`. Defaults
-are the paper's (Tables 5 and 6, Kinetics-400); where the paper is silent, VideoMAE's. No torch here, so that
-`--help` is fast.
+Each option is declared once, with its type, default, bounds and help; the command line, a YAML file and Python build
+the same configuration. Defaults are the paper's (Tables 5 and 6, Kinetics-400), and VideoMAE's where the paper is
+silent. torch is not imported here: `--help` stays fast.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
-from mgm_shared.config import Config, check, option
+from pydantic import model_validator
+
+from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
 
-MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block")
-GUIDANCES = ("vectors", "clean", "flow", "boxes")
-ATTENTIONS = ("joint", "divided")
-SAMPLINGS = ("dense", "segment")
-PRECISIONS = ("auto", "bf16", "fp32")
-DEVICES = ("auto", "cpu", "cuda")
-WORKER_STARTS = ("auto", "fork", "spawn", "forkserver")
+Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
+Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
+GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
+Attention = Literal["joint", "divided"]
+Sampling = Literal["dense", "segment"]
+Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
+WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
+EvalSplit = Literal["val", "test"]
 
-WORKER_START_HELP = "how those begin: fork, spawn, forkserver, or auto, Python's own choice"
-CLASS_MAP_HELP = "CSV file `label,class`: only videos with these labels take part, as these classes"
+MASKS: tuple[str, ...] = get_args(Mask)
+
+# Headings of --help.
+MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
+OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
+HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,193 +95,236 @@ MODEL_SIZES = {
 }
 
 
-def _check_hardware(config: "TrainConfig | ViewConfig") -> None:
-    allowed = {"precision": PRECISIONS, "device": DEVICES, "worker_start": WORKER_STARTS}
-    for name, values in allowed.items():
-        check(getattr(config, name) in values, name, getattr(config, name), f"one of {', '.join(values)}")
+# Options that several configurations share.
+CLASS_MAP = option(
+    "", "CSV file with lines `label,class`: use only videos with these labels, under these class names", group=CLIPS
+)
+STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
+NUM_WORKERS = option(
+    4, "Data loading processes per GPU; 0 loads in the main process", group=HARDWARE, may_change=True, ge=0
+)
+WORKER_START = option(
+    "auto", "Multiprocessing start method of the data loading processes", group=HARDWARE, may_change=True
+)
+PRECISION = option(
+    "auto", "Number format of the forward pass; auto: bf16 on a GPU that has it, else fp32", group=HARDWARE
+)
+DEVICE = option("auto", "Device for the model; auto: a GPU if there is one", group=HARDWARE, may_change=True)
 
 
-def _check_clip(num_frames: int, stride: int, image_px: int) -> None:
-    is_whole = num_frames >= TUBELET_FRAMES and num_frames % TUBELET_FRAMES == 0
-    check(is_whole, "num_frames", num_frames, f"a multiple of {TUBELET_FRAMES}")
-    check(stride >= 1, "stride", stride, "at least 1")
-    is_whole = image_px >= PATCH_PX and image_px % PATCH_PX == 0
-    check(is_whole, "image_px", image_px, f"a multiple of {PATCH_PX}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """What pretraining and fine-tuning share."""
+    """Options of pretraining and fine-tuning."""
 
-    model: str = option("vit_base", f"size of the model: {', '.join(MODEL_SIZES)}")
-    attention: str = option("joint", "joint: among all tokens; divided: over time, then over space (TimeSformer)")
-    num_frames: int = option(16, "frames of a clip, a multiple of 2")
-    stride: int = option(4, "from one frame of a clip to the next, in stored frames (paper: 4; SSv2 2)")
-    image_px: int = option(224, "side of the square clip in px, a multiple of 16")
-    flip: bool = option(True, "mirror half of the clips (paper: never on SSv2, whose classes know left from right)")
-    batch_size: int = option(512, "videos of an optimiser step, over all GPUs and all accumulation steps")
-    grad_accum_steps: int = option(1, "split a step into this many smaller ones that add up, to save memory")
-    repeats: int = option(1, "clips drawn of each video of a batch; they count neither in batch-size nor in epochs")
-    epochs: int = option(800, "passes over the videos")
-    warmup_epochs: int = option(40, "epochs over which the learning rate climbs from 0")
-    base_lr: float = option(1.5e-4, "learning rate at the end of the warm-up, for 256 videos a step")
-    min_lr: float = option(1e-5, "learning rate at the end of the cosine, for 256 videos a step")
-    weight_decay: float = option(0.05, "AdamW weight decay of the matrices; biases and norms have none")
-    betas: tuple[float, float] = option((0.9, 0.95), "AdamW decay rates of the two moments")
-    clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip")
-    seed: int = option(0, "decides the weights at the start, the order, the crops and the masks")
-    num_workers: int = option(4, "processes that read clips, for each GPU; 0 reads in the training process")
+    model: Model = option("vit_base", "Size of the model; vit_tiny is meant for a CPU", group=MODEL)
+    attention: Attention = option(
+        "joint", "joint: among all tokens; divided: over time, then over space (TimeSformer)", group=MODEL
+    )
+    num_frames: int = option(16, "Frames of a clip; a multiple of 2", group=CLIPS, ge=TUBELET_FRAMES)
+    stride: int = STRIDE
+    image_px: int = option(224, "Side of the square clip in pixels; a multiple of 16", group=CLIPS, ge=PATCH_PX)
+    flip: bool = option(
+        True, "Mirror half of the clips (paper: never on SSv2, whose classes tell left from right)", group=CLIPS
+    )
+    batch_size: int = option(
+        512, "Videos per optimizer step, over all GPUs and all accumulation steps", group=SCHEDULE, ge=1
+    )
+    grad_accum_steps: int = option(
+        1,
+        "Split each optimizer step into this many forward and backward passes, to save memory",
+        group=SCHEDULE,
+        may_change=True,
+        ge=1,
+    )
+    repeats: int = option(
+        1, "Clips sampled per video (repeated augmentation); not counted in batch-size or epochs", group=SCHEDULE, ge=1
+    )
+    epochs: int = option(800, "Passes over the videos", group=SCHEDULE, ge=1)
+    warmup_epochs: int = option(40, "Epochs of linear learning rate warm-up from 0", group=SCHEDULE, ge=0)
+    base_lr: float = option(1.5e-4, "Peak learning rate for 256 videos per step", group=OPTIMIZER, gt=0)
+    min_lr: float = option(
+        1e-5, "Learning rate at the end of the cosine schedule, for 256 videos per step", group=OPTIMIZER, ge=0
+    )
+    weight_decay: float = option(0.05, "Weight decay of AdamW; biases and norms have none", group=OPTIMIZER, ge=0)
+    betas: tuple[float, float] = option((0.9, 0.95), "Betas of AdamW", group=OPTIMIZER)
+    clip_grad: float = option(0.0, "Clip the gradient to this norm; 0 disables clipping", group=OPTIMIZER, ge=0)
+    ema_decay: float = option(
+        0.0,
+        "Keep an exponential moving average of the weights with this decay, and save and test it; 0 disables it",
+        group=OPTIMIZER,
+        ge=0,
+        lt=1,
+    )
+    seed: int = option(0, "Seed of the initial weights, the order, the crops and the masks", group=SCHEDULE, ge=0)
+    num_workers: int = NUM_WORKERS
+    worker_start: WorkerStart = WORKER_START
     max_unreadable_videos: int = option(
-        0, "unreadable videos that do not end the run; each is named, and left out of the loss"
+        0,
+        "Number of unreadable videos that do not end the run; each is named and left out of the loss",
+        group=HARDWARE,
+        may_change=True,
+        ge=0,
     )
-    worker_start: str = option("auto", WORKER_START_HELP)
-    precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
-    device: str = option("auto", "auto, cpu or cuda")
-    compile: bool = option(False, "compile the model with torch.compile: slower start, faster steps")
+    precision: Precision = PRECISION
+    device: Device = DEVICE
+    compile: bool = option(
+        False, "Compile the model with torch.compile: slower start, faster steps", group=HARDWARE, may_change=True
+    )
     fsdp: bool = option(
-        False, "cut weights, gradients and AdamW's moments up among the GPUs: for models too large for one"
+        False,
+        "Shard weights, gradients and optimizer state over the GPUs (FSDP2), for models too large for one",
+        group=HARDWARE,
+        may_change=True,
     )
-    ema_decay: float = option(0.0, "average the weights over the steps with this decay, save and test that; 0 is off")
     grad_checkpointing: bool = option(
-        False, "compute activations twice instead of keeping them: less memory, 30 % slower"
+        False,
+        "Recompute activations in the backward pass: less memory, about 30 % slower",
+        group=HARDWARE,
+        may_change=True,
     )
-    save_every_epochs: int = option(50, "epochs between the weights kept as epoch-XXXX.safetensors")
-    log_every_steps: int = option(10, "optimiser steps between two lines of metrics.jsonl")
+    save_every_epochs: int = option(
+        50, "Keep the weights as epoch-XXXX.safetensors every so many epochs", group=LOGGING, may_change=True, ge=1
+    )
+    log_every_steps: int = option(
+        10, "Write a line of metrics.jsonl every so many optimizer steps", group=LOGGING, may_change=True, ge=1
+    )
 
-    def __post_init__(self) -> None:
-        # YAML knows only lists.
-        object.__setattr__(self, "betas", tuple(self.betas))
-        check(self.model in MODEL_SIZES, "model", self.model, f"one of {', '.join(MODEL_SIZES)}")
-        check(self.attention in ATTENTIONS, "attention", self.attention, f"one of {', '.join(ATTENTIONS)}")
-        _check_clip(self.num_frames, self.stride, self.image_px)
-        self._check_counts()
-        self._check_optimiser()
-        _check_hardware(self)
-
-    def _check_counts(self) -> None:
-        for name in ("batch_size", "grad_accum_steps", "repeats", "epochs", "save_every_epochs", "log_every_steps"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("num_workers", "max_unreadable_videos", "seed", "warmup_epochs"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        check(self.num_frames % TUBELET_FRAMES == 0, "num_frames", self.num_frames, f"a multiple of {TUBELET_FRAMES}")
+        check(self.image_px % PATCH_PX == 0, "image_px", self.image_px, f"a multiple of {PATCH_PX}")
         is_split = self.batch_size % self.grad_accum_steps == 0
-        check(is_split, "batch_size", self.batch_size, f"a multiple of grad_accum_steps, {self.grad_accum_steps}")
+        check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         check(self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most epochs, {self.epochs}")
-
-    def _check_optimiser(self) -> None:
-        check(self.base_lr > 0, "base_lr", self.base_lr, "more than 0")
-        check(0 <= self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
-        for name in ("weight_decay", "clip_grad"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "from 0 to below 1")
-        is_pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        check(is_pair, "betas", self.betas, "two numbers from 0 to below 1")
+        check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
+        check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Pretraining: Table 5 of the paper."""
+    """Options of pretraining; the defaults are Table 5 of the paper."""
 
-    mask: str = option("mgm", f"what is masked from the encoder: {', '.join(MASKS)}")
-    mask_ratio: float = option(0.75, "share of the tokens that is masked")
-    mask_jitter: float = option(0.15, "how far a side of a moving block may stray, as a share of it; 0 is off")
-    mask_top_k: int = option(1, "centre the block of mgm on the mean of so many strongest cells (paper: 1)")
-    mask_first_guided: bool = option(False, "let the first slice of mgm follow its motion too (paper: random place)")
-    guidance: str = option(
+    mask: Mask = option("mgm", "Masking strategy: which tokens the encoder does not see", group=MASKING)
+    mask_ratio: float = option(0.75, "Share of masked tokens", group=MASKING, gt=0, lt=1)
+    mask_jitter: float = option(
+        0.15,
+        "Maximum relative change of the rectangle's side lengths over time; 0 disables jitter",
+        group=MASKING,
+        ge=0,
+        lt=1,
+    )
+    mask_top_k: int = option(
+        1,
+        "Centre the rectangle of mgm on the mean position of this many cells of largest motion (paper: 1)",
+        group=MASKING,
+        ge=1,
+    )
+    mask_first_guided: bool = option(
+        False, "Place the rectangle of mgm by motion in the first slice too (paper: at random)", group=MASKING
+    )
+    guidance: GuidanceSource = option(
         "vectors",
-        "what moves the block of mgm: vectors (the codec's, as in the paper); clean (the same, less the camera's "
-        "motion and as far as the picture backs them); flow (of `mgm-prep flow`); boxes",
+        "What guides mgm: vectors (of the codec, as in the paper); clean (vectors without camera motion, weighted by "
+        "how well the picture supports them); flow (of `mgm-prep flow`); boxes",
+        group=MASKING,
     )
-    boxes: str = option("", "folder of MOT files, one a video, for guidance boxes")
+    boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.mask in MASKS, "mask", self.mask, f"one of {', '.join(MASKS)}")
-        check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
-        check(0 <= self.mask_jitter < 1, "mask_jitter", self.mask_jitter, "from 0 to below 1")
-        check(self.mask_top_k >= 1, "mask_top_k", self.mask_top_k, "at least 1")
-        check(self.guidance in GUIDANCES, "guidance", self.guidance, f"one of {', '.join(GUIDANCES)}")
+    @model_validator(mode="after")
+    def _check_boxes(self) -> Self:
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
-        check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and none for the others")
+        check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TrainConfig):
-    """Fine-tuning: Table 6 of the paper, Kinetics-400 column; augmentation as in VideoMAE."""
+    """Options of fine-tuning; the defaults are Table 6 of the paper (Kinetics-400), augmentation as in VideoMAE."""
 
-    batch_size: int = option(128, "videos of an optimiser step, over all GPUs and all accumulation steps")
-    repeats: int = option(2, "clips drawn of each video of a batch; they count neither in batch-size nor in epochs")
-    epochs: int = option(75, "passes over the videos")
-    warmup_epochs: int = option(5, "epochs over which the learning rate climbs from 0")
-    base_lr: float = option(1e-3, "learning rate of the head at the end of the warm-up, for 256 videos a step")
-    min_lr: float = option(1e-6, "learning rate of the head at the end of the cosine, for 256 videos a step")
-    betas: tuple[float, float] = option((0.9, 0.999), "AdamW decay rates of the two moments")
-    save_every_epochs: int = option(5, "epochs between the weights kept as epoch-XXXX.safetensors")
-    init: str = option("", "pretrained weights (an epoch-XXXX.safetensors or a run folder); none starts from chance")
-    class_map: str = option("", CLASS_MAP_HELP)
-    sampling: str = option(
-        "dense", "dense: one run of frames at the stride; segment: one frame of each of num-frames parts"
+    batch_size: int = with_default(TrainConfig, "batch_size", 128)
+    repeats: int = with_default(TrainConfig, "repeats", 2)
+    epochs: int = with_default(TrainConfig, "epochs", 75)
+    warmup_epochs: int = with_default(TrainConfig, "warmup_epochs", 5)
+    base_lr: float = with_default(TrainConfig, "base_lr", 1e-3)
+    min_lr: float = with_default(TrainConfig, "min_lr", 1e-6)
+    betas: tuple[float, float] = with_default(TrainConfig, "betas", (0.9, 0.999))
+    save_every_epochs: int = with_default(TrainConfig, "save_every_epochs", 5)
+    init: str = option(
+        "",
+        "Pretrained weights: a run folder or an epoch-XXXX.safetensors. If unset, train from random initialization",
+        group=MODEL,
     )
-    layer_decay: float = option(0.75, "factor on the learning rate from each block to the one before it")
-    drop_path: float = option(0.1, "chance that the last block is skipped; it grows linearly over the depth")
-    fc_dropout: float = option(0.0, "dropout before the head")
-    head_init_scale: float = option(0.001, "factor on the head's weights at the start")
-    mixup: float = option(0.8, "alpha of Mixup; 0 turns it off")
-    cutmix: float = option(1.0, "alpha of CutMix, one box for all frames of a clip; 0 turns it off")
-    mix_prob: float = option(1.0, "share of the batches that is mixed")
-    mix_switch_prob: float = option(0.5, "share of the mixed batches that gets CutMix where both are on")
-    label_smoothing: float = option(0.1, "share of the label that is spread over all classes")
-    randaug: str = option("rand-m7-n4-mstd0.5-inc1", "timm RandAugment string; empty turns it off")
-    random_erasing: float = option(0.25, "share of the clips with one box erased, the same in all frames")
-    crop_min_scale: float = option(0.08, "smallest area of the random crop, as a share of the frame")
-    eval_every_epochs: int = option(0, "epochs between two tests with one view a video; 0 never tests in training")
-    eval_split: str = option("val", "which videos those tests score: val or test")
+    class_map: str = CLASS_MAP
+    sampling: Sampling = option(
+        "dense",
+        "dense: consecutive frames at the stride; segment: one frame of each of num-frames equal segments (TSN)",
+        group=CLIPS,
+    )
+    layer_decay: float = option(
+        0.75, "Factor on the learning rate from each block to the block before it", group=OPTIMIZER, gt=0, le=1
+    )
+    drop_path: float = option(
+        0.1,
+        "Stochastic depth rate of the last block; it grows linearly over the depth",
+        group=REGULARIZATION,
+        ge=0,
+        lt=1,
+    )
+    fc_dropout: float = option(0.0, "Dropout before the head", group=REGULARIZATION, ge=0, lt=1)
+    head_init_scale: float = option(0.001, "Factor on the initial weights of the head", group=REGULARIZATION, ge=0)
+    label_smoothing: float = option(0.1, "Label smoothing", group=REGULARIZATION, ge=0, lt=1)
+    mixup: float = option(0.8, "Alpha of Mixup; 0 disables it", group=AUGMENTATION, ge=0)
+    cutmix: float = option(
+        1.0, "Alpha of CutMix, with one box for all frames of a clip; 0 disables it", group=AUGMENTATION, ge=0
+    )
+    mix_prob: float = option(1.0, "Share of the batches that is mixed", group=AUGMENTATION, ge=0, le=1)
+    mix_switch_prob: float = option(
+        0.5, "Share of the mixed batches that uses CutMix when both are on", group=AUGMENTATION, ge=0, le=1
+    )
+    randaug: str = option(
+        "rand-m7-n4-mstd0.5-inc1", "RandAugment, in timm's notation; empty disables it", group=AUGMENTATION
+    )
+    random_erasing: float = option(
+        0.25, "Share of the clips with one box erased, the same in all frames", group=AUGMENTATION, ge=0, le=1
+    )
+    crop_min_scale: float = option(
+        0.08, "Smallest area of the random crop, as a share of the frame", group=AUGMENTATION, gt=0, le=1
+    )
+    eval_every_epochs: int = option(
+        0,
+        "Test with one view per video every so many epochs; 0 disables it",
+        group=LOGGING,
+        may_change=True,
+        ge=0,
+    )
+    eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.sampling in SAMPLINGS, "sampling", self.sampling, f"one of {', '.join(SAMPLINGS)}")
-        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "more than 0, at most 1")
-        check(0 < self.crop_min_scale <= 1, "crop_min_scale", self.crop_min_scale, "more than 0, at most 1")
-        for name in ("drop_path", "fc_dropout", "label_smoothing"):
-            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
-        for name in ("mix_prob", "mix_switch_prob", "random_erasing"):
-            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
-        for name in ("mixup", "cutmix", "head_init_scale"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
         every = self.eval_every_epochs
-        check(every >= 0, "eval_every_epochs", every, "at least 0")
-        # Its processes must call the model equally often, and some test a video more than others.
+        # All processes must call a sharded model equally often, and some test a video more than others.
         check(not (every and self.fsdp), "eval_every_epochs", every, "0 with fsdp")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViewConfig(Config):
-    """Which views of which videos are read, without chance; a model's size and clip shape come from its weights."""
+    """Which views of which videos are read, without chance. Model size and clip shape come from the weights."""
 
-    split: str = option("test", "which videos are scored: test or val")
-    class_map: str = option("", CLASS_MAP_HELP)
-    stride: int = option(4, "from one frame of a clip to the next, in stored frames (paper: 4; SSv2 2)")
-    sampling: str = option(
-        "dense", "dense: runs of frames at the stride; segment: interleaved frames of the whole video"
+    split: str = option("test", "Split of the videos to score", group=TESTING)
+    class_map: str = CLASS_MAP
+    stride: int = STRIDE
+    sampling: Sampling = option(
+        "dense", "dense: consecutive frames at the stride; segment: interleaved frames of the whole video", group=CLIPS
     )
-    num_temporal_views: int = option(5, "clips along the video (paper: 5; SSv2 2)")
-    num_spatial_views: int = option(3, "square crops along the longer side")
-    batch_size: int = option(8, "videos of a step; all views of a video are read at once")
-    num_workers: int = option(4, "processes that read clips; 0 reads in this process")
-    worker_start: str = option("auto", WORKER_START_HELP)
-    precision: str = option("auto", "bf16, fp32, or auto: bf16 on a GPU that has it, fp32 elsewhere")
-    device: str = option("auto", "auto, cpu or cuda")
-
-    def __post_init__(self) -> None:
-        check(self.sampling in SAMPLINGS, "sampling", self.sampling, f"one of {', '.join(SAMPLINGS)}")
-        _check_hardware(self)
-        for name in ("stride", "num_temporal_views", "num_spatial_views", "batch_size"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        check(self.num_workers >= 0, "num_workers", self.num_workers, "at least 0")
+    num_temporal_views: int = option(5, "Clips along the video (paper: 5; 2 on SSv2)", group=TESTING, ge=1)
+    num_spatial_views: int = option(3, "Square crops along the longer side", group=TESTING, ge=1)
+    batch_size: int = option(8, "Videos per step; all views of a video are read together", group=HARDWARE, ge=1)
+    num_workers: int = NUM_WORKERS
+    worker_start: WorkerStart = WORKER_START
+    precision: Precision = PRECISION
+    device: Device = DEVICE
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ViewConfig):
-    """Multi-view test of a fine-tuned model."""
+    """Options of the multi-view test of a fine-tuned model."""
 
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
@@ -283,32 +334,35 @@ class EvaluateConfig(ViewConfig):
         return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProbeConfig(ViewConfig):
-    """Linear probe of a frozen encoder; the paper gives no settings for it."""
+    """Options of the linear probe of a frozen encoder; the paper gives no settings for it."""
 
-    init: str = option("", "weights whose encoder is probed (an epoch-XXXX.safetensors or a run folder)")
-    train_temporal_views: int = option(5, "clips along each training video that the heads learn from")
-    train_spatial_views: int = option(1, "square crops of each of these; 1 is the middle")
-    learning_rates: tuple[float, ...] = option((5e-3, 3e-3, 1e-3, 3e-4, 1e-4), "AdamW learning rates of the heads")
-    weight_decays: tuple[float, ...] = option((0.01, 0.1, 0.4, 0.8), "weight decays; each with each learning rate")
-    epochs: int = option(50, "passes of the heads over the features")
-    head_batch_size: int = option(1024, "clips of a step of the heads")
-    held_out: float = option(0.1, "share of each class's training videos by which the head is chosen that counts")
-    seed: int = option(0, "decides the order of the clips and the videos held out")
+    init: str = option("", "Weights of the encoder: a run folder or an epoch-XXXX.safetensors", group=MODEL)
+    train_temporal_views: int = option(
+        5, "Clips along each training video that the heads learn from", group=PROBING, ge=1
+    )
+    train_spatial_views: int = option(1, "Square crops of each of these clips; 1 is the centre", group=PROBING, ge=1)
+    learning_rates: tuple[float, ...] = option(
+        (5e-3, 3e-3, 1e-3, 3e-4, 1e-4), "AdamW learning rates of the heads", group=PROBING
+    )
+    weight_decays: tuple[float, ...] = option(
+        (0.01, 0.1, 0.4, 0.8), "Weight decays; each is combined with each learning rate", group=PROBING
+    )
+    epochs: int = option(50, "Passes of the heads over the features", group=PROBING, ge=1)
+    head_batch_size: int = option(1024, "Clips per step of the heads", group=PROBING, ge=1)
+    held_out: float = option(
+        0.1, "Share of each class's training videos that is held out to choose the head", group=PROBING, gt=0, lt=1
+    )
+    seed: int = option(0, "Seed of the order of the clips and of the videos held out", group=PROBING, ge=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
-        object.__setattr__(self, "weight_decays", tuple(self.weight_decays))
-        for name in ("train_temporal_views", "train_spatial_views", "epochs", "head_batch_size"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        check(min(self.learning_rates) > 0, "learning_rates", self.learning_rates, "more than 0 each")
-        check(min(self.weight_decays) >= 0, "weight_decays", self.weight_decays, "at least 0 each")
-        check(0 < self.held_out < 1, "held_out", self.held_out, "between 0 and 1")
-        check(self.seed >= 0, "seed", self.seed, "at least 0")
+    @model_validator(mode="after")
+    def _check_lists(self) -> Self:
+        rates, decays = self.learning_rates, self.weight_decays
+        check(bool(rates) and min(rates) > 0, "learning_rates", rates, "numbers above 0")
+        check(bool(decays) and min(decays) >= 0, "weight_decays", decays, "numbers of at least 0")
+        return self
 
     def for_training(self) -> "ProbeConfig":
         """The same with the views of the training videos."""
         temporal, spatial = self.train_temporal_views, self.train_spatial_views
-        return replace(self, split="train", num_temporal_views=temporal, num_spatial_views=spatial)
+        return self.replace(split="train", num_temporal_views=temporal, num_spatial_views=spatial)

@@ -41,7 +41,7 @@ def repair(
                 continue
             withdraw(store / PARTS_DIR / name, store / UNFINISHED_DIR / f"{name}-{uuid.uuid4().hex}")
             mended.append(name)
-    settings = ExtractSettings.from_dict(check_schema(store)["settings"])
+    settings = ExtractSettings(**check_schema(store)["settings"])
     # Also without a broken part: it makes the index anew.
     extract(videos, store, settings, workers=workers, scheduler=scheduler, report=report, say=say)
     return replace(verify(store), repaired_parts=mended)

@@ -99,7 +99,7 @@ def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
 
 def _differences(store: Store, source: Source) -> Iterator[str]:
     """What differs when the file is decoded again; another version of a library may differ by a grey level."""
-    settings, video = ExtractSettings.from_dict(store.attributes["settings"]), store[source.video_id]
+    settings, video = ExtractSettings(**store.attributes["settings"]), store[source.video_id]
     with tempfile.TemporaryDirectory(prefix="mgm-") as folder:
         writer = PartWriter(Path(folder), video.height, video.width, settings)
         try:

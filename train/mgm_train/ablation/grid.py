@@ -21,16 +21,14 @@ settings are one run.
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
-from mgm_train import config
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from mgm_shared.recipe import mapping, read_recipe, read_yaml
+from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 SECTIONS: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
@@ -87,16 +85,16 @@ class Table:
 
 def read_grid(file: Path) -> list[Table]:
     """The tables of a grid file. UserError for anything in it that has no meaning."""
-    grid = _read_yaml(file)
+    grid = read_yaml(file)
     _refuse_unknown(str(file), grid, KEYS)
     base = _read_recipe(file.parent / str(grid["recipe"])) if "recipe" in grid else {name: {} for name in SECTIONS}
-    for key, value in _mapping(f"{file}: `settings`", grid.get("settings") or {}).items():
+    for key, value in mapping(f"{file}: `settings`", grid.get("settings") or {}).items():
         for section in _sections(f"{file}: `settings`", key):
             base[section][key.rpartition(".")[2]] = value
     seeds = grid.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise UserError(f"{file}: `seeds` must be a list of whole numbers")
-    tables = _mapping(f"{file}: `tables`", grid.get("tables") or {})
+    tables = mapping(f"{file}: `tables`", grid.get("tables") or {})
     if not tables:
         raise UserError(f"{file} has no `tables`; see pipelines/ablation.yaml")
     read = [_table(f"{file}: table `{name}`", str(name), tables[name], base, seeds) for name in tables]
@@ -118,22 +116,10 @@ def runs_of(tables: Iterable[Table]) -> list[Run]:
 
 
 def _read_recipe(file: Path) -> dict[str, dict[str, Any]]:
-    """What a recipe says for each section, with what it says for all of them."""
-    recipe = _read_yaml(file)
-    shared = _mapping(f"{file}: `{PROGRAM}`", recipe.get(PROGRAM) or {})
-    configs = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Config)]
-    _refuse_unknown(f"{file}: `{PROGRAM}`", shared, sorted({name for kind in configs for name in _fields(kind)}))
-    own = {name: _mapping(f"{file}: `{name}`", recipe.get(name) or {}) for name in SECTIONS}
-    for name, kind in SECTIONS.items():
-        _refuse_unknown(f"{file}: `{name}`", own[name], _fields(kind))
-    return {
-        name: {key: value for key, value in shared.items() if key in _fields(kind)} | own[name]
-        for name, kind in SECTIONS.items()
-    }
-
-
-def _fields(kind: type) -> list[str]:
-    return [item.name for item in fields(kind)] if is_dataclass(kind) else []
+    """The options that a recipe sets for each section, those for all commands included."""
+    commands = {name: kind.option_names() for name, kind in (SECTIONS | {"probe": ProbeConfig}).items()}
+    recipe = read_recipe(file, PROGRAM, commands)
+    return {name: recipe.get(name, {}) for name in SECTIONS}
 
 
 def _refuse_namesakes(file: Path, tables: Iterable[Table]) -> None:
@@ -143,22 +129,6 @@ def _refuse_namesakes(file: Path, tables: Iterable[Table]) -> None:
         for section, values in run.configs.items():
             if configs.setdefault((section, run.names[section]), values) != values:
                 raise UserError(f"{file}: two different runs would be named {run.names[section]}; change a value")
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError:
-        raise UserError(f"{file} cannot be read; give a YAML file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    return _mapping(str(file), values)
-
-
-def _mapping(place: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise UserError(f"{place} must hold `key: value` lines")
-    return values
 
 
 def _refuse_unknown(place: str, asked: Iterable[Any], known: Iterable[str]) -> None:
@@ -171,7 +141,7 @@ def _refuse_unknown(place: str, asked: Iterable[Any], known: Iterable[str]) -> N
 def _sections(place: str, key: Any) -> list[str]:
     """The sections whose field a key is. UserError when it is none's."""
     section, _, field = str(key).rpartition(".")
-    found = [name for name, kind in SECTIONS.items() if section in ("", name) and field in _fields(kind)]
+    found = [name for name, kind in SECTIONS.items() if section in ("", name) and field in kind.option_names()]
     if not found:
         raise UserError(f"{place}: {key} is no setting of {section or ', '.join(SECTIONS)}")
     if field in RESERVED:
@@ -179,8 +149,8 @@ def _sections(place: str, key: Any) -> list[str]:
     return found
 
 
-def _table(place: str, name: str, axes: Any, base: Mapping[str, Settings], seeds: list[int]) -> Table:
-    named = [_axis(place, str(axis), values) for axis, values in _mapping(place, axes).items()]
+def _table(place: str, name: str, axes: Any, base: Mapping[str, dict[str, Any]], seeds: list[int]) -> Table:
+    named = [_axis(place, str(axis), values) for axis, values in mapping(place, axes).items()]
     rows = []
     for labels in itertools.product(*(axis.settings for axis in named)):
         varied: dict[str, Any] = {}
@@ -207,15 +177,15 @@ def _axis(place: str, name: str, choices: Any) -> Axis:
     return Axis(name=name, settings=settings, numbers=numbers)
 
 
-def _run(place: str, varied: Settings, base: Mapping[str, Settings], seed: int) -> Run:
+def _run(place: str, varied: Settings, base: Mapping[str, dict[str, Any]], seed: int) -> Run:
     configs: dict[str, Config] = {}
     names: dict[str, str] = {}
     changes: list[str] = []
     for section, kind in SECTIONS.items():
-        plain = kind.from_dict(dict(base[section]))
+        plain = kind(**base[section])
         own = {key.rpartition(".")[2]: value for key, value in varied.items() if section in _sections(place, key)}
         seeded = {"seed": seed} if hasattr(plain, "seed") else {}
-        configs[section] = kind.from_dict({**base[section], **own, **seeded})
+        configs[section] = kind(**(base[section] | own | seeded))
         for key in varied:
             field = key.rpartition(".")[2]
             if section in _sections(place, key) and getattr(configs[section], field) != getattr(plain, field):

@@ -19,18 +19,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from mgm_shared.config import Config, to_dict
+from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_train.ablation.grid import Run
-from mgm_train.checkpoint.run_folder import FREE_SETTINGS
 from mgm_train.runtime.signals import StopRequest
 
 POLL_S = 0.2
@@ -74,7 +73,9 @@ class Stage:
     def identity(self, store: str) -> dict[str, Any]:
         """What its result depends on, as it stands in the record."""
         # Where its pretraining lies is not what it is; that has a record of its own.
-        kept = {key: value for key, value in to_dict(self.config).items() if key not in FREE_SETTINGS | {"init"}}
+        kept = {
+            key: value for key, value in self.config.to_dict().items() if key not in self.config.changeable() | {"init"}
+        }
         return {"store": store, "settings": json.loads(json.dumps(kept))}
 
 
@@ -100,7 +101,7 @@ def stages_of(run: Run, out: Path, store: str) -> list[Stage]:
     """Pretraining, fine-tuning and test of a run."""
     folders = {task: out / name for task, name in run.names.items()}
     pretrained, finetuned = folders["pretrain"] / "pretrain", folders["finetune"] / "finetune"
-    config = replace(run.configs["finetune"], init=str(pretrained.absolute()))  # type: ignore[type-var]
+    config = run.configs["finetune"].replace(init=str(pretrained.absolute()))
     # torchrun's own parser would take `--run` for itself.
     calls = {
         "pretrain": (run.configs["pretrain"], (store, "--run-dir", str(pretrained))),
@@ -179,7 +180,7 @@ class Ablation:
     def _start(self, stage: Stage) -> None:
         """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""
         stage.folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({stage.task: to_dict(stage.config)}, sort_keys=False)
+        text = yaml.safe_dump({stage.task: stage.config.to_dict()}, sort_keys=False)
         replace_file(stage.asked, lambda path: path.write_text(text))
         ended = self.launch(stage.command, self.stop)
         if ended.code == EXIT_INTERRUPTED or (ended.code and self.stop.is_asked):

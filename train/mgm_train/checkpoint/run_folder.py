@@ -24,26 +24,10 @@ import cv2
 import torch
 import yaml
 
-from mgm_shared.config import Config, to_dict
+from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_train.config import TrainConfig
-
-# These may change when a run goes on: they move work around, or change how often something is written.
-FREE_SETTINGS = {
-    "grad_accum_steps",
-    "num_workers",
-    "max_unreadable_videos",
-    "device",
-    "compile",
-    "grad_checkpointing",
-    "fsdp",
-    "worker_start",
-    "save_every_epochs",
-    "log_every_steps",
-}
-# So may these, which fine-tuning alone has.
-FREE_IN_FINETUNING = {"eval_every_epochs", "eval_split"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,7 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for left_by_a_kill in self.checkpoints.glob(".*.part"):
             left_by_a_kill.unlink()
-        text = yaml.safe_dump({task: to_dict(config)}, sort_keys=False)
+        text = yaml.safe_dump({task: config.to_dict()}, sort_keys=False)
         replace_file(self.root / "config.yaml", lambda path: path.write_text(text))
         environment = json.dumps(describe_environment() | dict(about), indent=2) + "\n"
         replace_file(self.root / "environment.json", lambda path: path.write_text(environment))
@@ -105,7 +89,7 @@ def read_config(root: Path, task: str, kind: type[AnyConfig]) -> AnyConfig:
         values = yaml.safe_load((root / "config.yaml").read_text())[task]
     except (OSError, KeyError, TypeError):
         raise UserError(f"{root} is not the folder of a {task} run") from None
-    return kind.from_dict(values)
+    return kind(**values)
 
 
 def describe_environment() -> dict[str, object]:
@@ -148,10 +132,10 @@ def load_last(run: RunFolder) -> dict[str, Any] | None:
 def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config: TrainConfig, store: str) -> None:
     """UserError unless a run that stopped with `state` may go on with these settings; it names what differs."""
     saved = {"task": state["task"], "store": state["position"]["store"]} | state["config"]
-    asked = {"task": task, "store": store} | to_dict(config)
+    asked = {"task": task, "store": store} | config.to_dict()
     differing = [
         f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
-        for name in sorted((saved.keys() | asked.keys()) - FREE_SETTINGS - FREE_IN_FINETUNING)
+        for name in sorted((saved.keys() | asked.keys()) - config.changeable())
         if saved.get(name) != asked.get(name)
     ]
     if differing:

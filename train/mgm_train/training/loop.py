@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mgm_shared.config import to_dict
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_last, save_last
 from mgm_train.checkpoint.weights import save_weights
@@ -244,7 +243,7 @@ class _Trainer:
         start_s = time.perf_counter()
         state = {
             "task": self.job.task,
-            "config": to_dict(self.config),
+            "config": self.config.to_dict(),
             "position": {**self.plan.position(self.step), "store": self.job.store},
             "unreadable": self.unreadable.reason_of,
             **self.learner.state(),
