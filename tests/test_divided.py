@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mgm_shared.geometry import TokenGrid
 from mgm_train.config import ModelConfig
-from mgm_train.masking.strategies import STRATEGIES, MaskOptions, num_hidden
+from mgm_train.masking.strategies import STRATEGIES, MaskOptions, num_masked
 from mgm_train.models.divided_attention import DividedBlock, DividedBlocks
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, split_mask
 
@@ -86,7 +86,7 @@ def _mask(strategy: str, seed: int) -> Tensor:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_visible_tokens_attend_as_loops_over_them_do(strategy: str) -> None:
     mask_BN = torch.stack([_mask(strategy, seed) for seed in range(2)])
-    visible_BV, _ = split_mask(mask_BN, num_hidden(GRID, 0.75))
+    visible_BV, _ = split_mask(mask_BN, num_masked(GRID, 0.75))
     blocks, tokens_BVD = _blocks(), _tokens(num_tokens=visible_BV.shape[1])
     with torch.no_grad():
         after_BVD = blocks(tokens_BVD, visible_BV)
@@ -123,11 +123,11 @@ def _clips() -> tuple[Tensor, Tensor]:
 def test_the_model_sees_visible_pixels_only_and_is_one_graph() -> None:
     model = build(lambda: VideoMAE(TOY), seed=0).eval()
     frames_BCTHW, mask_BN = _clips()
-    is_hidden = mask_BN.view(2, 1, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(16, 3).repeat_interleave(16, 4)
+    is_masked = mask_BN.view(2, 1, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(16, 3).repeat_interleave(16, 4)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         pixels_BMP = model(frames_BCTHW, mask_BN, 36)
-        torch.testing.assert_close(model(frames_BCTHW.masked_fill(is_hidden, 0), mask_BN, 36), pixels_BMP)
+        torch.testing.assert_close(model(frames_BCTHW.masked_fill(is_masked, 0), mask_BN, 36), pixels_BMP)
         torch.testing.assert_close(compiled(frames_BCTHW, mask_BN, 36), pixels_BMP)
 
 

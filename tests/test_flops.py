@@ -36,15 +36,15 @@ def _counted(model: torch.nn.Module, *inputs: object) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("num_hidden", [5, 12])
+@pytest.mark.parametrize("num_masked", [5, 12])
 @pytest.mark.parametrize("config", [TOY, LOPSIDED], ids=lambda config: config.name)
-def test_pretraining_count_is_torchs(config: ModelConfig, num_hidden: int) -> None:
-    num_hidden = min(num_hidden, config.grid.num_tokens - 1)
+def test_pretraining_count_is_torchs(config: ModelConfig, num_masked: int) -> None:
+    num_masked = min(num_masked, config.grid.num_tokens - 1)
     generator = torch.Generator().manual_seed(0)
     frames_BCTHW = torch.zeros(2, 3, config.num_frames, config.image_px, config.image_px, dtype=torch.uint8)
     num_tokens = config.grid.num_tokens
-    mask_BN = torch.stack([torch.randperm(num_tokens, generator=generator) < num_hidden for _ in range(2)])
-    assert 2 * pretrain_flops(config, num_hidden) == _counted(VideoMAE(config), frames_BCTHW, mask_BN, num_hidden)
+    mask_BN = torch.stack([torch.randperm(num_tokens, generator=generator) < num_masked for _ in range(2)])
+    assert 2 * pretrain_flops(config, num_masked) == _counted(VideoMAE(config), frames_BCTHW, mask_BN, num_masked)
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])

@@ -16,7 +16,7 @@ from mgm_train.masking.strategies import (
     STRATEGIES,
     MaskOptions,
     make_mask,
-    num_hidden,
+    num_masked,
     num_masked_per_slice,
     strongest_places,
 )
@@ -78,7 +78,7 @@ def test_the_count_equals_exact_decimal_arithmetic(thousandths, patches):
 def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strategy, share_equal):
     rng = np.random.default_rng(seed)
     masked_thw = mask_thw(strategy, grid, noise(grid, rng, share_equal), rng, ratio)
-    assert masked_thw.sum() == num_hidden(grid, ratio)
+    assert masked_thw.sum() == num_masked(grid, ratio)
     if strategy in SLICE_WISE:
         assert set(masked_thw.sum((1, 2)).tolist()) == {num_masked_per_slice(grid, ratio)}
 
@@ -113,7 +113,7 @@ def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(grid, ra
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.data())
-def test_the_strongest_cell_is_hidden_wherever_it_is(grid, ratio, seed, data):
+def test_the_strongest_cell_is_masked_wherever_it_is(grid, ratio, seed, data):
     if not num_masked_per_slice(grid, ratio):
         return
     rng = np.random.default_rng(seed)

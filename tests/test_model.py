@@ -62,17 +62,17 @@ def test_uint8_frames_are_normalised_inside() -> None:
         assert not torch.allclose(model(frames_BCTHW.float()), expected_BK, atol=1e-2)
 
 
-def test_prediction_does_not_depend_on_hidden_pixels_but_on_visible_ones() -> None:
+def test_prediction_does_not_depend_on_masked_pixels_but_on_visible_ones() -> None:
     model = VideoMAE(TOY).eval()
     frames_BCTHW, mask_BN = _clips()
-    is_hidden = mask_BN.view(2, 1, 2, 3, 3).repeat_interleave(2, 2)
-    is_hidden = is_hidden.repeat_interleave(16, 3).repeat_interleave(16, 4).expand_as(frames_BCTHW)
+    is_masked = mask_BN.view(2, 1, 2, 3, 3).repeat_interleave(2, 2)
+    is_masked = is_masked.repeat_interleave(16, 3).repeat_interleave(16, 4).expand_as(frames_BCTHW)
     with torch.no_grad():
         pixels_BMP = model(frames_BCTHW, mask_BN)
-        other_hidden_BMP = model(torch.where(is_hidden, 0.0, frames_BCTHW), mask_BN)
-        other_visible_BMP = model(torch.where(is_hidden, frames_BCTHW, 0.0), mask_BN)
+        other_masked_BMP = model(torch.where(is_masked, 0.0, frames_BCTHW), mask_BN)
+        other_visible_BMP = model(torch.where(is_masked, frames_BCTHW, 0.0), mask_BN)
     assert pixels_BMP.shape == (2, 12, 1536)
-    assert torch.equal(pixels_BMP, other_hidden_BMP)
+    assert torch.equal(pixels_BMP, other_masked_BMP)
     assert not torch.allclose(pixels_BMP, other_visible_BMP, atol=1e-3)
 
 

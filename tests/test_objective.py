@@ -72,7 +72,7 @@ def test_target_is_normalised_for_each_color_and_uniform_patches_are_zero() -> N
     np.testing.assert_allclose(target_BMP[0, 1].reshape(512, 3).numpy(), expected_PC, atol=1e-4)
 
 
-def test_masked_mse_sees_hidden_patches_only() -> None:
+def test_masked_mse_sees_masked_patches_only() -> None:
     frames_BCTHW = _frames()
     mask_BN = torch.zeros(2, 12, dtype=torch.bool)
     mask_BN[0, [1, 7]] = mask_BN[1, [4, 5]] = True

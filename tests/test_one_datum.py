@@ -86,7 +86,7 @@ def test_one_datum(tmp_path):
     # → a batch → tokens → pixels of the masked patches → loss → gradients everywhere
     frames_CTHW = torch.from_numpy(clip.frames_CTHW)
     batch = collate([[{"frames_CTHW": frames_CTHW, "mask_N": torch.from_numpy(mask_N), "label": -1, "index": 0}]])
-    batch["num_hidden"] = int(mask_N.sum())
+    batch["num_masked"] = int(mask_N.sum())
     model = build(lambda: VideoMAE(model_config("vit_tiny", num_frames=8, image_px=128)), seed=0)
     loss = PretrainObjective()(model, batch, seed=0)
     assert 0.5 < loss.item() < 3

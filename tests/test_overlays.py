@@ -16,7 +16,7 @@ from mgm_shared.overlays import (
     draw_outline,
     full_speed,
     motion_colours,
-    shade_hidden,
+    shade_masked,
 )
 
 # Machado, Oliveira and Fernandes 2009, at full severity; of linear RGB.
@@ -107,17 +107,17 @@ def test_hatching_lies_on_missing_cells_only(axis):
     assert np.count_nonzero(alpha_HW) == 64
 
 
-def test_hidden_tubelets_lie_in_fog_and_the_rest_is_untouched():
+def test_masked_tubelets_lie_in_fog_and_the_rest_is_untouched():
     frames_THWC = np.full((4, 32, 48, 3), 200, np.uint8)
     mask_thw = np.zeros((2, 2, 3), bool)
     mask_thw[1, 0, 2] = True
     for fog, grey in ((0.5, 155), (1.0, 110)):
         expected = frames_THWC.copy()
         expected[2:4, 0:16, 32:48] = grey
-        np.testing.assert_array_equal(shade_hidden(frames_THWC, mask_thw, fog=fog), expected)
+        np.testing.assert_array_equal(shade_masked(frames_THWC, mask_thw, fog=fog), expected)
 
 
-def test_outline_runs_between_hidden_and_visible(axis):
+def test_outline_runs_between_masked_and_visible(axis):
     mask_hw = np.array([[0, 1, 1], [0, 1, 0]], bool)
     draw_outline(axis, mask_hw)
     x, y = axis.lines[-1].get_data()

@@ -65,10 +65,10 @@ def test_the_loss_is_the_error_of_the_prediction(model, frames_THWC, mask_N):
     assert rebuilt.loss == pytest.approx(float((error_M3Q**2).mean()), rel=1e-4)
 
 
-def test_only_the_rows_that_say_so_have_seen_hidden_pixels(model, frames_THWC, mask_N):
-    is_hidden_THW = _pixels(mask_N)
+def test_only_the_rows_that_say_so_have_seen_masked_pixels(model, frames_THWC, mask_N):
+    is_masked_THW = _pixels(mask_N)
     other_THWC = frames_THWC.copy()
-    other_THWC[is_hidden_THW] = 255 - other_THWC[is_hidden_THW] // 2
+    other_THWC[is_masked_THW] = 255 - other_THWC[is_masked_THW] // 2
     one, other = (reconstruct(model, _colours_first(clip_THWC), mask_N) for clip_THWC in (frames_THWC, other_THWC))
     for name in ("visible_statistics", "neutral_statistics"):
         pictures = [rebuilt.frames(getattr(rebuilt, name)()) for rebuilt in (one, other)]

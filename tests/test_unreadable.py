@@ -101,7 +101,7 @@ def test_a_damaged_labelled_video_is_blank_too(damaged_store):
 
 def _batch(bad: tuple[int, ...], num_clips: int = 1) -> dict:
     batch = collate([Damaged(num_clips, bad=bad)[0, index] for index in range(4)])
-    return batch | {"num_hidden": 6}
+    return batch | {"num_masked": 6}
 
 
 @pytest.mark.parametrize("bad", [(0,), (1, 2), (0, 1, 2, 3)])
@@ -112,9 +112,9 @@ def test_a_blank_clip_adds_no_loss_and_changes_no_other_s(tmp_path, bad):
     loss.backward()
     gradient = model.encoder.patch_embed.proj.weight.grad.clone()
     model.zero_grad()
-    alone = [{key: value[k : k + 1] for key, value in whole.items() if key != "num_hidden"} for k in range(4)]
+    alone = [{key: value[k : k + 1] for key, value in whole.items() if key != "num_masked"} for k in range(4)]
     expected = sum(
-        PretrainObjective()(model, clip | {"num_hidden": 6}, 0) for k, clip in enumerate(alone) if k not in bad
+        PretrainObjective()(model, clip | {"num_masked": 6}, 0) for k, clip in enumerate(alone) if k not in bad
     )
     if len(bad) == 4:
         assert loss == 0

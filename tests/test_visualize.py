@@ -12,7 +12,7 @@ from mgm_train.figures.paper_figures import (
     reconstruction_picture,
     saliency_picture,
 )
-from mgm_train.masking.strategies import STRATEGIES, num_hidden
+from mgm_train.masking.strategies import STRATEGIES, num_masked
 from mgm_train.models.videomae import VideoMAE, build, model_config
 
 CONFIG = PretrainConfig(model="vit_tiny", num_frames=4, image_px=64, stride=2)
@@ -44,7 +44,7 @@ def test_the_mask_is_the_same_in_every_picture(subject):
     first_thw, again_thw = subject.mask_thw(), subject.mask_thw("mgm")
     np.testing.assert_array_equal(first_thw, again_thw)
     for strategy in STRATEGIES:
-        assert subject.mask_thw(strategy).sum() == num_hidden(subject.grid, 0.75)
+        assert subject.mask_thw(strategy).sum() == num_masked(subject.grid, 0.75)
 
 
 def test_every_strategy_has_a_row(subject):
@@ -63,10 +63,10 @@ def test_every_strategy_has_a_row(subject):
     figure = picture.strip()
     assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 0", "frame 2"]
     shown_HWC = figure.axes[3].images[0].get_array()
-    is_hidden_HW = subject.mask_thw()[1].repeat(16, 0).repeat(16, 1)
+    is_masked_HW = subject.mask_thw()[1].repeat(16, 0).repeat(16, 1)
     clip_HWC = subject.clip.frames_THWC[2]
-    np.testing.assert_array_equal(shown_HWC[~is_hidden_HW], clip_HWC[~is_hidden_HW])
-    assert (shown_HWC[is_hidden_HW] != clip_HWC[is_hidden_HW]).mean() > 0.9
+    np.testing.assert_array_equal(shown_HWC[~is_masked_HW], clip_HWC[~is_masked_HW])
+    assert (shown_HWC[is_masked_HW] != clip_HWC[is_masked_HW]).mean() > 0.9
 
 
 def test_saliency_has_boxes_mask_vectors_and_attention(subject, model):

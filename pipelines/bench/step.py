@@ -23,7 +23,7 @@ from torch.profiler import profile
 
 from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
 from mgm_train.config import PretrainConfig
-from mgm_train.masking.strategies import num_hidden
+from mgm_train.masking.strategies import num_masked
 from mgm_train.models.flops import peak, pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build, model_config, normalise
 from mgm_train.training.losses import PretrainObjective
@@ -81,7 +81,7 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     """Our side and, unless `is_alone`, theirs; with `is_compiled`, each compiled as well."""
     shape = model_config(case.model, num_frames=case.num_frames, image_px=case.image_px)
     ours = build(lambda: VideoMAE(shape), seed=0).to(case.device).train()
-    batch = make_batch(case, num_hidden(shape.grid, case.ratio), shape.grid.num_tokens)
+    batch = make_batch(case, num_masked(shape.grid, case.ratio), shape.grid.num_tokens)
     objective = PretrainObjective.of(PretrainConfig(compile=is_compiled))
     called = torch.compile(ours) if is_compiled else ours
     steps = {"ours": Step(case, ours, lambda: objective(called, batch, 0))}
@@ -104,16 +104,16 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     return steps
 
 
-def make_batch(case: Case, num_hidden: int, num_tokens: int) -> dict[str, Any]:
+def make_batch(case: Case, num_masked: int, num_tokens: int) -> dict[str, Any]:
     """Noise as frames, and random masks that hide the same number of tokens in every clip."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch_size, 3, case.num_frames, case.image_px, case.image_px)
     frames_BCTHW = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    rows = [torch.randperm(num_tokens, generator=generator) < num_hidden for _ in range(case.batch_size)]
+    rows = [torch.randperm(num_tokens, generator=generator) < num_masked for _ in range(case.batch_size)]
     return {
         "frames_BCTHW": frames_BCTHW.to(case.device),
         "mask_BN": torch.stack(rows).to(case.device),
-        "num_hidden": num_hidden,
+        "num_masked": num_masked,
     }
 
 
@@ -130,7 +130,7 @@ def measure(case: Case, rounds: int, is_compiled: bool, is_alone: bool) -> dict[
             step.run()
     seconds = {name: statistics.median(step.seconds) for name, step in steps.items()}
     shape = model_config(case.model, num_frames=case.num_frames, image_px=case.image_px)
-    flops = case.batch_size * pretrain_flops(shape, num_hidden(shape.grid, case.ratio))
+    flops = case.batch_size * pretrain_flops(shape, num_masked(shape.grid, case.ratio))
     top = peak(case.device, DTYPES[case.precision])
     return {
         "line": "step",

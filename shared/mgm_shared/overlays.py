@@ -122,11 +122,11 @@ def draw_missing(axis: "Axes", motion_YX2: NDArray[np.float32]) -> None:
     axis.imshow(hatch_HWC, interpolation="nearest")
 
 
-def shade_hidden(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], fog: float = FOG_SHARE) -> Any:
+def shade_masked(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], fog: float = FOG_SHARE) -> Any:
     """The clip with its masked tubelets in fog; 1 leaves nothing of them to see."""
-    is_hidden_THW1 = pixels_of(mask_thw)[..., None]
+    is_masked_THW1 = pixels_of(mask_thw)[..., None]
     fogged_THWC = np.round((1 - fog) * frames_THWC + fog * FOG_GREY).astype(np.uint8)
-    return np.where(is_hidden_THW1, fogged_THWC, frames_THWC)
+    return np.where(is_masked_THW1, fogged_THWC, frames_THWC)
 
 
 def pixels_of(tokens_thw: NDArray[Any]) -> NDArray[Any]:

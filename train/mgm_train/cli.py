@@ -66,7 +66,7 @@ def pretrain(
     from mgm_train.data.augment import PretrainAugment
     from mgm_train.data.clips import PretrainDataset
     from mgm_train.masking.guidance import Guidance
-    from mgm_train.masking.strategies import MaskGenerator, num_hidden
+    from mgm_train.masking.strategies import MaskGenerator, num_masked
     from mgm_train.models.flops import pretrain_flops
     from mgm_train.models.videomae import VideoMAE, build, model_config
     from mgm_train.training.loop import Job
@@ -95,7 +95,7 @@ def pretrain(
         dataset=dataset,
         run=RunFolder(run_folder),
         store=opened.digest,
-        flops_per_clip=pretrain_flops(shape, num_hidden(shape.grid, config.mask_ratio)),
+        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
     )
     _train(job, dry_run, force, is_json)
 

@@ -117,13 +117,13 @@ class StepKeys(Sampler[list[Key]]):
 
 
 def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
-    """`clips.collate`; with masks, also `num_hidden`, the masked tokens of each clip. ValueError if that differs."""
+    """`clips.collate`; with masks, also `num_masked`, the masked tokens of each clip. ValueError if that differs."""
     batch: dict[str, Any] = collate(videos)
     if "mask_BN" in batch:
-        num_hidden_B = batch["mask_BN"].sum(1)
-        if bool((num_hidden_B != num_hidden_B[0]).any()):
-            raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_hidden_B.tolist()}")
-        batch["num_hidden"] = int(num_hidden_B[0])
+        num_masked_B = batch["mask_BN"].sum(1)
+        if bool((num_masked_B != num_masked_B[0]).any()):
+            raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_masked_B.tolist()}")
+        batch["num_masked"] = int(num_masked_B[0])
     return batch
 
 

@@ -93,8 +93,8 @@ class FeatureCache:
         chunks = [range(start, min(start + VIDEOS_PER_CHUNK, len(dataset))) for start in starts]
         missing = [chunk for chunk in chunks[distributed.rank :: distributed.world_size] if not self._is_there(chunk)]
         stop = StopRequest()
-        num_missing, is_hidden = sum(map(len, missing)), not (distributed.is_main and is_terminal())
-        bar = tqdm(total=num_missing, desc=f"features of {self.split}", unit="video", disable=is_hidden)
+        num_missing, is_masked = sum(map(len, missing)), not (distributed.is_main and is_terminal())
+        bar = tqdm(total=num_missing, desc=f"features of {self.split}", unit="video", disable=is_masked)
         with stop.listening(), bar:
             for chunk, features in zip(missing, self._chunks(model, dataset, missing, distributed), strict=False):
                 self._save(chunk, features)

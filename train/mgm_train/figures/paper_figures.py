@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mgm_shared.boxes import Boxes, boxes_at
 from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_rows, movie, panels
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, Box, TokenGrid
-from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_outline, draw_ring, shade_hidden
+from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_outline, draw_ring, shade_masked
 from mgm_shared.store import Video
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
@@ -127,7 +127,7 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
 
 def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
     """The clip in fog where it is masked, with its boxes."""
-    shaded_THWC = shade_hidden(subject.clip.frames_THWC, mask_thw)
+    shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw)
 
     def draw(axis: "Axes", t: int) -> None:
         axis.imshow(shaded_THWC[t])
@@ -223,7 +223,7 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
         _frames("clip", frames_THWC),
-        _frames(f"seen by the\nencoder ({name})", shade_hidden(frames_THWC, mask_thw, fog=1.0)),
+        _frames(f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw, fog=1.0)),
         _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
         *_rebuilt_rows(rebuilt),
     ]

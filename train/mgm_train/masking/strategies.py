@@ -78,7 +78,7 @@ def num_masked_per_slice(grid: TokenGrid, ratio: float) -> int:
     return int(Fraction(ratio).limit_denominator(10_000) * grid.patches_per_slice)
 
 
-def num_hidden(grid: TokenGrid, ratio: float) -> int:
+def num_masked(grid: TokenGrid, ratio: float) -> int:
     """Masked tokens of a clip: `int(ratio·h·w)·t`, for every strategy."""
     return num_masked_per_slice(grid, ratio) * grid.t
 
@@ -174,7 +174,7 @@ def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, 
 
 def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Random tokens of the whole clip (ST-MAE); only the total is fixed."""
-    mask_1N = lowest(rng.random((1, 1, grid.num_tokens)), num_hidden(grid, ratio))
+    mask_1N = lowest(rng.random((1, 1, grid.num_tokens)), num_masked(grid, ratio))
     return mask_1N.reshape(grid.t, grid.h, grid.w)
 
 
@@ -197,7 +197,7 @@ def make_mask(
     rng: Generator,
     options: MaskOptions = MaskOptions(),
 ) -> Mask:
-    """A mask_N, True = masked, flattened t, h, w, with exactly `num_hidden` True.
+    """A mask_N, True = masked, flattened t, h, w, with exactly `num_masked` True.
 
     `strength_TYX` is what `Guidance.strength` makes of a clip, none missing; its shape gives the token grid. ValueError
     for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number of tubelets.

@@ -65,14 +65,14 @@ def _with_backward(rest: int, embedding: int) -> int:
     return 3 * rest + 2 * embedding
 
 
-def pretrain_flops(config: ModelConfig, num_hidden: int) -> int:
-    """Operations of one clip of which `num_hidden` tokens are masked, forward and backward."""
+def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
+    """Operations of one clip of which `num_masked` tokens are masked, forward and backward."""
     num_tokens = config.grid.num_tokens
-    num_visible = num_tokens - num_hidden
+    num_visible = num_tokens - num_masked
     encoder = _encoder(config, num_visible)
     bridge = _linear(num_visible, config.width, config.decoder_width)
-    decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_hidden)
-    head = _linear(num_hidden, config.decoder_width, _PATCH_VALUES)
+    decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_masked)
+    head = _linear(num_masked, config.decoder_width, _PATCH_VALUES)
     return _with_backward(encoder + bridge + decoder + head, _linear(num_visible, _PATCH_VALUES, config.width))
 
 

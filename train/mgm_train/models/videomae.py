@@ -35,13 +35,13 @@ def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attent
     return replace(MODEL_SIZES[name], num_frames=num_frames, image_px=image_px, attention=attention)
 
 
-def split_mask(mask_BN: Tensor, num_hidden: int) -> tuple[Tensor, Tensor]:
+def split_mask(mask_BN: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
     """Indices (B, V) of the visible and (B, M) of the masked tokens, each in ascending order.
 
-    `num_hidden` is given, for counting would wait for the GPU. Every clip must hide exactly that many.
+    `num_masked` is given, for counting would wait for the GPU. Every clip must hide exactly that many.
     """
     order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True)
-    num_visible = mask_BN.shape[1] - num_hidden
+    num_visible = mask_BN.shape[1] - num_masked
     return order_BN[:, :num_visible], order_BN[:, num_visible:]
 
 
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens, then the pixels of the last `num_hidden` ones: (B, N, E) → (B, M, P)."""
+    """Blocks over all tokens, then the pixels of the last `num_masked` ones: (B, N, E) → (B, M, P)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(config.decoder_width)
         self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
 
-    def forward(self, tokens_BNE: Tensor, num_hidden: int) -> Tensor:
-        return self.head(self.norm(self.blocks(tokens_BNE, num_hidden)))
+    def forward(self, tokens_BNE: Tensor, num_masked: int) -> Tensor:
+        return self.head(self.norm(self.blocks(tokens_BNE, num_masked)))
 
 
 class VideoMAE(nn.Module):
@@ -153,21 +153,21 @@ class VideoMAE(nn.Module):
         self.apply(_init_linear)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
+    def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
         """Predicted pixels (B, M, P) of the masked tokens, in ascending order of token.
 
         Args:
             frames_BCTHW: uint8, or float that `normalise` made.
             mask_BN: bool, True = masked; every clip hides the same number.
-            num_hidden: That number. Counted when not given, which waits for the GPU.
+            num_masked: That number. Counted when not given, which waits for the GPU.
         """
-        num_hidden = int(mask_BN[0].sum()) if num_hidden is None else num_hidden
-        visible_BV, masked_BM = split_mask(mask_BN, num_hidden)
+        num_masked = int(mask_BN[0].sum()) if num_masked is None else num_masked
+        visible_BV, masked_BM = split_mask(mask_BN, num_masked)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
         # The tokens are not put back in their places: their positions travel with them.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
         masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
-        return self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_hidden)
+        return self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations twice instead of keeping them (timm's name)."""

@@ -33,19 +33,19 @@ class Objective(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
 
 
-def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_hidden: int | None = None) -> Tensor:
+def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
     """Mean squared error over the masked patches, a float32 scalar.
 
     Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is masked.
     """
-    num_hidden = pixels_BMP.shape[1] if num_hidden is None else num_hidden
-    _, masked_BM = split_mask(mask_BN, num_hidden)
+    num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
+    _, masked_BM = split_mask(mask_BN, num_masked)
     return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainObjective:
-    """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_hidden`."""
+    """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_masked`."""
 
     error: Callable[[Tensor, Tensor, Tensor, int], Tensor] = masked_mse
 
@@ -55,14 +55,14 @@ class PretrainObjective:
         return cls(error=torch.compile(masked_mse)) if config.compile else cls()
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
-        frames_BCTHW, mask_BN, num_hidden = batch["frames_BCTHW"], batch["mask_BN"], batch["num_hidden"]
-        pixels_BMP = model(frames_BCTHW, mask_BN, num_hidden)
+        frames_BCTHW, mask_BN, num_masked = batch["frames_BCTHW"], batch["mask_BN"], batch["num_masked"]
+        pixels_BMP = model(frames_BCTHW, mask_BN, num_masked)
         kept_K = batch.get("kept_K")
         if kept_K is None:
-            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_hidden)
+            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_masked)
         if not len(kept_K):
             return _no_loss(pixels_BMP)
-        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_hidden)
+        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_masked)
         return error * (len(kept_K) / len(frames_BCTHW))
 
 
