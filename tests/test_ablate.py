@@ -81,7 +81,7 @@ def test_what_is_finished_is_not_run_again(ablate, programs):
     programs.stop_at = 5
     stopped = ablate()
     assert stopped.exit_code == 130
-    assert "stopped; the same command goes on" in stopped.stderr
+    assert "stopped; run the same command again" in stopped.stderr
     assert "| mgm  | not run" in stopped.stdout
     assert "1 not run" in stopped.stdout
     listed = ablate("-n").stdout.splitlines()

@@ -13,7 +13,7 @@ from mgm_shared.store import open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data.labels import class_names
 from mgm_train.data.sampling import view_indices
-from mgm_train.evaluation.multiview import ViewDataset, evaluate, score_every
+from mgm_train.evaluation.multiview import ViewDataset, score_every, score_views
 from mgm_train.models.videomae import VideoClassifier, build, model_config
 from mgm_train.runtime.distributed import Distributed, init_distributed
 
@@ -49,7 +49,7 @@ def test_one_view_works_and_is_the_middle(pan_store):
 def test_the_softmax_is_averaged_over_views(pan_store):
     model = build(lambda: VideoClassifier(MODEL, 4), seed=0)
     dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=1)
-    scores, predictions = evaluate(model, dataset, CPU)
+    scores, predictions = score_views(model, dataset, CPU)
     assert (scores.scored, scores.listed, scores.unreadable) == (4, 4, {})
     with torch.no_grad():
         expected = model.eval()(dataset[2].frames_VCTHW).softmax(1).mean(0)
@@ -68,15 +68,16 @@ class _RightInATest(nn.Module):
         return torch.eye(4)[: len(frames_BCTHW)] * (0 if self.training else 9)
 
 
-def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store, capsys):
+def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store):
+    said: list[str] = []
     views = EvaluateConfig(stride=2, num_workers=0, batch_size=4, num_temporal_views=1, num_spatial_views=1)
     dataset = ViewDataset(pan_store, class_names(pan_store), MODEL, views)
     order = torch.from_numpy(dataset.labels)
-    score_epoch, model = score_every(2, dataset, CPU), _RightInATest()
+    score_epoch, model = score_every(2, dataset, said.append, CPU), _RightInATest()
     assert order.tolist() == [0, 1, 2, 3]
     assert score_epoch(1, model.train()) == {}
     assert score_epoch(2, model.train()) == {"test_top1": 1, "test_top5": 1, "test_scored": 4, "test_listed": 4}
-    assert capsys.readouterr().err == "epoch 2 | test top-1 100.0% | 4 of 4 videos\n"
+    assert said == ["epoch 2 | test top-1 100.0% | 4 of 4 videos"]
 
 
 def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
@@ -90,7 +91,9 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
     for frame in range(broken.record["start"], broken.record["start"] + broken.num_frames):
         content[int(index[frame, 0]) + 50] ^= 1
     shard.write_bytes(content)
-    scores, predictions = evaluate(_AlwaysClassOne(), _dataset(store, num_temporal_views=1, num_spatial_views=1), CPU)
+    scores, predictions = score_views(
+        _AlwaysClassOne(), _dataset(store, num_temporal_views=1, num_spatial_views=1), CPU
+    )
     assert (scores.scored, scores.listed) == (3, 4)
     assert list(scores.unreadable) == ["test/left/0.mp4"]
     assert "checksum" in scores.unreadable["test/left/0.mp4"]
@@ -105,7 +108,7 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
 def _evaluate_and_list(store: Path, out: Path) -> None:
     dataset = _dataset(open_store(store), num_temporal_views=1, num_spatial_views=1)
     with init_distributed("cpu") as distributed:
-        _, predictions = evaluate(_AlwaysClassOne(), dataset, distributed)
+        _, predictions = score_views(_AlwaysClassOne(), dataset, distributed)
     out.with_suffix(f".{distributed.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
 
 

@@ -24,7 +24,7 @@ from mgm_train.config import ProbeConfig
 from mgm_train.data.labels import class_names
 from mgm_train.evaluation import features
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
-from mgm_train.evaluation.linear_probe import fit, grid, hold_out, probe
+from mgm_train.evaluation.linear_probe import fit, fit_and_score, grid, hold_out
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
 from mgm_train.runtime.distributed import Distributed
@@ -91,13 +91,13 @@ def test_probabilities_are_means_over_views():
 def test_the_head_that_counts_is_chosen_without_the_scored_videos():
     data, scored = _features(60), _features(30, seed=1)
     config = CONFIG.replace(learning_rates=(1e-9, 1e-2), weight_decays=(0.0,), epochs=10)
-    choices, best, predictions = probe(data, scored, 3, config, CPU.device)
+    choices, best, predictions = fit_and_score(data, scored, 3, config, CPU.device)
     assert best == 1
     assert choices[1].top1 >= 0.9
     assert choices[0].held_out_loss == pytest.approx(np.log(3), abs=1e-4)
     assert choices[1].held_out_loss < 0.7
     wrong = replace(scored, label_N=(scored.label_N + 1) % 3)
-    again, best_of_wrong, _ = probe(data, wrong, 3, config, CPU.device)
+    again, best_of_wrong, _ = fit_and_score(data, wrong, 3, config, CPU.device)
     assert best_of_wrong == 1
     assert again[1].top1 < 0.1, "the labels of the scored videos count nowhere but in the score"
     right = sum(int(prediction.probability_K.argmax()) == prediction.label for prediction in predictions)
@@ -211,7 +211,7 @@ def test_the_command(pan_store, weights, tmp_path):
     assert (plan["training_videos"], plan["scored_videos"], plan["heads"]) == (4, 4, 20)
     result = run()
     assert result.exit_code == 0, result.stderr
-    assert "learnt from 4 of 4 training videos" in result.stderr
+    assert "trained on 4 of 4 training videos" in result.stderr
     scores = json.loads(result.stdout)
     rows = list(csv.DictReader((tmp_path / "run" / "heads.csv").read_text().splitlines()))
     assert len(rows) == 20

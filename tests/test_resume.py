@@ -121,7 +121,7 @@ def test_ctrl_c_saves_and_leaves_nothing_behind(start: str, pan_store: Store, tm
         tmp_path / "scratch",
         lambda running: len(RunFolder(run).read_metrics()) >= 2,
     )
-    assert "the same command goes on from there" in said
+    assert "run the same command again to continue" in said
     assert (run / "checkpoints/last.pt").exists()
 
 

@@ -155,7 +155,7 @@ def test_mirroring_classes_that_a_mirror_exchanges_is_warned_of(pan_store, tmp_p
     for command in ("pretrain", "finetune"):
         arguments = [command, pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "-n"]
         assert _run(*arguments).stderr == ""
-        assert "'left' in a mirror is 'right'; take --no-flip" in _run(*arguments, "--flip").stderr
+        assert "'left' mirrored is 'right'; use --no-flip" in _run(*arguments, "--flip").stderr
 
 
 def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
@@ -165,8 +165,8 @@ def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
     other_size = ["--model", "vit_small", *SMALL[2:]]
     cases = {
         ("pretrain", tmp_path / "nowhere", *run): "is not an mgm store",
-        ("pretrain", store, *run, "--config", tmp_path / "config.yaml"): "`pretrain` has no setting epoch",
-        ("pretrain", store, *run, *SMALL, "--mask", "tubes"): "mask is 'tubes' but must be one of mgm",
+        ("pretrain", store, *run, "--config", tmp_path / "config.yaml"): "`pretrain` has no option epoch",
+        ("pretrain", store, *run, *SMALL, "--mask", "tubes"): "'tubes' is not one of 'mgm'",
         ("pretrain", store, *run, *SMALL, "--batch-size", 512): "there are 4 videos to train on",
         ("pretrain", store, *run, *SMALL, *SHORT, "--device", "cuda"): "torch sees no GPU",
         ("pretrain", store, "--run", pretrained, *SMALL, *SHORT, "--seed", 1): "seed was 0 and is now 1",
@@ -200,7 +200,7 @@ def test_two_processes_of_torchrun(pan_store, finetuned, tmp_path):
             time.sleep(0.02)
         process.terminate()
         _, said = process.communicate(timeout=60)
-    assert "the same command goes on from there" in said
+    assert "run the same command again to continue" in said
     alone = _run("pretrain", pan_store.path, "--run", run, *long, "--json")
     assert alone.exit_code == 0, alone.stderr
     assert "going on after step" in alone.stderr

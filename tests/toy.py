@@ -30,7 +30,6 @@ from mgm_train.data.clips import PretrainDataset
 from mgm_train.masking.strategies import MaskGenerator
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed, init_distributed
-from mgm_train.training import loop
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
@@ -48,6 +47,14 @@ TOY = ModelConfig(
 CPU = Distributed(device=torch.device("cpu"))
 
 
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# A job that speaks on stderr, and saves after every epoch, however short an epoch is.
+SAVING_OFTEN: dict[str, Any] = {"say": say, "max_saving_share": math.inf}
+
+
 WIDE_TOY = ModelConfig(
     name="wide_toy",
     width=32,
@@ -60,9 +67,6 @@ WIDE_TOY = ModelConfig(
     image_px=64,
 )
 
-
-# The toy saves after every epoch, however short an epoch is.
-loop.MAX_SAVING_SHARE = math.inf
 
 # Losses are about 1; processors and BLAS versions differ by far less than this, a changed objective by far more.
 GOLDEN_TOLERANCE = 2e-4
@@ -141,7 +145,7 @@ def pretrain_job(
         objective=PretrainObjective(),
         dataset=dataset or MovingStripes(config.repeats),
         run=RunFolder(run),
-        **more,
+        **(SAVING_OFTEN | more),
     )
 
 
@@ -157,6 +161,7 @@ def finetune_job(run: Path, dataset: MovingStripes | None = None, **changes: Any
         dataset=dataset or MovingStripes(config.repeats),
         run=RunFolder(run),
         layer_decay=config.layer_decay,
+        **SAVING_OFTEN,
     )
 
 
@@ -238,7 +243,6 @@ def train_on_store(run: Path, store: Path, num_workers: int) -> None:
     )  # fmt: skip
     torch.set_num_threads(1)
     batches._num_cpus = lambda: 3
-    loop.SAVE_LAST_EVERY_S = 0.0
     sys.stderr = run.with_suffix(".log").open("a")
     dataset = PretrainDataset(
         open_store(store), num_frames=4, stride=2, augment=PretrainAugment(size_px=64), mask=MaskGenerator.of(config)
@@ -254,5 +258,8 @@ def train_on_store(run: Path, store: Path, num_workers: int) -> None:
             return loss
 
         model = build(lambda: VideoMAE(WIDE_TOY), 0)
-        job = Job(task="pretrain", config=config, model=model, objective=objective, dataset=dataset, run=RunFolder(run))
+        job = Job(
+            task="pretrain", config=config, model=model, objective=objective, dataset=dataset, run=RunFolder(run),
+            save_last_every_s=0.0, **SAVING_OFTEN,
+        )  # fmt: skip
         train(job, distributed)

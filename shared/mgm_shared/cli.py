@@ -68,6 +68,9 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            place = error.ctx.command_path if error.ctx else ctx.info_name
+            click.echo(f"{place}: {error.format_message()} See {place} --help", err=True)
         except UserError as error:
             # A DataLoader's worker sends its error with a traceback in front.
             message = str(error).strip().rpartition("UserError: ")[2]

@@ -1,1 +1,77 @@
-"""Stage 2: store → model."""
+"""Stage 2: from a store to a pretrained encoder, a classifier, an accuracy and figures.
+
+from mgm_train import PretrainConfig, pretrain
+
+result = pretrain("ssv2.store", "runs/mgm", PretrainConfig(model="vit_small", epochs=200))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
+    from mgm_train.tasks.finetune import finetune, preview_finetune
+    from mgm_train.tasks.pretrain import pretrain, preview_pretrain
+    from mgm_train.tasks.probe import ProbeResult, preview_probe, probe
+    from mgm_train.tasks.training_run import TrainPreview
+    from mgm_train.tasks.visualize import visualize
+    from mgm_train.training.loop import TrainResult
+
+# Imported on demand, so that `--help` need not wait for torch.
+_HOMES = {
+    "EvaluateConfig": "config",
+    "FinetuneConfig": "config",
+    "PretrainConfig": "config",
+    "ProbeConfig": "config",
+    "AblateResult": "tasks.ablate",
+    "ablate": "tasks.ablate",
+    "preview_ablate": "tasks.ablate",
+    "EvaluateResult": "tasks.evaluate",
+    "evaluate": "tasks.evaluate",
+    "preview_evaluate": "tasks.evaluate",
+    "finetune": "tasks.finetune",
+    "preview_finetune": "tasks.finetune",
+    "pretrain": "tasks.pretrain",
+    "preview_pretrain": "tasks.pretrain",
+    "ProbeResult": "tasks.probe",
+    "preview_probe": "tasks.probe",
+    "probe": "tasks.probe",
+    "TrainPreview": "tasks.training_run",
+    "visualize": "tasks.visualize",
+    "TrainResult": "training.loop",
+}
+
+__all__ = [
+    "AblateResult",
+    "EvaluateConfig",
+    "EvaluateResult",
+    "FinetuneConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ProbeResult",
+    "TrainPreview",
+    "TrainResult",
+    "ablate",
+    "evaluate",
+    "finetune",
+    "pretrain",
+    "preview_ablate",
+    "preview_evaluate",
+    "preview_finetune",
+    "preview_pretrain",
+    "preview_probe",
+    "probe",
+    "visualize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"mgm_train.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

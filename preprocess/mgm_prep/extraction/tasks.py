@@ -35,7 +35,7 @@ def after_deaths(store: StorePath) -> Callable[[AnyTask], AnyTask]:
         deaths[task.name] += 1
         if deaths[task.name] > MAX_DEATHS:
             raise RuntimeError(
-                f"workers keep dying at {task.name}; the rest is done, and the same command goes on from there"
+                f"workers keep dying at {task.name}; the rest is done, and run the same command again to continue"
             )
         return _without_killer(task, store)
 

@@ -88,6 +88,14 @@ def mirror_pair(store: Store) -> tuple[str, str] | None:
     return None
 
 
+def mirror_warning(store: Store) -> str:
+    """What to say when clips are mirrored and a mirrored class is another class; empty otherwise."""
+    pair = mirror_pair(store)
+    if pair is None:
+        return ""
+    return f"warning: half of the clips are mirrored, and {pair[0]!r} mirrored is {pair[1]!r}; use --no-flip"
+
+
 def _classes(
     store: Store, split: str, class_map: Mapping[str, str] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

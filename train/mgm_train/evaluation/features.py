@@ -18,11 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mgm_shared.cli import is_terminal
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
+from mgm_shared.progress import SILENT, Progress
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.evaluation.multiview import ViewDataset, over_videos
@@ -87,28 +86,33 @@ class FeatureCache:
         about["precision"] = str(autocast_dtype(config.precision, distributed.device))
         return cls(folder=run / "features", split=config.split, key=json.dumps(about, sort_keys=True))
 
-    def compute(self, model: FrozenEncoder, dataset: ViewDataset, distributed: Distributed) -> bool:
+    def compute(
+        self, model: FrozenEncoder, dataset: ViewDataset, distributed: Distributed, progress: Progress = SILENT
+    ) -> bool:
         """Compute the missing chunks, shared among all processes, which meet here. False when a stop was requested."""
         starts = range(0, len(dataset), VIDEOS_PER_CHUNK)
         chunks = [range(start, min(start + VIDEOS_PER_CHUNK, len(dataset))) for start in starts]
         missing = [chunk for chunk in chunks[distributed.rank :: distributed.world_size] if not self._is_there(chunk)]
         stop = StopRequest()
-        num_missing, is_masked = sum(map(len, missing)), not (distributed.is_main and is_terminal())
-        bar = tqdm(total=num_missing, desc=f"features of {self.split}", unit="video", disable=is_masked)
-        with stop.listening(), bar:
-            for chunk, features in zip(missing, self._chunks(model, dataset, missing, distributed), strict=False):
+        computed = self._chunks(model, dataset, missing, distributed, progress)
+        with stop.listening():
+            for chunk, features in zip(missing, computed, strict=False):
                 self._save(chunk, features)
-                bar.update(len(chunk))
                 if stop.is_asked:
                     break
         # This is also where the processes wait for one another.
         return not distributed.any(stop.is_asked)
 
     def _chunks(
-        self, model: FrozenEncoder, dataset: ViewDataset, chunks: list[range], distributed: Distributed
+        self,
+        model: FrozenEncoder,
+        dataset: ViewDataset,
+        chunks: list[range],
+        distributed: Distributed,
+        progress: Progress,
     ) -> Iterator[Features]:
         """The features of each chunk, all from one pass of the loader."""
-        videos = over_videos(model, dataset, [index for chunk in chunks for index in chunk], distributed)
+        videos = over_videos(model, dataset, [index for chunk in chunks for index in chunk], distributed, progress)
         for chunk in chunks:
             feature_NVD, labels, video_ids, unreadable = [], [], [], {}
             for _, (video, feature_VD) in zip(chunk, videos, strict=False):

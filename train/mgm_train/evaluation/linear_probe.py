@@ -139,7 +139,7 @@ def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
     )
 
 
-def probe(
+def fit_and_score(
     train: Features, scored: Features, num_classes: int, config: ProbeConfig, device: torch.device
 ) -> tuple[list[Choice], int, list[Prediction]]:
     """Every head's accuracies, the number of the one that counts, and its predictions of the scored videos."""

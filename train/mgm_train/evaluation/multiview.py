@@ -6,7 +6,6 @@ tests. A video that cannot be read is listed with its reason and never replaced 
 Axes: V views · C colours · T frames · H,W pixels · K classes.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from mgm_shared.cli import is_terminal
+from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import Store, Video
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ModelConfig, ViewConfig
@@ -94,15 +92,15 @@ def classifier(weights: Weights) -> VideoClassifier:
     return model
 
 
-def evaluate(
-    model: Callable[[Tensor], Tensor], dataset: ViewDataset, distributed: Distributed, is_shown: bool = False
+def score_views(
+    model: Callable[[Tensor], Tensor], dataset: ViewDataset, distributed: Distributed, progress: Progress = SILENT
 ) -> tuple[Scores, list[Prediction]]:
     """Score every video of the dataset once, over all processes; the result is the same on each of them."""
     # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
     own = range(distributed.rank, len(dataset), distributed.world_size)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
-    for video, logits_VK in over_videos(model, dataset, own, distributed, is_shown):
+    for video, logits_VK in over_videos(model, dataset, own, distributed, progress):
         if logits_VK is None:
             unreadable[video.video_id] = video.reason
             continue
@@ -117,17 +115,19 @@ def evaluate(
     return score(predictions, unreadable), predictions
 
 
-def score_every(num_epochs: int, dataset: ViewDataset, distributed: Distributed) -> EpochTest:
+def score_every(
+    num_epochs: int, dataset: ViewDataset, say: Callable[[str], None], distributed: Distributed
+) -> EpochTest:
     """What the training loop calls after each epoch, for the accuracies after every so many of them."""
 
     def score_epoch(epoch: int, model: nn.Module) -> Mapping[str, float]:
         if epoch % num_epochs:
             return {}
-        scores, _ = evaluate(model.eval(), dataset, distributed)
+        scores, _ = score_views(model.eval(), dataset, distributed)
         split = dataset.config.split
         if distributed.is_main:
             text = f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {scores.scored} of {scores.listed} videos"
-            print(text, file=sys.stderr, flush=True)
+            say(text)
         return {f"{split}_{name}": getattr(scores, name) for name in ("top1", "top5", "scored", "listed")}
 
     return score_epoch
@@ -138,27 +138,25 @@ def over_videos(
     dataset: ViewDataset,
     indices: Sequence[int],
     distributed: Distributed,
-    is_shown: bool = False,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[Views, Tensor | None]]:
     """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
 
-    `is_shown` draws a progress bar where there is a terminal.
+    The main process reports the videos that it has done to `progress`.
     """
     loader = _loader(dataset, indices, distributed.device)
-    with tqdm(
-        total=len(indices), unit="video", disable=not (is_shown and distributed.is_main and is_terminal())
-    ) as bar:
-        num_unreadable = 0
-        with ctrl_c_put_off():
-            batches = iter(loader)
-        for videos in batches:
-            readable = [video for video in videos if video.frames_VCTHW is not None]
-            outputs = iter(_outputs(model, readable, dataset.config.precision, distributed.device))
-            for video in videos:
-                yield video, None if video.frames_VCTHW is None else next(outputs)
-            num_unreadable += len(videos) - len(readable)
-            bar.update(len(videos))
-            bar.set_postfix(unreadable=num_unreadable)
+    heard = progress if distributed.is_main else SILENT
+    heard.start(f"reading {dataset.config.split}", len(indices), "video")
+    num_unreadable = 0
+    with ctrl_c_put_off():
+        batches = iter(loader)
+    for videos in batches:
+        readable = [video for video in videos if video.frames_VCTHW is not None]
+        outputs = iter(_outputs(model, readable, dataset.config.precision, distributed.device))
+        for video in videos:
+            yield video, None if video.frames_VCTHW is None else next(outputs)
+        num_unreadable += len(videos) - len(readable)
+        heard.advance(len(videos), unreadable=num_unreadable)
 
 
 def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:

@@ -10,10 +10,10 @@ pass over the videos.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from mgm_shared.errors import UserError
+from mgm_shared.progress import SILENT
 from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_last, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
@@ -34,11 +35,6 @@ from mgm_train.training.optim import planned_rate
 from mgm_train.training.throughput import Meter, step_line
 from mgm_train.training.train_state import Learner
 from mgm_train.training.unreadable import UnreadableVideos
-
-# An epoch may take hours; a run that is killed loses no more than this, and what remains until the next log line.
-SAVE_LAST_EVERY_S = 600.0
-# An epoch may take seconds: at its end last.pt is saved unless saving came to more than this share of the time.
-MAX_SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +57,20 @@ class Job:
     flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+    say: Callable[[str], None] = SILENT.say
+    save_last_every_s: float = 600.0
+    """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
+    max_saving_share: float = 0.05
+    """At the end of an epoch, which may take seconds, last.pt is written unless writing takes more of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """How a run ended. The losses are the first and the last in metrics.jsonl; only the main process knows them."""
 
+    run: Path
+    is_main: bool
+    """Whether this is the result on the main process, the only one without torchrun."""
     is_complete: bool
     num_steps: int
     num_epochs: int
@@ -151,7 +155,7 @@ class _Trainer:
                 if must_stop or (is_meeting and self._is_save_due(is_epoch_end)):
                     self._save_last()
                 if must_stop:
-                    self._say(f"stopped after step {self.step} and saved; the same command goes on from there")
+                    self._say(f"stopped after step {self.step} and saved; run the same command again to continue")
                     return
 
     def _is_logged(self, step: int) -> bool:
@@ -159,7 +163,9 @@ class _Trainer:
 
     def _is_save_due(self, is_epoch_end: bool) -> bool:
         """Whether last.pt is old, by the main process's clock, or the run is over; all processes ask together."""
-        old_s = min(SAVE_LAST_EVERY_S, self.saving_s / MAX_SAVING_SHARE) if is_epoch_end else SAVE_LAST_EVERY_S
+        old_s = self.job.save_last_every_s
+        if is_epoch_end:
+            old_s = min(old_s, self.saving_s / self.job.max_saving_share)
         is_old = self.distributed.is_main and time.perf_counter() - self.saved_s >= old_s
         return self.step == self.plan.num_steps or self.distributed.any(is_old)
 
@@ -257,12 +263,14 @@ class _Trainer:
 
     def _say(self, text: str) -> None:
         if self.distributed.is_main:
-            print(text, file=sys.stderr, flush=True)
+            self.job.say(text)
 
     def _outcome(self) -> TrainResult:
         rows = self.job.run.read_metrics() if self.distributed.is_main else []
         losses = [row["loss"] for row in rows if "loss" in row] or [math.nan]
         return TrainResult(
+            run=self.job.run.root,
+            is_main=self.distributed.is_main,
             is_complete=self.step == self.plan.num_steps,
             num_steps=self.step,
             num_epochs=self.step // self.plan.steps_per_epoch,

@@ -1,0 +1,1 @@
+"""One function for each command of mgm-train: typed configuration in, a result out; no command line here."""

@@ -1,0 +1,112 @@
+"""Fine-tune a pretrained encoder on the labels of a store (paper §4.1, Table 6)."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+from mgm_shared.progress import SILENT, Progress
+from mgm_shared.storage import StorePath
+from mgm_shared.store import Store, open_store
+from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.checkpoint.transfer import fitted, load_encoder
+from mgm_train.checkpoint.weights import load_weights
+from mgm_train.config import EvaluateConfig, FinetuneConfig
+from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.clips import LabelledDataset
+from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
+from mgm_train.evaluation.multiview import ViewDataset, score_every
+from mgm_train.models.flops import finetune_flops
+from mgm_train.models.videomae import VideoClassifier, build, model_config
+from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job
+from mgm_train.training.loop import Job, TrainResult
+from mgm_train.training.losses import FinetuneObjective
+
+
+def finetune(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    config: FinetuneConfig | None = None,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Fine-tune the encoder of `config.init` on the labels of a store's training videos.
+
+    The same call again continues from the last checkpoint. Arguments, result and errors are those of `pretrain`; a
+    UserError is also raised when a training video has no label or `config.init` holds another model.
+    """
+    job, test = finetune_job(store, run, config or FinetuneConfig(), progress)
+    return run_job(job, progress, force=force, test=test)
+
+
+def preview_finetune(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    config: FinetuneConfig | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> TrainPreview:
+    """Count what `finetune` would do, without training. Errors are those of `finetune`."""
+    return preview_job(finetune_job(store, run, config or FinetuneConfig(), progress)[0])
+
+
+def finetune_job(
+    store: str | StorePath, run: str | os.PathLike[str], config: FinetuneConfig, progress: Progress
+) -> tuple[Job, MakeEpochTest | None]:
+    """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
+    opened = open_store(store)
+    class_map = read_class_map(Path(config.class_map)) if config.class_map else None
+    classes = class_names(opened, class_map=class_map)
+    for line in _remarks(opened, config, class_map):
+        progress.say(line)
+    model = _model(config, classes, progress)
+    dataset = LabelledDataset(
+        opened,
+        num_frames=config.num_frames,
+        stride=config.stride,
+        augment=FinetuneAugment.of(config),
+        repeats=config.repeats,
+        seed=config.seed,
+        classes=classes,
+        class_map=class_map,
+        sampling=config.sampling,
+    )
+    job = Job(
+        task="finetune",
+        config=config,
+        model=model,
+        objective=FinetuneObjective.of(config, len(classes)),
+        dataset=dataset,
+        run=RunFolder(Path(run)),
+        store=opened.digest,
+        layer_decay=config.layer_decay,
+        flops_per_clip=finetune_flops(model.config, len(classes)),
+        metadata={"labels": json.dumps(classes)},
+    )
+    if not config.eval_every_epochs:
+        return job, None
+    watched = ViewDataset(opened, classes, model.config, EvaluateConfig.while_training(config))
+    return job, partial(score_every, config.eval_every_epochs, watched, progress.say)
+
+
+def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | None) -> list[str]:
+    """What the user should know of the labels before the training starts."""
+    warning = mirror_warning(store) if config.flip else ""
+    mapped = describe_map(store, "train", class_map) if class_map is not None else ""
+    return [line for line in (warning, mapped) if line]
+
+
+def _model(config: FinetuneConfig, classes: list[str], progress: Progress) -> VideoClassifier:
+    """A classifier with the encoder of `config.init`, or with random weights where that is empty."""
+    shape = model_config(
+        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
+    )
+    weights = load_weights(Path(config.init)) if config.init else None
+    if weights is not None:
+        shape = fitted(shape, weights)
+    heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}
+    model = build(lambda: VideoClassifier(shape, len(classes), **heads), config.seed)
+    if weights is not None:
+        progress.say(str(load_encoder(model, weights)))
+    return model

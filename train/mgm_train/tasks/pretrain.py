@@ -1,0 +1,89 @@
+"""Pretrain a video masked autoencoder on the training videos of a store (paper §3, Table 5)."""
+
+import os
+from pathlib import Path
+
+from mgm_shared.progress import SILENT, Progress
+from mgm_shared.storage import StorePath
+from mgm_shared.store import open_store
+from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.config import PretrainConfig
+from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.clips import PretrainDataset
+from mgm_train.data.labels import mirror_warning
+from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.strategies import MaskGenerator, num_masked
+from mgm_train.models.flops import pretrain_flops
+from mgm_train.models.videomae import VideoMAE, build, model_config
+from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job
+from mgm_train.training.loop import Job, TrainResult
+from mgm_train.training.losses import PretrainObjective
+
+
+def pretrain(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    config: PretrainConfig | None = None,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Pretrain on the training videos of a store. The same call again continues from the last checkpoint.
+
+    Args:
+        store: Path or URL of a store that `mgm_prep.extract` wrote.
+        run: Folder of the run: settings, metrics, checkpoints.
+        config: Options; the defaults are the paper's.
+        force: Move an existing run folder aside and start over.
+        progress: Hears a line every `log_every_steps` steps.
+
+    Returns:
+        Whether the run is complete, its number of steps and epochs, and its first and last logged loss.
+
+    Raises:
+        UserError: The store cannot be opened, has too few videos, or a run folder was begun with other options.
+    """
+    return run_job(pretrain_job(store, run, config or PretrainConfig(), progress), progress, force=force)
+
+
+def preview_pretrain(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    config: PretrainConfig | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> TrainPreview:
+    """Count what `pretrain` would do, without training. Errors are those of `pretrain`."""
+    return preview_job(pretrain_job(store, run, config or PretrainConfig(), progress))
+
+
+def pretrain_job(
+    store: str | StorePath, run: str | os.PathLike[str], config: PretrainConfig, progress: Progress
+) -> Job:
+    """The model, the data and the objective of a pretraining."""
+    opened = open_store(store)
+    if config.flip and (warning := mirror_warning(opened)):
+        progress.say(warning)
+    shape = model_config(
+        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
+    )
+    dataset = PretrainDataset(
+        opened,
+        num_frames=config.num_frames,
+        stride=config.stride,
+        augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
+        repeats=config.repeats,
+        seed=config.seed,
+        mask=MaskGenerator.of(config),
+        read_field=Guidance.of(config).read,
+    )
+    return Job(
+        task="pretrain",
+        config=config,
+        model=build(lambda: VideoMAE(shape), config.seed),
+        objective=PretrainObjective.of(config),
+        dataset=dataset,
+        run=RunFolder(Path(run)),
+        store=opened.digest,
+        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+    )

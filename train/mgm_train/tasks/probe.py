@@ -1,0 +1,134 @@
+"""Fit linear classifiers to the features of a frozen encoder, and test them (linear probe, paper §4)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgm_shared.errors import UserError
+from mgm_shared.progress import SILENT, Progress
+from mgm_shared.storage import StorePath
+from mgm_shared.store import open_store
+from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.checkpoint.weights import Weights, load_weights
+from mgm_train.config import ProbeConfig
+from mgm_train.data.labels import class_names, read_class_map
+from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
+from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, write_choices
+from mgm_train.evaluation.metrics import Scores, score, write_reports
+from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.runtime.distributed import Distributed, init_distributed
+from mgm_train.tasks.training_run import restart
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """The scores of the head that was chosen on held-out training videos, and the files of the probe by content."""
+
+    scores: Scores
+    choice: Choice
+    best_top1: float
+    """The best accuracy of any head: an upper bound that was chosen on the scored videos."""
+    num_training_videos: int
+    num_listed_training_videos: int
+    files: dict[str, Path]
+
+    @property
+    def has_unreadable(self) -> bool:
+        """Whether some video could not be read."""
+        return bool(self.scores.unreadable) or self.num_training_videos < self.num_listed_training_videos
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePreview:
+    """What a probe would read and fit."""
+
+    training_videos: int
+    scored_videos: int
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """The opened inputs of a probe: training videos first, scored ones second."""
+
+    weights: Weights
+    classes: list[str]
+    datasets: tuple[ViewDataset, ViewDataset]
+
+
+def probe(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    config: ProbeConfig,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> ProbeResult | None:
+    """Fit linear classifiers to the features that the frozen encoder of `config.init` has of the training videos.
+
+    Features are computed once and kept in the run folder; the same call again continues where it was stopped.
+
+    Args:
+        store: Path or URL of a store with labels.
+        run: Folder for features and results.
+        config: Weights, views and the grid of learning rates and weight decays.
+        force: Move an existing run folder aside and start over.
+        progress: Hears the number of videos that are done.
+
+    Returns:
+        The result; None on a process of torchrun that is not the main one.
+
+    Raises:
+        KeyboardInterrupt: A stop was requested (Ctrl-C, SIGTERM); the features that were computed are kept.
+        UserError: `config.init` is empty or holds no encoder, or a split has no readable video.
+    """
+    opened = _open(store, config)
+    with init_distributed(config.device) as distributed:
+        restart(Path(run), force, distributed, progress)
+        train, scored = _features(opened, Path(run), config, distributed, progress)
+        if not distributed.is_main:
+            return None
+        choices, best, predictions = fit_and_score(train, scored, len(opened.classes), config, distributed.device)
+    heads = Path(run) / "heads.csv"
+    write_choices(heads, choices, best)
+    scores = score(predictions, scored.unreadable)
+    files = write_reports(Path(run), config.split, predictions, scores.unreadable, opened.classes)
+    return ProbeResult(
+        scores=scores,
+        choice=choices[best],
+        best_top1=max(choice.top1 for choice in choices),
+        num_training_videos=len(train.video_ids),
+        num_listed_training_videos=train.num_listed,
+        files={"heads": heads, **files},
+    )
+
+
+def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
+    """Count what `probe` would read and fit. Errors are those of `probe`."""
+    train, scored = _open(store, config).datasets
+    return ProbePreview(training_videos=len(train), scored_videos=len(scored), heads=len(grid(config)))
+
+
+def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
+    if not config.init:
+        raise UserError("probe needs --init, the weights whose encoder is probed")
+    opened, loaded = open_store(store), load_weights(Path(config.init))
+    class_map = read_class_map(Path(config.class_map)) if config.class_map else None
+    classes = class_names(opened, class_map=class_map)
+    train, scored = (ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config))
+    return _Probe(weights=loaded, classes=classes, datasets=(train, scored))
+
+
+def _features(
+    opened: _Probe, run: Path, config: ProbeConfig, distributed: Distributed, progress: Progress
+) -> tuple[Features, Features]:
+    """The features of the training and of the scored videos. KeyboardInterrupt when a stop was requested."""
+    if distributed.is_main:
+        RunFolder(run).start("probe", config, {"store": opened.datasets[0].store.digest})
+    model = FrozenEncoder(opened.weights).to(distributed.device)
+    caches = [FeatureCache.of(run, opened.weights, dataset, distributed) for dataset in opened.datasets]
+    for cache, dataset in zip(caches, opened.datasets, strict=True):
+        if not cache.compute(model, dataset, distributed, progress):
+            raise KeyboardInterrupt
+    train, scored = (cache.load(len(dataset)) for cache, dataset in zip(caches, opened.datasets, strict=True))
+    return train, scored

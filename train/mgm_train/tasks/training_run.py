@@ -1,0 +1,63 @@
+"""What pretraining and fine-tuning share: prepare the processes and the run folder, train, or only look ahead."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mgm_shared.cli import move_aside
+from mgm_shared.progress import Progress
+from mgm_train.data.loader import Plan
+from mgm_train.evaluation.multiview import EpochTest
+from mgm_train.runtime.distributed import Distributed, init_distributed
+from mgm_train.training.loop import Job, TrainResult, train
+
+MakeEpochTest = Callable[[Distributed], EpochTest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPreview:
+    """What a training would do, without doing it."""
+
+    task: str
+    videos: int
+    steps: int
+    weights: int
+    """Number of weights of the model."""
+    settings: dict[str, Any]
+
+
+def preview_job(job: Job) -> TrainPreview:
+    """Count the videos, steps and weights of a job. UserError when there are too few videos."""
+    plan = Plan.of(job.config, len(job.dataset))
+    num_weights = sum(parameter.numel() for parameter in job.model.parameters())
+    return TrainPreview(
+        task=job.task,
+        videos=plan.num_videos,
+        steps=plan.num_steps,
+        weights=num_weights,
+        settings=job.config.to_dict(),
+    )
+
+
+def run_job(job: Job, progress: Progress, *, force: bool, test: MakeEpochTest | None = None) -> TrainResult:
+    """Train a job to its end on this process or on those that torchrun started, from its last checkpoint if it has one.
+
+    Args:
+        job: What to train.
+        progress: Hears the lines of the run, on the main process.
+        force: Move an existing run folder aside and start over.
+        test: Makes a test between epochs, for a job that wants one.
+    """
+    with init_distributed(job.config.device) as distributed:
+        restart(job.run.root, force, distributed, progress)
+        if test is not None:
+            job = replace(job, on_epoch_end=test(distributed))
+        return train(replace(job, say=progress.say), distributed)
+
+
+def restart(folder: Path, force: bool, distributed: Distributed, progress: Progress) -> None:
+    """Move a run folder aside when `force` is given, on the main process, while the others wait."""
+    if force and distributed.is_main and (aside := move_aside(folder)):
+        progress.say(f"moved the old {folder} to {aside}")
+    distributed.wait()

@@ -1,0 +1,80 @@
+"""Draw a pretraining run: its loss, and the masks, attention and reconstructions of a clip (figures 2, 5 to 8)."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mgm_shared.boxes import box_file, read_boxes
+from mgm_shared.errors import UserError
+from mgm_shared.figures import save, save_gif
+from mgm_shared.storage import StorePath
+from mgm_shared.store import Store, Video, open_store
+from mgm_train.checkpoint.run_folder import read_config
+from mgm_train.checkpoint.weights import load_weights
+from mgm_train.config import PretrainConfig
+from mgm_train.data.labels import split_rows
+from mgm_train.figures import paper_figures
+from mgm_train.figures.mp4 import save_mp4
+from mgm_train.models.videomae import VideoMAE
+
+MovieFormat = Literal["gif", "mp4"]
+SAVE_MOVIE: dict[str, Callable[[list[Any], Path, float], None]] = {"gif": save_gif, "mp4": save_mp4}
+
+
+def visualize(
+    store: str | StorePath,
+    run: str | os.PathLike[str],
+    *,
+    video: str | None = None,
+    boxes: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    movies: Sequence[MovieFormat] = (),
+) -> dict[str, Path]:
+    """Draw the figures of a pretraining run for the clip from the middle of a video.
+
+    Args:
+        store: Path or URL of a store.
+        run: Folder of a pretraining run.
+        video: Id of the video; by default the first one of the training split.
+        boxes: MOT file with its boxes, or a folder with one for each video.
+        out: Folder of the figures; by default `figures` in the run folder.
+        movies: Also write each figure as a movie in these formats.
+
+    Returns:
+        The files by figure: loss, masks, saliency, attention, reconstruction, and with movies `masks_gif` and so on.
+
+    Raises:
+        UserError: The folder holds no pretraining run, or the store has no such video.
+    """
+    opened, run, folder = open_store(store), Path(run), Path(out or Path(run) / "figures")
+    config = read_config(run, "pretrain", PretrainConfig)
+    shown = _video(opened, video)
+    model = _model(run)
+    labelled = read_boxes(box_file(Path(boxes), shown.video_id)) if boxes else None
+    written = {"loss": folder / "loss.png"}
+    save(paper_figures.loss_figure(run), written["loss"])
+    subject = paper_figures.Subject.of(shown, config, labelled)
+    for name, picture in paper_figures.pictures(subject, model).items():
+        written[name] = folder / f"{name}.png"
+        save(picture.strip(), written[name])
+        film = picture.movie() if movies else []
+        for kind in movies:
+            written[f"{name}_{kind}"] = folder / f"{name}.{kind}"
+            SAVE_MOVIE[kind](film, written[f"{name}_{kind}"], shown.fps / config.stride)
+    return written
+
+
+def _video(store: Store, video: str | None) -> Video:
+    if video is None:
+        return store.video_at(int(split_rows(store, "train")[0]))
+    if video not in store:
+        raise UserError(f"{store.path} has no video {video!r}; `mgm-prep inspect` lists them")
+    return store[video]
+
+
+def _model(run: Path) -> VideoMAE:
+    loaded = load_weights(run)
+    model = VideoMAE(loaded.model)
+    model.load_state_dict(loaded.state, strict=True)
+    return model
