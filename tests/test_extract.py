@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(mixed, tmp_path):
         ("extract", tmp_path / "empty", store): "holds no video",
         ("extract", mixed, mixed): "is not an mgm store",
         ("extract", mixed, store, "--jpeg-quality", 0): "0 is not in the range 1<=x<=100",
-        ("extract", mixed, store, "--config", tmp_path / "config.yaml"): "`extract` has no setting jpeg_qualty",
+        ("extract", mixed, store, "--config", tmp_path / "config.yaml"): "`extract` has no option jpeg-qualty",
         ("extract", mixed, store, "--config", tmp_path / "none.yaml"): "cannot be read",
         ("inspect", tmp_path): "is not an mgm store",
         ("index", tmp_path / "nowhere"): "is not an mgm store",
