@@ -194,7 +194,9 @@ class TrainConfig(Config):
         check(self.image_px % PATCH_PX == 0, "image_px", self.image_px, f"a multiple of {PATCH_PX}")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
-        check(self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most epochs, {self.epochs}")
+        # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
+        is_short = self.warmup_epochs <= self.epochs or "warmup_epochs" not in self.model_fields_set
+        check(is_short, "warmup_epochs", self.warmup_epochs, f"at most epochs, {self.epochs}")
         check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
         return self

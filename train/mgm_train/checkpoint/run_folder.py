@@ -92,6 +92,15 @@ def read_config(root: Path, task: str, kind: type[AnyConfig]) -> AnyConfig:
     return kind(**values)
 
 
+def recorded_options(root: Path, task: str) -> dict[str, Any]:
+    """The options of an earlier start in a run folder; empty where there was none."""
+    try:
+        values = yaml.safe_load((root / "config.yaml").read_text())[task]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return {}
+    return dict(values) if isinstance(values, dict) else {}
+
+
 def describe_environment() -> dict[str, object]:
     """Versions and machine, for environment.json."""
     packages = ("mgm", "torch", "timm", "numpy", "zarr", "safetensors")

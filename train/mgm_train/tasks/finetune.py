@@ -18,7 +18,7 @@ from mgm_train.data.labels import class_names, describe_map, mirror_warning, rea
 from mgm_train.evaluation.multiview import ViewDataset, score_every
 from mgm_train.models.flops import finetune_flops
 from mgm_train.models.videomae import VideoClassifier, build, model_config
-from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job
+from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import FinetuneObjective
 
@@ -37,7 +37,7 @@ def finetune(
     UserError is also raised when a training video has no label or `config.init` holds another model.
     """
     job, test = finetune_job(store, run, config or FinetuneConfig(), progress)
-    return run_job(job, progress, force=force, test=test)
+    return run_job(with_chosen_options(job, progress, force=force), progress, force=force, test=test)
 
 
 def preview_finetune(
@@ -48,7 +48,8 @@ def preview_finetune(
     progress: Progress = SILENT,
 ) -> TrainPreview:
     """Count what `finetune` would do, without training. Errors are those of `finetune`."""
-    return preview_job(finetune_job(store, run, config or FinetuneConfig(), progress)[0])
+    job, _ = finetune_job(store, run, config or FinetuneConfig(), progress)
+    return preview_job(with_chosen_options(job, progress))
 
 
 def finetune_job(

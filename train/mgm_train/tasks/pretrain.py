@@ -15,7 +15,7 @@ from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator, num_masked
 from mgm_train.models.flops import pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build, model_config
-from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job
+from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
 
@@ -43,7 +43,8 @@ def pretrain(
     Raises:
         UserError: The store cannot be opened, has too few videos, or a run folder was begun with other options.
     """
-    return run_job(pretrain_job(store, run, config or PretrainConfig(), progress), progress, force=force)
+    job = pretrain_job(store, run, config or PretrainConfig(), progress)
+    return run_job(with_chosen_options(job, progress, force=force), progress, force=force)
 
 
 def preview_pretrain(
@@ -54,7 +55,8 @@ def preview_pretrain(
     progress: Progress = SILENT,
 ) -> TrainPreview:
     """Count what `pretrain` would do, without training. Errors are those of `pretrain`."""
-    return preview_job(pretrain_job(store, run, config or PretrainConfig(), progress))
+    job = pretrain_job(store, run, config or PretrainConfig(), progress)
+    return preview_job(with_chosen_options(job, progress))
 
 
 def pretrain_job(

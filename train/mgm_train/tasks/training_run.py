@@ -7,9 +7,11 @@ from typing import Any
 
 from mgm_shared.cli import move_aside
 from mgm_shared.progress import Progress
+from mgm_train.checkpoint.run_folder import recorded_options
 from mgm_train.data.loader import Plan
 from mgm_train.evaluation.multiview import EpochTest
 from mgm_train.runtime.distributed import Distributed, init_distributed
+from mgm_train.training.auto_config import Machine, choose_options
 from mgm_train.training.loop import Job, TrainResult, train
 
 MakeEpochTest = Callable[[Distributed], EpochTest]
@@ -38,6 +40,17 @@ def preview_job(job: Job) -> TrainPreview:
         weights=num_weights,
         settings=job.config.to_dict(),
     )
+
+
+def with_chosen_options(job: Job, progress: Progress, *, force: bool = False) -> Job:
+    """The job with the options that nobody set chosen for its videos and this machine; each choice is reported."""
+    recorded = {} if force else recorded_options(job.run.root, job.task)
+    config, lines = choose_options(job.config, job.model.config, len(job.dataset), Machine.of(job.config), recorded)
+    # A batch that is larger than the data set is an error, and the choices that depend on it are then of no use.
+    Plan.of(config, len(job.dataset))
+    for line in lines:
+        progress.say(line)
+    return replace(job, config=config)
 
 
 def run_job(job: Job, progress: Progress, *, force: bool, test: MakeEpochTest | None = None) -> TrainResult:

@@ -30,9 +30,10 @@ from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
+from mgm_train.training.auto_config import dropped_line
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
-from mgm_train.training.throughput import Meter, step_line
+from mgm_train.training.throughput import Meter, step_line, time_left
 from mgm_train.training.train_state import Learner
 from mgm_train.training.unreadable import UnreadableVideos
 
@@ -74,8 +75,8 @@ class TrainResult:
     is_complete: bool
     num_steps: int
     num_epochs: int
-    first_loss: float
-    last_loss: float
+    first_loss: float | None
+    last_loss: float | None
 
 
 def train(job: Job, distributed: Distributed) -> TrainResult:
@@ -120,7 +121,9 @@ class _Trainer:
         about = {"store": self.job.store, "peak_flops": vars(self.peak)}
         self.job.run.start(self.job.task, self.config, about)
         self.job.run.cut_metrics(self.step)
-        self._say(f"going on after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
+        self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
+        if dropped := dropped_line(self.plan):
+            self._say(dropped)
 
     def _peak(self) -> Peak:
         return peak(
@@ -140,11 +143,15 @@ class _Trainer:
         loader = make_loader(
             self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
         )
+        first_step = self.step
         with self.stop.listening():
             with ctrl_c_put_off():
                 batches = iter(loader)
             while self.step < self.plan.num_steps:
+                start_s = time.perf_counter()
                 self._one_step(batches)
+                if self.step == first_step + 1:
+                    self._say_first(time.perf_counter() - start_s)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
@@ -157,6 +164,11 @@ class _Trainer:
                 if must_stop:
                     self._say(f"stopped after step {self.step} and saved; run the same command again to continue")
                     return
+
+    def _say_first(self, step_s: float) -> None:
+        """A sign of life after the first step, long before the first line of metrics may come."""
+        left = time_left((self.plan.num_steps - self.step) * step_s)
+        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, start-up included: about {left} left")
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
@@ -267,7 +279,7 @@ class _Trainer:
 
     def _outcome(self) -> TrainResult:
         rows = self.job.run.read_metrics() if self.distributed.is_main else []
-        losses = [row["loss"] for row in rows if "loss" in row] or [math.nan]
+        losses = [row["loss"] for row in rows if "loss" in row] or [None]
         return TrainResult(
             run=self.job.run.root,
             is_main=self.distributed.is_main,

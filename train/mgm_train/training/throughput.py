@@ -77,14 +77,21 @@ class Meter:
         }
 
 
+def time_left(seconds: float) -> str:
+    """A duration for people: 45 s, 12 min, 3.5 h, 2.1 days."""
+    for limit_s, unit_s, unit in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit_s:
+            return f"{seconds / unit_s:.0f} {unit}" if unit != "h" else f"{seconds / unit_s:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
 def step_line(row: Mapping[str, Any], num_steps: int, left_s: float) -> str:
     """A row of metrics.jsonl for people."""
-    left = f"{left_s / 60:.0f} min left" if left_s > 90 else f"{left_s:.0f} s left"
     # Without a GPU the peak is what a moment's measuring of shared cores came to, and says nothing to people.
     has_mfu = row["mfu"] is not None and row["gpu_memory_gib"] is not None
     mfu = f"MFU {row['mfu']:.0%} | " if has_mfu else ""
     return (
         f"step {row['step']}/{num_steps} | epoch {row['epoch']} | loss {row['loss']:.4f} | lr {row['lr']:.2e} | "
         f"grad {row['grad_norm']:.3f} | {row['clips_per_s']:.1f} clips/s | "
-        f"waited for data {row['data_wait']:.0%} | {mfu}{left}"
+        f"waited for data {row['data_wait']:.0%} | {mfu}{time_left(left_s)} left"
     )
