@@ -170,7 +170,7 @@ def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
         ("pretrain", store, *run, *SMALL, "--batch-size", 512): "there are 4 videos to train on",
         ("pretrain", store, *run, *SMALL, *SHORT, "--device", "cuda"): "torch sees no GPU",
         ("pretrain", store, "--run", pretrained, *SMALL, *SHORT, "--seed", 1): "seed was 0 and is now 1",
-        ("finetune", store, *run, *other_size, *SHORT, "--init", pretrained): "name vit_tiny instead of vit_small",
+        ("finetune", store, *run, *other_size, *SHORT, "--init", pretrained): "use --model vit_tiny --attention joint",
         ("finetune", store, *run, *SMALL, *SHORT, "--init", tmp_path): "neither a weights file nor a run folder",
         ("evaluate", store, tmp_path / "junk.safetensors"): "is no safetensors file",
         ("evaluate", store, pretrained): "holds no classifier",
@@ -181,7 +181,8 @@ def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
         result = _run(*arguments)
         assert result.exit_code == 2, (arguments, result.stderr)
         assert message in result.stderr
-        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("mgm-train")]
+        assert result.stderr.endswith(f"{line}\n"), result.stderr
         assert not (tmp_path / "new").exists()
 
 

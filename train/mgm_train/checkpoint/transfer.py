@@ -11,14 +11,13 @@ from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
 # These decide the shape of the encoder; the decoder's do not outlive pretraining.
 ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
 
-
 # The norm of the pooled token, which a fine-tuned model passes on to the next one; the head belongs to its classes.
 POOLED_NORM_PREFIX = "fc_norm."
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferReport:
-    """What became of each tensor when a encoder was loaded. `str()` says it in one line."""
+    """What became of each tensor when an encoder was loaded. `str()` says it in one line."""
 
     used: tuple[str, ...]
     new: tuple[str, ...]
@@ -49,7 +48,8 @@ def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
         if getattr(weights.model, name) != getattr(config, name)
     ]
     if differing:
-        raise UserError(f"{weights.path} holds another model: {', '.join(differing)}")
+        options = f"--model {weights.model.name} --attention {weights.model.attention}"
+        raise UserError(f"{weights.path} holds another model: {', '.join(differing)}; use {options}")
     return config.after(weights.model)
 
 

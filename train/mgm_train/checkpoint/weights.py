@@ -59,6 +59,8 @@ def find_weights(path: Path) -> Path:
     if path.is_file():
         return path
     found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"))
+    if not found and RunFolder(path).last.is_file():
+        raise UserError(f"{path} is unfinished and has no weights yet; continue it with the command that began it")
     if not found:
         raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
     return found[-1]
