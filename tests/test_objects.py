@@ -12,7 +12,8 @@ import pytest
 
 from mgm_shared import objects, storage
 from mgm_shared.errors import UserError
-from mgm_shared.objects import ByteRange, Url
+from mgm_shared.objects import Url
+from mgm_shared.store_files import ByteRange
 
 
 def test_a_url_is_told_from_a_path():
@@ -160,6 +161,7 @@ def test_trouble_is_one_line(bucket):
 def test_a_store_that_cannot_be_reached(bucket, environment, before, message):
     """In a process of its own, since this one has its connection already."""
     code = f"{before}from mgm_shared.storage import *; read_bytes(store_path('{bucket}/x'))"
+
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/nonexistent", **environment}
     variables = {name: value for name, value in variables.items() if value}
     ran = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)

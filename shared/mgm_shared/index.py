@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,15 @@ from numpy.typing import NDArray
 
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE, PARTS_DIR, VideoRecord
 from mgm_shared.storage import (
-    METADATA_FILE,
     StorePath,
-    file_sizes,
     folder_names,
+    group_names,
     read_bytes,
     read_files,
     read_rows,
     write_bytes,
 )
+from mgm_shared.store_files import METADATA_FILE
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -53,12 +52,7 @@ DATA_COLUMNS = ("video_id", "part", "start", "num_frames", "label", "split")
 
 def committed_parts(store_path: StorePath) -> list[str]:
     """Names of the finished parts, sorted."""
-    parts = store_path / PARTS_DIR
-    if isinstance(parts, Path):
-        return folder_names(parts)
-    # What has no metadata of its own is an upload that has not ended, or never will.
-    found = (name.split("/") for name in file_sizes(parts))
-    return sorted(name for name, *rest in found if rest == [METADATA_FILE])
+    return group_names(store_path / PARTS_DIR)
 
 
 def part_attributes(store_path: StorePath, part: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A store behind a URL such as s3://bucket/ssv2.store, by way of fsspec (extra `s3`). `storage.py` calls these.
+"""Requests to an object store by way of fsspec (extra `s3`); `remote_files.py` makes a store's files of them.
 
 fsspec is imported when a URL is first used, and asked for its filesystem at each call: it makes its connections anew in
 each process, so what names a store is safe after fork and spawn. An object that keeps its filesystem, as a
@@ -10,9 +10,10 @@ import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mgm_shared.errors import UserError
+from mgm_shared.store_files import ByteRange
 
 # Ranges nearer to each other than this come with one request. A request costs the client 2 ms of CPU (s3fs), as much as
 # 2 MB of content; a clip of 16 frames at stride 4 takes 34 ms frame by frame and 4 ms in one piece.
@@ -42,14 +43,6 @@ class Url:
     @property
     def parent(self) -> "Url":
         return Url(self.text.rpartition("/")[0])
-
-
-class ByteRange(NamedTuple):
-    """`length` bytes of the file at `path`, from `offset` on."""
-
-    path: str
-    offset: int
-    length: int
 
 
 def fetch_ranges(ranges: Sequence[ByteRange]) -> Iterator[bytes]:

@@ -12,12 +12,10 @@ Axes: T frames · then the array's own inner axes.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -35,8 +33,8 @@ from mgm_shared.codec import (
     rgb_of_planes,
     unpack_planes,
 )
-from mgm_shared.objects import ByteRange
-from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, read_ranges, read_tail
+from mgm_shared.storage import StorePath, file_version, read_bytes, read_ranges, read_tail
+from mgm_shared.store_files import METADATA_FILE, ByteRange
 
 CODECS = {
     (JPEG_CODEC_NAME, "crc32c"): "jpeg",
@@ -103,7 +101,7 @@ class ShardedArray:
     def open(cls, path: StorePath) -> "ShardedArray":
         """ValueError when the codecs are not those of schema 1."""
         file = path / METADATA_FILE
-        version = os.stat(file).st_mtime_ns if isinstance(file, Path) else 0
+        version = file_version(file)
         metadata = _metadata(file, version)
         (sharding,) = metadata["codecs"]
         configuration = sharding["configuration"]

@@ -20,7 +20,8 @@ from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shard_reader import ShardedArray
-from mgm_shared.storage import METADATA_FILE, StorePath, read_bytes, store_path
+from mgm_shared.storage import StorePath, read_bytes, store_path
+from mgm_shared.store_files import METADATA_FILE
 
 # pandas, a quarter of a second, is imported where a notebook asks for a DataFrame: training and extraction never do.
 if TYPE_CHECKING:

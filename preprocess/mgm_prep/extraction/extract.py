@@ -26,8 +26,9 @@ from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.errors import UserError
 from mgm_shared.index import all_attributes, codes, committed_parts, extracted_ids, numbers, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
-from mgm_shared.storage import METADATA_FILE, StorePath, file_names, folder_names, is_file, remove, write_bytes
+from mgm_shared.storage import StorePath, file_names, folder_names, is_file, remove, write_bytes
 from mgm_shared.store import check_schema
+from mgm_shared.store_files import METADATA_FILE
 
 FAILURES_EVERY_S = 10
 

@@ -22,8 +22,9 @@ from mgm_shared.index import committed_parts, part_attributes
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, flow_spec, pack_motion
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
 from mgm_shared.shard_writer import ShardWriter
-from mgm_shared.storage import METADATA_FILE, StorePath, is_file, publish, read_bytes, remove, scratch_folder, withdraw
+from mgm_shared.storage import StorePath, is_file, publish, read_bytes, remove, scratch_folder, withdraw
 from mgm_shared.store import check_schema
+from mgm_shared.store_files import METADATA_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.index import committed_parts, part_attributes, read_index
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
-from mgm_shared.storage import METADATA_FILE, StorePath, is_file
+from mgm_shared.storage import StorePath, is_file
 from mgm_shared.store import Store, Video, open_store
+from mgm_shared.store_files import METADATA_FILE
 
 # Of a video that is decoded again: mean difference in grey levels, and share of the cells with other motion.
 MAX_LEVELS, MAX_MOVED = 1.0, 0.01
