@@ -145,7 +145,7 @@ class ConfigOption(click.Option):
         self.group = group
 
 
-class NumberList(click.ParamType):
+class NumberList(click.ParamType[tuple[float, ...]]):
     """Numbers separated by commas, as many as one likes."""
 
     name = "numbers"
@@ -182,7 +182,7 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     return click.option(f"--{flag(name)}", name, **shared)
 
 
-def _range_of(field: FieldInfo) -> click.ParamType:
+def _range_of(field: FieldInfo) -> click.ParamType[Any]:
     """The type of a number with its bounds, so that --help shows them and click checks them."""
     bounds = {
         key: getattr(bound, key) for bound in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(bound, key)

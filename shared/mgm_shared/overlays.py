@@ -49,7 +49,8 @@ def motion_colours(motion_YX2: NDArray[np.float32], full_px: float) -> NDArray[n
     strength_YX1 = np.minimum(np.hypot(dx, dy) / full_px, 1)[..., None]
     rgb_YXC = 255 + strength_YX1 * (hue_YXC - 255)
     rgb_YXC[np.isnan(motion_YX2).any(-1)] = 128
-    return rgb_YXC.round().astype(np.uint8)
+    rounded_YXC: NDArray[np.uint8] = rgb_YXC.round().astype(np.uint8)
+    return rounded_YXC
 
 
 def full_speed(motion_TYX2: NDArray[np.float32]) -> float:

@@ -137,11 +137,13 @@ class Video:
 
     @property
     def label(self) -> str | None:
-        return self.record["label"]
+        label: str | None = self.record["label"]
+        return label
 
     @property
     def split(self) -> str | None:
-        return self.record["split"]
+        split: str | None = self.record["split"]
+        return split
 
     @property
     def height(self) -> int:
@@ -194,7 +196,9 @@ class Video:
 
         part = xarray.open_zarr(str(self.part), consolidated=False)
         dataset = part.isel(time=self._span)
-        return dataset.assign_attrs({key: value for key, value in self.record.items() if value is not None})
+        known = {key: value for key, value in self.record.items() if value is not None}
+        described: xarray.Dataset = dataset.assign_attrs(known)
+        return described
 
     def __len__(self) -> int:
         return self.num_frames

@@ -190,7 +190,7 @@ class VideoFile:
                 else:
                     self.num_errors += 1
 
-    def _packets(self) -> Iterator[av.Packet | None]:
+    def _packets(self) -> Iterator["av.Packet[Any] | None"]:
         """The stream's packets, then None, which flushes the decoder; a read error is the end of the file."""
         try:
             # An empty packet would end the decoding.

@@ -115,7 +115,8 @@ def _raft(weights: str, device: str) -> "torch.nn.Module":
     if device == "cpu":
         # Dask runs as many workers as there are cores.
         torch.set_num_threads(1)
-    return model.eval().to(device)
+    placed: torch.nn.Module = model.eval().to(device)
+    return placed
 
 
 def described(settings: FlowSettings) -> dict[str, Any]:

@@ -55,4 +55,5 @@ class Reencoder:
         if vectors is None:
             return np.full((*self._shape, 2), np.nan, np.float32)
         to_previous_YX2, _ = paint(vectors.to_ndarray(), *self._shape)
-        return -to_previous_YX2
+        motion_YX2: NDArray[np.float32] = -to_previous_YX2
+        return motion_YX2

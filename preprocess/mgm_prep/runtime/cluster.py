@@ -125,7 +125,8 @@ class Cluster:
                 said_s = time.monotonic()
 
     def _num_in_flight(self) -> int:
-        return max(MIN_IN_FLIGHT, IN_FLIGHT_PER_THREAD * sum(self._client.nthreads().values()))
+        num_threads: int = sum(self._client.nthreads().values())
+        return max(MIN_IN_FLIGHT, IN_FLIGHT_PER_THREAD * num_threads)
 
 
 def is_expendable() -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.decoding.pyav import Unreadable
+from mgm_prep.decoding.container import Unreadable
 from mgm_prep.extraction.part import PartWriter, file_version
 from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.index import committed_parts, part_attributes, read_index

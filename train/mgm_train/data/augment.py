@@ -102,7 +102,8 @@ def _rand_augment(config: str, size_px: int) -> "RandAugment":
 
     mean = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
     hparams = {"translate_const": int(0.45 * size_px), "img_mean": mean, "interpolation": Image.Resampling.BICUBIC}
-    return rand_augment_transform(config, hparams)
+    transform: RandAugment = rand_augment_transform(config, hparams)
+    return transform
 
 
 def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:

@@ -183,4 +183,5 @@ def _outputs(
     views = [video.frames_VCTHW.to(device, non_blocking=True) for video in videos if video.frames_VCTHW is not None]
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         outputs = [model(clips).float() for clips in torch.cat(views).split(CLIPS_AT_ONCE)]
-    return torch.cat(outputs).cpu().split([len(clips) for clips in views])
+    of_videos: Sequence[Tensor] = torch.cat(outputs).cpu().split([len(clips) for clips in views])
+    return of_videos

@@ -70,4 +70,5 @@ def _row(attention: Attention, tokens_BND: Tensor, token: int) -> Tensor:
     joint_BN3Gd = attention.qkv(tokens_BND).unflatten(2, (3, attention.num_heads, -1))
     query_BGd, key_BNGd = joint_BN3Gd[:, token, 0], joint_BN3Gd[:, :, 1]
     scores_BGN = torch.einsum("bgd,bngd->bgn", query_BGd, key_BNGd) * query_BGd.shape[-1] ** -0.5
-    return scores_BGN.softmax(dim=2).mean(dim=1)
+    attention_BN: Tensor = scores_BGN.softmax(dim=2).mean(dim=1)
+    return attention_BN

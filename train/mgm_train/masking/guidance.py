@@ -100,7 +100,8 @@ def _nearest(strength_T: NDArray[np.float32], t: int) -> np.float32:
     for distance in range(1, len(strength_T)):
         for near in (t - distance, t + distance):
             if 0 <= near < len(strength_T) and strength_T[near] == strength_T[near]:
-                return strength_T[near]
+                strength: np.float32 = strength_T[near]
+                return strength
     return np.float32(0)
 
 

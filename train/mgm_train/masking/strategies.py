@@ -157,7 +157,8 @@ def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
     shift_t2 = np.rint(_simulated_path(grid, rng)).astype(np.int64)
     row_th = (np.arange(grid.h) - shift_t2[:, 1:]) % grid.h
     column_tw = (np.arange(grid.w) - shift_t2[:, :1]) % grid.w
-    return mask_hw[row_th[:, :, None], column_tw[:, None, :]]
+    mask_thw: Mask = mask_hw[row_th[:, :, None], column_tw[:, None, :]]
+    return mask_thw
 
 
 def block(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:

@@ -51,7 +51,8 @@ def _attend_in_chunks(
     if attn_mask_B1ON is not None:
         heads.append(attn_mask_B1ON.expand(-1, num_heads, -1, -1).flatten(0, 1))
     chunks = zip(*(tensor.split(heads_a_chunk) for tensor in heads), strict=True)
-    return torch.cat([_attend_plainly(*chunk) for chunk in chunks]).unflatten(0, (num_clips, num_heads))
+    mixed_BGOd: Tensor = torch.cat([_attend_plainly(*chunk) for chunk in chunks]).unflatten(0, (num_clips, num_heads))
+    return mixed_BGOd
 
 
 def _attend_plainly(
@@ -85,11 +86,13 @@ class Attention(nn.Module):
             weight, bias = self.qkv.weight, self.qkv.bias
             (query,) = self._heads(F.linear(tokens_BND[:, -num_outputs:], weight[:width], bias[:width]), 1)
             key, value = self._heads(F.linear(tokens_BND, weight[width:], bias[width:]), 2)
-        return self.proj(attend(query, key, value, attn_mask_B1ON).transpose(1, 2).flatten(2))
+        tokens_BOD: Tensor = self.proj(attend(query, key, value, attn_mask_B1ON).transpose(1, 2).flatten(2))
+        return tokens_BOD
 
     def _heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts·D) as that many tensors (B, G, N, d)."""
-        return joint.unflatten(2, (num_parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        heads: tuple[Tensor, ...] = joint.unflatten(2, (num_parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return heads
 
 
 class Block(nn.Module):
@@ -108,7 +111,8 @@ class Block(nn.Module):
         """(B, O, D): the last `num_outputs` tokens after the block, or all."""
         tokens_BOD = tokens_BND if num_outputs is None else tokens_BND[:, -num_outputs:]
         tokens_BOD = tokens_BOD + self.drop_path1(self.attn(self.norm1(tokens_BND), num_outputs))
-        return tokens_BOD + self.drop_path2(self.mlp(self.norm2(tokens_BOD)))
+        output_BOD: Tensor = tokens_BOD + self.drop_path2(self.mlp(self.norm2(tokens_BOD)))
+        return output_BOD
 
 
 class Blocks(nn.ModuleList):
@@ -128,5 +132,7 @@ class Blocks(nn.ModuleList):
 
     def _run(self, block: nn.Module, tokens_BND: Tensor, num_outputs: int | None) -> Tensor:
         if self.is_recomputing and torch.is_grad_enabled():
-            return checkpoint(block, tokens_BND, num_outputs, use_reentrant=False)
-        return block(tokens_BND, num_outputs)
+            tokens_BOD: Tensor = checkpoint(block, tokens_BND, num_outputs, use_reentrant=False)
+        else:
+            tokens_BOD = block(tokens_BND, num_outputs)
+        return tokens_BOD

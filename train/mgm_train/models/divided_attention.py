@@ -66,15 +66,19 @@ class DividedBlock(nn.Module):
         normed_BND = self.norm1(tokens_BND)
         mixed_BND = self.attn(normed_BND, None, peers.in_slice_B1VV) if peers else self._over_space(normed_BND)
         tokens_BND = tokens_BND + self.drop_path(mixed_BND)
-        return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+        output_BND: Tensor = tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+        return output_BND
 
     def _over_time(self, tokens_BND: Tensor) -> Tensor:
         swapped = tokens_BND.unflatten(1, (self.grid.t, -1)).transpose(1, 2)
-        return self.temporal_attn(swapped.flatten(0, 1)).view(swapped.shape).transpose(1, 2).flatten(1, 2)
+        mixed = self.temporal_attn(swapped.flatten(0, 1)).view(swapped.shape)
+        mixed_BND: Tensor = mixed.transpose(1, 2).flatten(1, 2)
+        return mixed_BND
 
     def _over_space(self, tokens_BND: Tensor) -> Tensor:
         slices = tokens_BND.unflatten(1, (self.grid.t, -1))
-        return self.attn(slices.flatten(0, 1)).view(tokens_BND.shape)
+        mixed_BND: Tensor = self.attn(slices.flatten(0, 1)).view(tokens_BND.shape)
+        return mixed_BND
 
 
 class DividedBlocks(nn.ModuleList):

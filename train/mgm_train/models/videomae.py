@@ -56,7 +56,8 @@ def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
 def patchify(frames_BCTHW: Tensor) -> Tensor:
     """The pixels of each tubelet, (B, N, 3, Q): tokens run t, h, w, and the Q = 2·16·16 pixels time, row, column."""
     split = frames_BCTHW.unflatten(4, (-1, PATCH_PX)).unflatten(3, (-1, PATCH_PX)).unflatten(2, (-1, TUBELET_FRAMES))
-    return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+    pixels_BN3Q: Tensor = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+    return pixels_BN3Q
 
 
 def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
@@ -119,8 +120,10 @@ class Encoder(nn.Module):
         position_1ND = self.position_1ND
         tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
         if isinstance(self.blocks, DividedBlocks):
-            return self.norm(self.blocks(tokens_BND, visible_BV))
-        return self.norm(self.blocks(tokens_BND))
+            output_BVD: Tensor = self.norm(self.blocks(tokens_BND, visible_BV))
+        else:
+            output_BVD = self.norm(self.blocks(tokens_BND))
+        return output_BVD
 
 
 class Decoder(nn.Module):
@@ -133,7 +136,8 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
 
     def forward(self, tokens_BNE: Tensor, num_masked: int) -> Tensor:
-        return self.head(self.norm(self.blocks(tokens_BNE, num_masked)))
+        pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked)))
+        return pixels_BMP
 
 
 class VideoMAE(nn.Module):
@@ -167,7 +171,8 @@ class VideoMAE(nn.Module):
         # The tokens are not put back in their places: their positions travel with them.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
         masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
-        return self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked)
+        pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked)
+        return pixels_BMP
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations twice instead of keeping them (timm's name)."""
@@ -205,11 +210,13 @@ class VideoClassifier(nn.Module):
 
     def forward_features(self, frames_BCTHW: Tensor) -> Tensor:
         """Tokens (B, N, D) of uint8 or normalised float frames, before the pooled norm."""
-        return self.encoder(frames_BCTHW)
+        tokens_BND: Tensor = self.encoder(frames_BCTHW)
+        return tokens_BND
 
     def forward_head(self, tokens_BND: Tensor) -> Tensor:
         """Logits (B, K) of the mean token."""
-        return self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
+        logits_BK: Tensor = self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
+        return logits_BK
 
     def forward(self, frames_BCTHW: Tensor) -> Tensor:
         """Logits (B, K) of uint8 or normalised float frames."""

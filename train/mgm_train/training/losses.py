@@ -118,10 +118,12 @@ class FinetuneObjective:
         logits_BK = model(inputs_BCTHW).float()
         kept_K = batch.get("kept_K")
         if kept_K is None:
-            return criterion(logits_BK, target)
+            loss: Tensor = criterion(logits_BK, target)
+            return loss
         if self.mixup is not None:
             # A clip that was mixed with a blank one is no true one either.
             kept_K = kept_K[torch.isin(len(logits_BK) - 1 - kept_K, kept_K)]
         if not len(kept_K):
             return _no_loss(logits_BK)
-        return criterion(logits_BK[kept_K], target[kept_K]) * (len(kept_K) / len(logits_BK))
+        loss = criterion(logits_BK[kept_K], target[kept_K])
+        return loss * (len(kept_K) / len(logits_BK))

@@ -104,7 +104,8 @@ class Learner:
         if self.is_sharded:
             self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         elif self.distributed.world_size > 1 and not is_last:
-            return self.parallel_model.no_sync()  # type: ignore[operator]
+            unsynchronized: AbstractContextManager[None] = self.parallel_model.no_sync()  # type: ignore[operator]
+            return unsynchronized
         return nullcontext()
 
     def step(self, rate: float, is_norm_wanted: bool) -> None:
@@ -124,7 +125,8 @@ class Learner:
         """All that is needed to go on, whole and on the CPU; only the main process's is complete."""
         modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         state = {name: module.state_dict() for name, module in modules.items()}
-        return self._gathered(state | {"optimizer": self.optimizer.state_dict()})
+        gathered: dict[str, Any] = self._gathered(state | {"optimizer": self.optimizer.state_dict()})
+        return gathered
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the scored model, whole and on the CPU; only the main process's are complete."""
