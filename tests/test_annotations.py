@@ -15,8 +15,14 @@ def _read(file: Path, text: str, fold: int = 1):
     return _said(read_annotations([file], fold))
 
 
+def _written(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
+
+
 def _said(annotations):
-    return {a.names[0]: (a.values.get("label", "-"), a.values.get("split", "-")) for a in annotations}
+    certain = [a for a in annotations if not a.is_optional]
+    return {a.names[0]: (a.values.get("label", "-"), a.values.get("split", "-")) for a in certain}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,17 @@ def test_ucf101(tmp_path):
         read_annotations([tmp_path])
 
 
+def test_ucf101_s_names_may_hold_spaces_and_signs(tmp_path):
+    text = "Yo Yo/v_Yo Yo_g08 c01.avi 1\n#1/a.avi 3\nArchery/7.avi\n"
+    annotations = {a.names[0]: a for a in read_annotations([_written(tmp_path / "trainlist01.txt", text)])}
+    assert {name: a.values for name, a in annotations.items()} == {
+        "Yo Yo/v_Yo Yo_g08 c01.avi": {"label": "Yo Yo", "split": "train"},
+        "#1/a.avi": {"label": "#1", "split": "train"},
+        "Archery/7.avi": {"label": "Archery", "split": "train"},
+    }
+    assert [a.is_optional for a in annotations.values()] == [False, True, False]
+
+
 def test_hmdb51(tmp_path):
     folder = tmp_path / "testTrainMulti_7030_splits"
     text = "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1 \n#20_Rhythm_u_nm_np1_fr_goo_0.avi 2 \natm_0.avi 0 \n"
@@ -151,6 +168,38 @@ def test_what_cannot_be_understood_is_one_line(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as caught:
         _read(tmp_path / name, text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classInd.txt", "1 wave\n2 jump\n"),
+        ("mine.csv", "path,label\na.mp4,größe\n"),
+        ("mine.json", '[{"path": "a.mp4", "label": "größe"}]'),
+        ("testlist01.txt", "größe/a.mp4\n"),
+        ("größe_test_split1.txt", "a.mp4 1\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_every_format_in_the_encodings_of_windows(tmp_path, name, text, encoding):
+    (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    read = read_annotations([tmp_path / name])
+    assert [a.values["label"] for a in read] == ([] if name == "classInd.txt" else ["größe"])
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a.mp4,1\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match="it has NUL bytes; save it as UTF-8"):
+        read_annotations([tmp_path / "a.csv"])
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfea")
+    with pytest.raises(UserError, match="begins as UTF-16 text but is none"):
+        read_annotations([tmp_path / "a.csv"])
+    (tmp_path / "a.csv").write_text("x" * 200_000 + ",1\n")
+    with pytest.raises(UserError, match="field larger than field limit"):
+        read_annotations([tmp_path / "a.csv"])
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is not JSON"):
+        read_annotations([tmp_path / "a.json"])
 
 
 def test_unreadable_files(tmp_path):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mgm_prep.cli import main
 from mgm_prep.extraction.labels import match_videos
-from mgm_prep.sources.annotations import Annotation
+from mgm_prep.sources.annotations import Annotation, read_annotations
 from mgm_shared.store import open_store
 
 IDS = ["train/a/0.mp4", "train/b/0.mp4", "20bn/78687.webm", "20bn/1.webm", "x.avi", "x.mp4", "deep/er/y.mov"]
@@ -60,6 +60,30 @@ def test_entries_that_contradict_each_other_are_ambiguous():
     second = [Annotation(names=("yt_000001_000011", "yt"), values={"label": "a"})]
     assert match_videos(second, ["k/yt.mp4"]).values == {"k/yt.mp4": {"label": "a"}}
     assert match_videos(second, ["k/yt.mp4", "k/yt_000001_000011.mp4"]).values.keys() == {"k/yt_000001_000011.mp4"}
+
+
+def test_names_that_begin_with_a_number_sign(tmp_path):
+    """A line is a comment only if no video has its name; one that was commented out attaches nothing."""
+    ids = ["brush_hair/#20_Rhythm.avi", "train/a/0.mp4", "#x/1.mp4", "1.mp4"]
+    (tmp_path / "list.txt").write_text("# of mine\n#20_Rhythm.avi hair\n#train/a/0.mp4 a\n#x/1.mp4 b\n#1.mp4 c\n")
+    match = match_videos(read_annotations([tmp_path / "list.txt"]), ids)
+    assert match.values == {"brush_hair/#20_Rhythm.avi": {"label": "hair"}, "#x/1.mp4": {"label": "b"}}
+    assert match.comments == ["# of mine", "#train/a/0.mp4 a", "#1.mp4 c"]
+    assert (match.unmatched, match.ambiguous) == ([], [])
+    # HMDB51's own lists have no comments.
+    (tmp_path / "hair_test_split1.txt").write_text("#20_Rhythm.avi 1\n#21_gone.avi 2\n# mine\n")
+    match = match_videos(read_annotations([tmp_path / "hair_test_split1.txt"]), ids)
+    assert match.values == {"brush_hair/#20_Rhythm.avi": {"label": "hair", "split": "train"}}
+    assert (match.unmatched, match.comments) == (["#21_gone.avi"], ["# mine"])
+
+
+def test_odd_names_are_matched_by_what_the_store_has(tmp_path):
+    ids = ["a,b.mp4", "two words.mp4", "x.avi.mp4", "x.mkv.mp4", r"caf\xe9.mp4", "xe9.mp4", "\u2028line.mp4"]
+    text = "a,b.mp4,1\ntwo words.mp4,2\nx.avi,3\nx.mkv,4\ncaf\udce9.mp4,5\nxe9,6\n\u2028line.mp4,7\n"
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    match = match_videos(read_annotations([tmp_path / "list.csv"]), ids)
+    assert match.values == {video_id: {"label": str(number)} for number, video_id in enumerate(ids, 1)}
+    assert (match.unmatched, match.ambiguous) == ([], [])
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from mgm_prep.motion.x264 import VECTOR_CODECS
 from mgm_prep.runtime.cluster import Cluster, open_cluster
 from mgm_prep.runtime.lock import LOCK_FILE, locked
 from mgm_prep.runtime.signals import noting_signals
-from mgm_prep.sources.discover import Source, find_sources
+from mgm_prep.sources.discover import Source, describe_ignored, find_sources
 from mgm_shared.errors import UserError
 from mgm_shared.index import all_attributes, codes, committed_parts, extracted_ids, numbers, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
@@ -57,6 +57,9 @@ class Summary:
     frames: int
     parts: int
     ignored_files: int
+    """Files that are not videos; hidden files and folders are among them."""
+    ignored_lines: int
+    """Lines of a list that begin with `#` and name no file."""
     changed: int
     """Files that are others now than those that were extracted, and were not refreshed."""
     vanished: int
@@ -130,9 +133,8 @@ def extract(
     annotations = read_label_files(labels, fold)
     sources = {source.video_id: source for source in found.sources}
     _check_place(store)
-    if found.ignored:
-        kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(found.ignored.items()))
-        say(f"{found.ignored.total()} files without a video's suffix are left alone ({kinds})")
+    if found.ignored or found.comments:
+        say(f"skipped: {describe_ignored(found)}")
     with locked(store, say) as still_ours:
 
         def guarded_report(progress: Progress) -> None:
@@ -175,7 +177,8 @@ def extract(
         extracted_now=progress.num_done,
         frames=int(numbers(table, "num_frames")[is_listed].sum()),
         parts=len(committed_parts(store)),
-        ignored_files=sum(found.ignored.values()),
+        ignored_files=found.ignored.total(),
+        ignored_lines=len(found.comments),
         changed=0 if refresh else len(changes.changed),
         vanished=len(changes.vanished),
         without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from mgm_prep.sources.discover import Source
+from mgm_prep.sources.names import text_of
 from mgm_shared.schema import FAILURES_FILE
 from mgm_shared.storage import StorePath, read_rows, write_rows
 
@@ -22,7 +23,7 @@ def failure_of(source: Source, error: Exception) -> Failure:
     """The row that says why a video is not in the store."""
     return Failure(
         video_id=source.video_id,
-        path=str(source.path),
+        path=text_of(str(source.path)),
         reason=str(error) or type(error).__name__,
         exception=type(error.__cause__ or error).__name__,
     )

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from mgm_prep.extraction.failures import read_failures
 from mgm_prep.extraction.plan import read_plan
 from mgm_prep.runtime.lock import locked
-from mgm_prep.sources.annotations import VIDEO_SUFFIXES, Annotation, is_annotation_folder, read_annotations
+from mgm_prep.sources.annotations import Annotation, is_annotation_folder, read_annotations
 from mgm_prep.sources.discover import find_sources
+from mgm_prep.sources.names import has_video_suffix, text_of
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
@@ -32,6 +33,8 @@ class Match:
     """Names that no video has."""
     ambiguous: list[str]
     """Names that several videos have, or of which the files say different things; nothing is attached to these."""
+    comments: list[str]
+    """Lines that begin with `#` and name no video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class LabelSummary:
     """Videos of the store that a file names."""
     unmatched: int
     ambiguous: int
+    comments: int
+    """Lines that begin with `#` and name no video."""
     videos: int
     without_label: int
     labels: int
@@ -93,6 +98,7 @@ def attach_labels(
         attached=len(match.values.keys() & set(table["video_id"].to_pylist())),
         unmatched=len(match.unmatched),
         ambiguous=len(match.ambiguous),
+        comments=len(match.comments),
         videos=len(table),
         without_label=table["label"].null_count,
         labels=sum(name is not None for name in codes(table, "label")[1]),
@@ -118,6 +124,7 @@ def say_unattached(match: Match, say: Callable[[str], None]) -> None:
     for names, what in (
         (match.unmatched, "name no video of the store"),
         (match.ambiguous, "fit several videos, or are listed with different labels; nothing is attached to them"),
+        (match.comments, "begin with # and name no video; they are taken for comments"),
     ):
         if names:
             say(f"{len(names)} entries {what}, such as {_some(names)}")
@@ -132,23 +139,38 @@ def match_videos(annotations: Sequence[Annotation], video_ids: Collection[str]) 
     claims: dict[str, list[tuple[str, dict[str, str | None]]]] = defaultdict(list)
     unmatched: list[str] = []
     ambiguous: list[str] = []
+    comments: list[str] = []
     for annotation in annotations:
-        found = next((ids for name in annotation.names if (ids := finder.find(name))), [])
+        name, values, found = _reading_with_video(annotation, finder)
         if len(found) == 1:
-            claims[found[0]].append((annotation.names[0], annotation.values))
+            claims[found[0]].append((name, values))
+        elif found:
+            ambiguous.append(name)
         else:
-            (ambiguous if found else unmatched).append(annotation.names[0])
-    values: dict[str, dict[str, str | None]] = {}
+            (comments if annotation.is_optional else unmatched).append(name)
+    values_of_video: dict[str, dict[str, str | None]] = {}
     for video_id, said in claims.items():
         merged = {key: value for _, one in said for key, value in one.items()}
         if all(merged[key] == value for _, one in said for key, value in one.items()):
-            values[video_id] = merged
+            values_of_video[video_id] = merged
         else:
             ambiguous.append(said[0][0])
-    return Match(values=values, unmatched=unmatched, ambiguous=ambiguous)
+    return Match(values=values_of_video, unmatched=unmatched, ambiguous=ambiguous, comments=comments)
+
+
+def _reading_with_video(annotation: Annotation, finder: "_Finder") -> tuple[str, dict[str, str | None], list[str]]:
+    """Name, values and videos of the first reading that names a video; of the most likely one when none does."""
+    for reading in annotation.readings:
+        for name in reading.names:
+            find = finder.find_marked if annotation.is_optional else finder.find
+            if found := find(text_of(name)):
+                return text_of(reading.names[0]), reading.values, found
+    return annotation.shown, annotation.values, []
 
 
 class _Finder:
+    """The videos of a store, by path and by file name."""
+
     def __init__(self, annotations: Iterable[Annotation], video_ids: Collection[str]) -> None:
         self._ids = frozenset(video_ids)
         self._by_path: dict[str, list[str]] = defaultdict(list)
@@ -157,14 +179,27 @@ class _Finder:
             path = _without_suffix(video_id)
             self._by_path[path].append(video_id)
             self._by_stem[_last(path)].append(video_id)
-        names = {_without_suffix(name) for annotation in annotations for name in annotation.names}
+        names = {_without_suffix(text_of(name)) for annotation in annotations for name in annotation.names}
         self._listed = Counter(map(_last, names))
 
     def find(self, name: str) -> list[str]:
         """The ids that a name may mean: one when it is certain."""
+        # As it is, with Windows' separators, and with its suffix: `transcode` calls the copy of b.avi b.avi.mp4 where
+        # there is a b.mp4 too.
+        paths = dict.fromkeys((_without_suffix(name), _without_suffix(name.replace("\\", "/")), name))
+        return next((found for path in paths if (found := self._find(name, path))), [])
+
+    def find_marked(self, name: str) -> list[str]:
+        """As `find`, for a name that begins with `#`: only videos whose own name has the `#` too.
+
+        `#a/b.mp4` may be the line of `a/b.mp4`, commented out.
+        """
+        first = _without_suffix(name).partition("/")[0]
+        return [found for found in self.find(name) if first in _without_suffix(found).split("/")]
+
+    def _find(self, name: str, path: str) -> list[str]:
         if name in self._ids:
             return [name]
-        path = _without_suffix(name)
         for tail in _tails(path):
             if tail in self._by_path:
                 return self._by_path[tail]
@@ -189,8 +224,9 @@ def _last(path: str) -> str:
 
 
 def _without_suffix(name: str) -> str:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return str(path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path)
+    """The path, normalized, without the suffix of a video file."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("") if has_video_suffix(name) else path)
 
 
 def _some(names: Iterable[str]) -> str:

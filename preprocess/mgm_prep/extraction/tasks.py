@@ -8,6 +8,7 @@ from typing import TypeVar
 from mgm_prep.extraction.failures import Failure
 from mgm_prep.runtime.crash_journal import convicted
 from mgm_prep.sources.discover import Source
+from mgm_prep.sources.names import text_of
 from mgm_shared.storage import StorePath
 
 AnyTask = TypeVar("AnyTask", bound="Task")
@@ -48,7 +49,7 @@ def _without_killer(task: AnyTask, store: StorePath) -> AnyTask:
     rejected = tuple(
         Failure(
             video_id=source.video_id,
-            path=str(source.path),
+            path=text_of(str(source.path)),
             reason=f"decoding it ended the worker process, twice ({causes[source.video_id]})",
             exception="KilledWorker",
         )

@@ -1,19 +1,32 @@
-"""Find the videos of a data set: a directory of class folders, or a list file. The first step of a datum's way."""
+"""Find the videos of a data set: a directory of class folders, or a list file."""
 
 import os
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
-from mgm_prep.sources.annotations import SPLITS, VIDEO_SUFFIXES, read_table
+from mgm_prep.sources.annotations import Annotation, annotations_of_table
+from mgm_prep.sources.names import (
+    SPLITS,
+    VIDEO_SUFFIXES,
+    bytes_name,
+    has_video_suffix,
+    split_of,
+    text_of,
+    unique_ids,
+)
 from mgm_shared.errors import UserError
+
+LIST_SUFFIXES = (".txt", ".csv", ".lst")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A video to extract. `video_id` is its path below the data set, with suffix: unique, the same on every machine."""
+    """A video to extract."""
 
     video_id: str
+    """Its path below the data set, with suffix, as text (`names.py`): unique, and the same on every machine."""
     path: Path
     label: str | None
     split: str | None
@@ -21,82 +34,139 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a data set holds: the sources sorted by id, and how many other files were passed over, by suffix."""
+    """The videos of a data set, and what was passed over."""
 
     sources: list[Source]
+    """Sorted by id."""
     ignored: Counter[str]
+    """Files that are not videos, by suffix; `hidden` counts files and folders whose name begins with a dot."""
+    comments: list[str] = field(default_factory=list)
+    """Lines of a list that begin with `#` and name no file."""
 
 
 def find_sources(videos: Path) -> Found:
     """All videos of a directory, or of a list: `path label` lines, or a table with or without a header.
 
-    UserError when `videos` does not exist or names no video.
+    UserError when `videos` does not exist, names no video, or has a folder that cannot be read.
     """
     if videos.is_dir():
         found = _walk(videos)
-    elif videos.is_file() and videos.suffix.lower() in (".txt", ".csv", ".lst"):
+    elif videos.is_file() and videos.suffix.lower() in LIST_SUFFIXES:
         found = _read_list(videos)
     elif videos.exists():
-        raise UserError(f"{videos} is neither a directory of videos nor a list file (.txt, .csv)")
+        raise UserError(f"{videos} is neither a directory of videos nor a list file ({', '.join(LIST_SUFFIXES)})")
     else:
         raise UserError(f"{videos} does not exist; give a directory of videos or a list file")
     if not found.sources:
-        passed_over = f" ({sum(found.ignored.values())} files of other kinds)" if found.ignored else ""
+        passed_over = f" ({describe_ignored(found)})" if found.ignored or found.comments else ""
         raise UserError(f"{videos} holds no video{passed_over}; known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}")
     return found
 
 
+def describe_ignored(found: Found) -> str:
+    """What was passed over, for messages: counts by suffix, and an example of a comment line."""
+    kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(found.ignored.items()))
+    said = [f"{found.ignored.total()} files of other kinds: {kinds}"] if found.ignored else []
+    if found.comments:
+        said.append(f"{len(found.comments)} lines begin with # and name no file, such as {found.comments[0]!r}")
+    return "; ".join(said)
+
+
 def _walk(root: Path) -> Found:
-    sources, ignored = [], Counter[str]()
-    # Links to directories are followed, but none to a directory that the way led through: that would be a loop.
-    ways = {str(root): frozenset({_identity(str(root))})}
-    for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        way = ways.pop(folder)
-        found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders) if not name.startswith(".")}
-        subfolders[:] = [name for name, identity in found.items() if identity not in way]
-        ways |= {os.path.join(folder, name): way | {found[name]} for name in subfolders}
-        for name in sorted(names):
-            path = Path(folder) / name
+    paths: dict[str, Path] = {}
+    ignored = Counter[str]()
+    for folder, names in _folders(root, ignored):
+        for name in names:
             if name.startswith("."):
-                continue
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                sources.append(_source_below(root, path))
+                ignored["hidden"] += 1
+            elif has_video_suffix(name):
+                path = Path(folder) / name
+                paths[path.relative_to(root).as_posix()] = path
             else:
-                ignored[path.suffix.lower() or "no suffix"] += 1
+                ignored[text_of(PurePosixPath(name).suffix.lower()) or "no suffix"] += 1
+    ids = unique_ids(paths)
+    sources = [_source_below(relative, path, ids[relative]) for relative, path in paths.items()]
     return Found(sources=sorted(sources, key=lambda source: source.video_id), ignored=ignored)
 
 
+def _folders(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that is not hidden, with the names of its files.
+
+    Links to folders are followed, except to a folder that lies on the way from the root: that would be a loop.
+    """
+    ways = {str(root): frozenset({_identity(str(root))})}
+    for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        way = ways.pop(folder)
+        shown = sorted(name for name in subfolders if not name.startswith("."))
+        ignored.update(["hidden"] * (len(subfolders) - len(shown)))
+        found = {name: _identity(os.path.join(folder, name)) for name in shown}
+        subfolders[:] = [name for name, identity in found.items() if identity not in way]
+        ways |= {os.path.join(folder, name): way | {found[name]} for name in subfolders}
+        yield folder, sorted(names)
+
+
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be listed is no folder without videos."""
-    raise error
+    """UserError for a folder that cannot be listed: its videos would be missing without a word."""
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}")
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from None
     return status.st_dev, status.st_ino
 
 
-def _source_below(root: Path, path: Path) -> Source:
+def _source_below(relative: str, path: Path, video_id: str) -> Source:
     """`train/left/0.mp4` has split train and label left; `left/0.mp4` label left; `0.mp4` neither."""
-    relative = path.relative_to(root)
-    folders = list(relative.parts[:-1])
+    folders = list(PurePosixPath(relative).parts[:-1])
     split = SPLITS.get(folders[0].lower()) if folders else None
-    label = "/".join(folders[1:] if split else folders) or None
-    return Source(video_id=_text(relative.as_posix()), path=path, label=_text(label) if label else None, split=split)
-
-
-def _text(name: str) -> str:
-    r"""The same name, where it is text; bytes that are no UTF-8 become \xNN, since Parquet and JSON hold text only."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    label = "/".join(folders[1:] if split else folders)
+    return Source(video_id=video_id, path=path, label=text_of(label) or None, split=split)
 
 
 def _read_list(file: Path) -> Found:
-    """The videos that a list or table names; paths are relative to its directory."""
+    """The videos that a list or table names; paths are relative to its directory. UserError for one listed twice."""
     sources: dict[str, Source] = {}
-    for annotation in read_table(file):
-        path, values = annotation.names[0], annotation.values
-        if path in sources:
-            raise UserError(f"{file}: {path} is listed twice")
-        split = values.get("split") or SPLITS.get(Path(path).parts[0].lower())
-        sources[path] = Source(video_id=path, path=file.parent / path, label=values.get("label"), split=split)
-    return Found(sources=sorted(sources.values(), key=lambda source: source.video_id), ignored=Counter())
+    comments: list[str] = []
+    ids: dict[str, str] = {}
+    for annotation in annotations_of_table(file):
+        reading, name = _reading_with_file(annotation, file.parent)
+        if annotation.is_optional and not _is_there(file.parent / name):
+            comments.append(annotation.shown)
+            continue
+        video_id, place = text_of(reading.names[0]), os.path.normpath(name)
+        if place in ids or video_id in sources:
+            raise UserError(f"{file}: {video_id} is listed twice" + _also_as(ids.get(place, video_id), video_id))
+        ids[place] = video_id
+        split = reading.values.get("split") or split_of(video_id)
+        label = reading.values.get("label")
+        sources[video_id] = Source(video_id=video_id, path=file.parent / name, label=label, split=split)
+    ordered = sorted(sources.values(), key=lambda source: source.video_id)
+    return Found(sources=ordered, ignored=Counter(), comments=comments)
+
+
+def _reading_with_file(annotation: Annotation, folder: Path) -> tuple[Annotation, str]:
+    """The first reading of a line that names a file, with the file's name; the most likely one when none does."""
+    names = [(reading, name) for reading in annotation.readings for name in _spellings(reading.names[0])]
+    if len(names) == 1:
+        return names[0]
+    return next(((reading, name) for reading, name in names if _is_there(folder / name)), names[0])
+
+
+def _spellings(name: str) -> Sequence[str]:
+    r"""The name, and where it holds `\xNN` as an id does, the file name with these bytes."""
+    return list(dict.fromkeys((name, bytes_name(name))))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _also_as(first: str, second: str) -> str:
+    return "" if first == second else f" (as {first} and {second})"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes
 from mgm_shared.store import Store
+from mgm_shared.text_files import is_text, read_lines
 
 MAP_COLUMNS = ["label", "class"]
 LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b")
@@ -23,9 +24,12 @@ LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b")
 def read_class_map(file: Path) -> dict[str, str]:
     """Label → class, of a CSV file with the columns `label` and `class`. UserError for anything else."""
     try:
-        rows = list(csv.reader(file.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{file} cannot be read; give a CSV file with the columns label and class") from None
+        lines = read_lines(file)
+    except UserError as error:
+        raise UserError(f"{error}; give a CSV file with the columns label and class") from None
+    if not all(map(is_text, lines.values())):
+        raise UserError(f"{file} is not UTF-8 text; convert it to UTF-8")
+    rows = list(csv.reader(lines.values(), skipinitialspace=True))
     rows = [row for row in rows if any(row)]
     if not rows or rows[0] != MAP_COLUMNS or any(len(row) != 2 or not all(row) for row in rows):
         raise UserError(f"{file} must begin with the line `label,class` and have two names in every line")

@@ -1,0 +1,63 @@
+r"""File names as text: which names are videos, which folders are splits, and how a name becomes a video id.
+
+A POSIX file name is bytes; ids are stored in JSON and Parquet, which hold Unicode text. So a byte that is not UTF-8 is
+written as `\xNN` in the id: `caf<E9>.mp4` has the id `caf\xe9.mp4`.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+# Names that FFmpeg's whitelisted demuxers (container.py) read. Other files are counted and named, never opened.
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv".split()
+)
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+
+
+def has_video_suffix(name: str) -> bool:
+    """Whether the name ends in a suffix of a video file, in any case."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def split_of(name: str) -> str | None:
+    """The split that the first folder of a path stands for; None when it is not a split's name."""
+    folders = PurePosixPath(name).parts[:-1]
+    return SPLITS.get(folders[0].lower()) if folders else None
+
+
+def text_of(name: str) -> str:
+    r"""The name as Unicode text: bytes that are not UTF-8 become `\xNN`. A name that is text stays as it is."""
+    try:
+        content = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Other surrogates, which JSON can hold and a file name cannot.
+        content = name.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
+
+
+def bytes_name(name: str) -> str:
+    r"""The file name that `text_of` wrote as `name`, with surrogate escapes in place of `\xNN`."""
+    return ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name)
+
+
+def unique_ids(names: Iterable[str]) -> dict[str, str]:
+    r"""Each name's id: its `text_of`, or where another file has that very name, the same with a second backslash."""
+    ordered = sorted(names, key=os.fsencode)
+    ids = {name: name for name in ordered if text_of(name) == name}
+    taken = set(ids)
+    for name in ordered:
+        if name not in ids:
+            video_id = text_of(name)
+            while video_id in taken:
+                video_id = video_id.replace("\\x", "\\\\x", 1)
+            ids[name] = video_id
+            taken.add(video_id)
+    return ids
