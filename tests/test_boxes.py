@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mgm_shared.boxes import box_file, box_peaks, cells_in_boxes, read_boxes
+from mgm_shared.boxes import box_file, box_files, box_peaks, cells_in_boxes, read_boxes
 from mgm_shared.errors import UserError
 
 VIDEO = "train/left/0.mp4"
@@ -64,17 +64,66 @@ def test_a_folder_has_a_file_for_each_video(tmp_path):
     assert box_file(tmp_path / "one.txt", "train/wave/17.mp4") == tmp_path / "one.txt"
 
 
-@pytest.mark.parametrize("text", ["1,2,3\n", "a,1,2,3,4,5\n", "0,1,2,3,4,5,1\n", "1.5,1,2,3,4,5,1\n"])
+@pytest.mark.parametrize(
+    ("video_id", "file"),
+    [
+        ("train/wave/17.mp4", "train/wave/17.txt"),
+        ("train/wave/17.mp4", "train/wave/17.mp4.txt"),
+        ("train/wave/17.mp4", "train/wave/17/gt/gt.txt"),
+        ("MOT17-02-raw.webm", "MOT17-02/gt/gt.txt"),
+        ("MOT17-02-raw.webm", "MOT17-02.txt"),
+        ("v1.2/a.b.mp4", "v1.2/a.b.txt"),
+        ("/data/17.mp4", "17.txt"),
+        ("../17.mp4", "17/gt/gt.txt"),
+    ],
+)
+def test_where_the_boxes_of_a_video_may_lie(tmp_path, video_id, file):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    assert box_file(tmp_path, video_id) == tmp_path / file
+    assert box_files(tmp_path, [video_id, "other.mp4"]) == {video_id: tmp_path / file}
+
+
+def test_the_folder_may_be_the_one_that_the_id_begins_with(tmp_path):
+    (tmp_path / "train/A/gt").mkdir(parents=True)
+    (tmp_path / "train/A/gt/gt.txt").touch()
+    assert box_file(tmp_path / "train", "train/A.mp4") == tmp_path / "train/A/gt/gt.txt"
+
+
+def test_a_name_alone_finds_its_boxes_only_if_one_video_has_it(tmp_path):
+    (tmp_path / "A.txt").touch()
+    (tmp_path / "B.txt").touch()
+    assert box_files(tmp_path, ["x/A.mp4", "y/A.mp4", "y/B.mp4"]) == {"y/B.mp4": tmp_path / "B.txt"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_box_files_of_windows_programs(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("1,7,11,21,30,40,1\r\n\r\n2, 7, 1, 1, 2, 2\r\n".encode(encoding))
+    assert read_boxes(tmp_path / "a.txt").box_K4.tolist() == [[10, 20, 30, 40], [0, 0, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2,3\n",
+        "a,1,2,3,4,5\n",
+        "0,1,2,3,4,5,1\n",
+        "1.5,1,2,3,4,5,1\n",
+        "1,1,nan,3,4,5,1\n",
+        "1e300,1,2,3,4,5,1\n",
+        "# x\n",
+    ],
+)
 def test_a_line_that_is_no_box_is_named(mot, text):
     with pytest.raises(UserError, match=r"boxes\.txt, line 2: not `frame,id"):
         read_boxes(mot("1,1,1,1,5,5,1\n" + text))
 
 
 def test_files_that_cannot_be_read_or_belong_to_another_video_are_refused(mot, tmp_path, pan_store):
-    with pytest.raises(UserError, match="cannot be read as a MOT file"):
+    with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file"):
         read_boxes(tmp_path / "none.txt")
-    (tmp_path / "binary.txt").write_bytes(bytes([255, 254, 0, 200]))
-    with pytest.raises(UserError, match="cannot be read as a MOT file"):
+    (tmp_path / "binary.txt").write_bytes(bytes([255, 0, 0, 200]))
+    with pytest.raises(UserError, match=r"binary\.txt is not UTF-8 text"):
         read_boxes(tmp_path / "binary.txt")
     with pytest.raises(UserError, match=r"boxes for frame 25; train/left/0\.mp4 has 24"):
         cells_in_boxes(read_boxes(mot("25,1,1,1,5,5,1\n")), pan_store[VIDEO])

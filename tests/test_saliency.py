@@ -58,12 +58,16 @@ def test_the_square_moves_and_the_ground_does_not(square_store, square_boxes):
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     # The first frame has no vectors. A box touches 7×6 or, where it starts inside a cell, 7 columns of 12×30 cells.
-    assert (found["videos"], found["frames"], found["drawn"]) == (1, NUM_FRAMES - 1, "2 seconds")
-    assert found["r_in"] == pytest.approx(SPEED, rel=0.2)
+    assert (found["videos"], found["frames"], found["bootstrap_over"]) == (
+        1,
+        NUM_FRAMES - 1,
+        "2 stretches of one second",
+    )
+    assert found["speed_in_boxes_px"] == pytest.approx(SPEED, rel=0.2)
     assert found["ratio"] > 20
     assert found["ratio_interval"][0] > 1
     assert found["peak_in_box"] > 0.95
-    assert found["box_share"] == pytest.approx(6 * 6.75 / 360, rel=0.05)
+    assert found["box_area"] == pytest.approx(6 * 6.75 / 360, rel=0.05)
 
 
 def test_boxes_beside_the_square_find_less_motion_than_there_is_outside(square_store, square_boxes, tmp_path):
@@ -81,12 +85,31 @@ def test_a_folder_of_files_measures_the_videos_that_have_one(square_store, squar
         labelled_videos(square_store, square_store.path, None)
 
 
+def test_a_folder_and_a_file_as_motchallenge_has_them(square_store, square_boxes, tmp_path):
+    """SEQUENCE/gt/gt.txt below a split's folder, beside the frames; nothing has to be renamed."""
+    sequence = tmp_path / "MOT15/train/square"
+    (sequence / "gt").mkdir(parents=True)
+    (sequence / "img1").mkdir()
+    square_boxes.rename(sequence / "gt/gt.txt")
+    expected = read_boxes(sequence / "gt/gt.txt")
+    for place, wanted in ((sequence.parent, None), (sequence, None), (sequence / "gt/gt.txt", None), (sequence, "squ"),
+                          (sequence.parent, "square")):  # fmt: skip
+        ((video, boxes),) = labelled_videos(square_store, place, wanted)
+        assert (video.video_id, boxes.file) == ("square.mp4", sequence / "gt/gt.txt")
+        assert np.array_equal(boxes.box_K4, expected.box_K4)
+    assert run(square_store.path, "--boxes", sequence.parent).exit_code == 0
+    (tmp_path / "gt").mkdir()
+    (sequence / "gt/gt.txt").rename(tmp_path / "gt/gt.txt")
+    with pytest.raises(UserError, match="has no video 'test_a_folder"):
+        labelled_videos(square_store, tmp_path / "gt/gt.txt")
+
+
 def test_what_cannot_be_measured_is_said_in_a_line(square_store, square_boxes, tmp_path):
     for arguments, message in (
-        ([square_store.path, "--boxes", square_boxes], "say which with --video"),
+        ([square_store.path, "--boxes", square_boxes], "name the video with --video"),
         ([square_store.path, "--boxes", square_boxes, "--video", "still"], "has 5 frames"),
         ([square_store.path, "--boxes", square_boxes, "--video", "square", "--array", "flow"], "mgm-prep flow"),
-        ([square_store.path, "--boxes", tmp_path / "none.txt", "--video", "still"], "cannot be read as a MOT file"),
+        ([square_store.path, "--boxes", tmp_path / "none.txt", "--video", "still"], "cannot be read: No such file"),
     ):
         result = run(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
@@ -99,9 +122,9 @@ def test_what_cannot_be_measured_is_said_in_a_line(square_store, square_boxes, t
 def test_where_nothing_moves_outside_there_is_no_ratio(square_store, tmp_path):
     (tmp_path / "still.txt").write_text("".join(f"{t},1,1,1,50,50,1\n" for t in range(1, 6)))
     found = json.loads(run(square_store.path, "--boxes", tmp_path / "still.txt", "--video", "still", "--json").stdout)
-    assert (found["r_in"], found["r_out"], found["ratio"]) == (0, 0, None)
+    assert (found["speed_in_boxes_px"], found["speed_outside_px"], found["ratio"]) == (0, 0, None)
     # All cells are equally strong, so the peak is in the box as often as the box is large.
-    assert found["peak_in_box"] == found["box_share"] == pytest.approx(7 * 7 / 360, abs=1e-4)
+    assert found["peak_in_box"] == found["box_area"] == pytest.approx(7 * 7 / 360, abs=1e-4)
 
 
 @settings(deadline=None)
@@ -125,7 +148,7 @@ def test_a_tally_equals_loops_over_the_cells(seed, share_missing, share_boxed):
     assert (tally.outside, tally.num_outside) == (sum(outside), len(outside))
     assert tally.num_frames == len(hits)
     assert tally.peaks_in_box == pytest.approx(sum(hits))
-    assert tally.box_share == pytest.approx(sum(shares))
+    assert tally.box_area == pytest.approx(sum(shares))
 
 
 def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
@@ -142,6 +165,6 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
 def test_many_videos_are_drawn_as_videos(square_store, square_boxes):
     boxes = read_boxes(square_boxes)
     found = saliency([(square_store["square.mp4"], boxes)] * 20)
-    assert found.drawn == "20 videos"
+    assert found.bootstrap_over == "20 videos"
     # Twenty times the same video leave nothing to chance.
     assert found.ratio_interval == (found.ratio, found.ratio)

@@ -327,7 +327,7 @@ def saliency(store: StorePath, boxes: Path, video: str | None, array: str, is_js
     """Compare STORE's motion inside labelled boxes with the motion outside: is it a good guide for masks?
 
     A MOT file has lines `frame,id,left,top,width,height,…`, counted from 1, in pixels of the source as shown. In a
-    folder the file of train/wave/17.mp4 is train/wave/17.txt.
+    folder the file of train/wave/17.mp4 is train/wave/17.txt, or train/wave/17/gt/gt.txt as in MOTChallenge.
     """
     from mgm_prep.store_tools.saliency import labelled_videos
     from mgm_prep.store_tools.saliency import saliency as measure

@@ -6,8 +6,10 @@ those of the source as it is shown. A box of confidence 0 is one that the benchm
 Axes: K boxes · T frames · Y,X cells of 8×8 px · 4 = left, top, width, height in source px from 0.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,15 @@ from numpy.typing import NDArray
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import CELL_PX, Box
 from mgm_shared.store import Video
+from mgm_shared.text_files import read_lines
 
 MIN_COLUMNS = 6
 CONFIDENCE_COLUMN = 6
+MAX_FRAME = 2**31
+# Where MOTChallenge keeps the boxes of a sequence, below the sequence's folder.
+CHALLENGE_FILE = Path("gt", "gt.txt")
+# What MOTChallenge adds to a sequence's name in the name of its video.
+CHALLENGE_VIDEO_ENDING = "-raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +38,73 @@ class Boxes:
 
 
 def box_file(place: Path, video_id: str) -> Path:
-    """The MOT file of a video: `place` itself, or in a folder the file with the id's path and the suffix .txt."""
-    return place / Path(video_id).with_suffix(".txt") if place.is_dir() else place
+    """The MOT file of a video; `place` itself when it is a file.
+
+    In a folder it is, for train/wave/17.mp4: train/wave/17.txt, train/wave/17.mp4.txt, or as MOTChallenge has it
+    train/wave/17/gt/gt.txt. `place` may be the folder train/wave, too. The first of these when there is none.
+    """
+    if not place.is_dir():
+        return place
+    candidates = _candidates(place, video_id)
+    return next((file for file in candidates if file.is_file()), candidates[0])
+
+
+def box_files(place: Path, video_ids: Sequence[str]) -> dict[str, Path]:
+    """The MOT file of each video that has one in the folder `place`.
+
+    Beside the places of `box_file`, a video's name alone finds its file when no other video of these has the name.
+    """
+    by_name = Counter(_sequence(video_id) for video_id in video_ids)
+    found: dict[str, Path] = {}
+    for video_id in video_ids:
+        name = _sequence(video_id)
+        alone = _in_folder(place, Path(name)) if by_name[name] == 1 else []
+        file = next((file for file in [*_candidates(place, video_id), *alone] if file.is_file()), None)
+        if file is not None:
+            found[video_id] = file
+    return found
+
+
+def challenge_sequence(file: Path) -> str | None:
+    """The sequence whose boxes MOTChallenge keeps in this file, SEQUENCE/gt/gt.txt; None for any other file."""
+    place = file.absolute()
+    return place.parents[1].name if Path(*place.parts[-2:]) == CHALLENGE_FILE else None
+
+
+def _candidates(place: Path, video_id: str) -> list[Path]:
+    """Where the boxes of a video may lie below the folder `place`, the most exact place first."""
+    path = PurePosixPath(video_id)
+    folders, below = list(path.parts[:-1]), place.absolute().parts
+    # An id of a list may begin with / or .., and lead out of `place`.
+    ways = [path] if not path.is_absolute() and ".." not in folders else []
+    # `place` may be one of the folders of the id.
+    ways += [
+        PurePosixPath(*path.parts[count:])
+        for count in range(1, len(path.parts))
+        if tuple(folders[:count]) == below[-count:]
+    ]
+    ways = ways or [PurePosixPath(path.name)]
+    return [file for way in ways for file in _in_folder(place, Path(way))]
+
+
+def _in_folder(place: Path, way: Path) -> list[Path]:
+    sequence = way.with_name(_sequence(way.name))
+    names = dict.fromkeys((way.with_suffix(""), sequence))
+    return [
+        *(place / name.with_name(f"{name.name}.txt") for name in names),
+        place / way.with_name(f"{way.name}.txt"),
+        *(place / name / CHALLENGE_FILE for name in names),
+    ]
+
+
+def _sequence(video_id: str) -> str:
+    """The name of the sequence that a video shows: its file name without suffix and without MOTChallenge's ending."""
+    return PurePosixPath(video_id).stem.removesuffix(CHALLENGE_VIDEO_ENDING)
 
 
 def read_boxes(file: Path) -> Boxes:
     """Read a MOT file. UserError when it cannot be read, or a line is none of a box."""
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as a MOT file: {error}") from None
-    rows = [_row(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(file, number, line) for number, line in read_lines(file).items()]
     kept = [row for row in rows if row[CONFIDENCE_COLUMN] != 0]
     box_K4 = np.array([row[2:6] for row in kept]).reshape(-1, 4) - (1, 1, 0, 0)
     return Boxes(file=file, frame_K=np.array([row[0] for row in kept], np.int64) - 1, box_K4=box_K4)
@@ -52,7 +116,7 @@ def _row(file: Path, number: int, line: str) -> list[float]:
         values = [float(text) for text in line.split(",")[: CONFIDENCE_COLUMN + 1]]
     except ValueError:
         values = []
-    if len(values) < MIN_COLUMNS or values[0] < 1 or values[0] % 1:
+    if len(values) < MIN_COLUMNS or not np.isfinite(values).all() or not 1 <= values[0] < MAX_FRAME or values[0] % 1:
         raise UserError(f"{file}, line {number}: not `frame,id,left,top,width,height,…` with frames from 1")
     return [*values, 1.0][: CONFIDENCE_COLUMN + 1]
 

@@ -1,6 +1,6 @@
-"""How good the motion is as a guide: is it larger inside labelled boxes than outside (paper §1), and where is its peak?
+"""Measure how well the motion guides masks: is it larger inside labelled boxes than outside, and where is its peak?
 
-Axes: T frames · Y,X cells of 8×8 px · U units of the bootstrap · B its draws.
+Axes: T frames · Y,X cells of 8×8 px · K sums of a tally · U units that the bootstrap resamples · B its draws.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,11 +12,19 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from mgm_prep.store_tools.describe import find_video
-from mgm_shared.boxes import Boxes, box_file, cells_in_boxes, read_boxes
+from mgm_shared.boxes import (
+    CHALLENGE_FILE,
+    Boxes,
+    box_file,
+    box_files,
+    cells_in_boxes,
+    challenge_sequence,
+    read_boxes,
+)
 from mgm_shared.errors import UserError
 from mgm_shared.store import Store, Video
 
-# The frames of a second resemble each other, so a second is drawn as one; with this many videos, a video is.
+# The frames of a second resemble each other, so the bootstrap resamples whole seconds; from so many videos on, videos.
 STRETCH_S = 1.0
 MIN_VIDEOS = 20
 NUM_DRAWS = 2000
@@ -25,22 +33,28 @@ INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Saliency:
-    """`ratio` = r_in / r_out: the mean length of the vectors in cells that touch a box, over that of the other cells.
+    """Motion inside the boxes compared with motion outside. A value is None where nothing moves outside.
 
-    `peak_in_box`: in how many frames the cell of strongest motion touches a box, beside the share of the picture that
-    does. Intervals are 95 % of a bootstrap over `drawn`: so many seconds or videos. None where nothing moves outside.
+    Intervals are 95 % intervals (low, high) of a bootstrap.
     """
 
     videos: int
     frames: int
-    r_in: float | None
-    r_out: float | None
+    """Frames with both a box and a motion vector."""
+    speed_in_boxes_px: float | None
+    """Mean length of the vectors in cells that touch a box, in stored pixels a frame."""
+    speed_outside_px: float | None
+    """The same in all other cells."""
     ratio: float | None
+    """`speed_in_boxes_px` / `speed_outside_px`."""
     ratio_interval: tuple[float | None, ...]
     peak_in_box: float | None
+    """Share of the frames whose fastest cell touches a box."""
     peak_in_box_interval: tuple[float | None, ...]
-    box_share: float | None
-    drawn: str
+    box_area: float | None
+    """Share of the cells that touch a box: what `peak_in_box` is for a peak at random."""
+    bootstrap_over: str
+    """What the bootstrap resamples: whole videos, or with few videos stretches of one second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +66,37 @@ class Tally:
     outside: float
     num_outside: float
     peaks_in_box: float
-    box_share: float
+    box_area: float
     num_frames: float
 
 
-def labelled_videos(store: Store, place: Path, wanted: str | None) -> list[tuple[Video, Boxes]]:
-    """The videos and their boxes: of a file the wanted or only video, of a folder each that has a file there."""
-    if wanted is not None or not place.is_dir():
-        if wanted is None and len(store) > 1:
-            raise UserError(f"{place} is one video's, and {store.path} has {len(store)}; say which with --video")
+def labelled_videos(store: Store, place: Path, wanted: str | None = None) -> list[tuple[Video, Boxes]]:
+    """The videos and their boxes: of a file one video, of a folder every video that has a file there (`boxes.py`).
+
+    A single file is of the video `wanted`, else of the only video of the store, else of the video named like its
+    MOTChallenge sequence. UserError when that is no video, and for a folder without a file for any video.
+    """
+    if place.is_dir() and (place / CHALLENGE_FILE).is_file():
+        place = place / CHALLENGE_FILE
+    if not place.is_dir():
+        is_told = wanted is not None or len(store) == 1
+        return [(find_video(store, wanted if is_told else _video_named_in(place, store)), read_boxes(place))]
+    video_ids = store.table["video_id"].to_pylist()
+    found = box_files(place, video_ids)
+    if wanted is not None:
         video = find_video(store, wanted)
-        return [(video, read_boxes(box_file(place, video.video_id)))]
-    videos = [store.video_at(row) for row in range(len(store))]
-    found = [video for video in videos if box_file(place, video.video_id).is_file()]
+        return [(video, read_boxes(found.get(video.video_id) or box_file(place, video.video_id)))]
     if not found:
-        raise UserError(
-            f"{place} has no file for a video of {store.path}, such as {box_file(place, videos[0].video_id)}"
-        )
-    return [(video, read_boxes(box_file(place, video.video_id))) for video in found]
+        example = box_file(place, video_ids[0]) if video_ids else place
+        raise UserError(f"{place} has no file for a video of {store.path}, such as {example} or SEQUENCE/gt/gt.txt")
+    return [(store[video_id], read_boxes(file)) for video_id, file in found.items()]
+
+
+def _video_named_in(file: Path, store: Store) -> str:
+    """The sequence of a MOTChallenge file, for `find_video`. UserError for any other file."""
+    if sequence := challenge_sequence(file):
+        return sequence
+    raise UserError(f"{file} is one video's, and {store.path} has {len(store)}; name the video with --video")
 
 
 def saliency(labelled: Iterable[tuple[Video, Boxes]], array: str = "motion", seed: int = 0) -> Saliency:
@@ -89,7 +116,7 @@ def saliency(labelled: Iterable[tuple[Video, Boxes]], array: str = "motion", see
         **{name: _rounded(value) for name, value in _figures(sums_UK.sum(0)).items()},
         ratio_interval=interval["ratio"],
         peak_in_box_interval=interval["peak_in_box"],
-        drawn=f"{len(units)} {'videos' if is_by_video else 'seconds'}",
+        bootstrap_over=f"{len(units)} {'videos' if is_by_video else 'stretches of one second'}",
     )
 
 
@@ -119,22 +146,22 @@ def _tally(speed_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> 
         outside=float(speed_TYX[is_known_TYX & ~is_inside_TYX].sum(dtype=np.float64)),
         num_outside=float((is_known_TYX & ~is_inside_TYX).sum()),
         peaks_in_box=float(peaks_in_box_T.sum()),
-        box_share=float(is_inside_TYX.mean((1, 2)).sum()),
+        box_area=float(is_inside_TYX.mean((1, 2)).sum()),
         num_frames=float(is_used_T.sum()),
     )
 
 
 def _figures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """The measures that the sums of a tally make: of one (K,) or of many (B, K)."""
-    inside, num_inside, outside, num_outside, peaks_in_box, box_share, num_frames = np.moveaxis(sums_K, -1, 0)
+    inside, num_inside, outside, num_outside, peaks_in_box, box_area, num_frames = np.moveaxis(sums_K, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r_in, r_out = inside / num_inside, outside / num_outside
+        speed_in_boxes, speed_outside = inside / num_inside, outside / num_outside
         return {
-            "r_in": r_in,
-            "r_out": r_out,
-            "ratio": r_in / r_out,
+            "speed_in_boxes_px": speed_in_boxes,
+            "speed_outside_px": speed_outside,
+            "ratio": speed_in_boxes / speed_outside,
             "peak_in_box": peaks_in_box / num_frames,
-            "box_share": box_share / num_frames,
+            "box_area": box_area / num_frames,
         }
 
 
