@@ -77,7 +77,7 @@ def test_a_changed_file_is_reported_and_kept(grown):
     before = _bytes(store)
     code, summary, said = _run(videos, store)
     assert (code, summary["changed"], summary["done"], summary["extracted_now"]) == (0, 1, 4, 0)
-    assert "1 files changed since they were extracted (1.mp4); --refresh takes them anew" in said
+    assert "1 files changed since they were extracted (1.mp4); --refresh extracts them again" in said
     assert _bytes(store) == before
     assert _run(videos, store, "-n")[1]["changed"] == 1
 
@@ -197,7 +197,7 @@ def test_a_lost_plan_duplicates_nothing(grown):
 def test_videos_planned_from_another_folder_wait_for_it(four, tmp_path, monkeypatch):
     """Two folders into one store; the first was stopped after its plan was made."""
     store = tmp_path / "out.store"
-    monkeypatch.setattr(stage, "_extract_parts", lambda *_: stage.Progress(num_to_do=0))
+    monkeypatch.setattr(stage, "_extract_parts", lambda *_: 0)
     extract(four[0], store, ExtractSettings())
     monkeypatch.undo()
     (tmp_path / "more").mkdir()

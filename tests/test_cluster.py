@@ -16,6 +16,7 @@ from synthetic import pan, write_video
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_prep.runtime.cluster import open_cluster
+from mgm_prep.runtime.execution import Execution
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 PATIENCE_S = 120
@@ -113,7 +114,7 @@ def test_a_run_that_is_stopped_leaves_a_store_and_says_how_to_go_on(calm, tmp_pa
     (os.killpg if is_to_all else os.kill)(run.pid, number)
     _, stderr = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130
-    assert stderr.splitlines()[-1] == "stopped; the same command again goes on from here"
+    assert stderr.splitlines()[-1] == "stopped; run the same command again to continue"
     assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
@@ -131,7 +132,7 @@ def test_no_scheduler_is_one_line(calm, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        extract(calm[0], tmp_path / "out.store", ExtractSettings(), scheduler="tcp://127.0.0.1:9")
+        extract(calm[0], tmp_path / "out.store", ExtractSettings(), Execution(scheduler="tcp://127.0.0.1:9"))
 
 
 def dies_twice(number: int, marks: Path) -> int:
@@ -148,5 +149,5 @@ def dies_twice(number: int, marks: Path) -> int:
 def test_workers_that_die_at_once_come_back(tmp_path, monkeypatch):
     """Dask's nannies give up on such a worker, and a cluster that has lost all would wait for ever."""
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
-    with open_cluster(2, None, lambda line: None) as cluster:
+    with open_cluster(Execution(workers=2)) as cluster:
         assert sorted(cluster.map(dies_twice, range(3), tmp_path, after_deaths=lambda number: number)) == [0, 1, 2]

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from recording import Recording
 from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_prep.motion.block_matching import with_estimates
+from mgm_prep.runtime.execution import Execution
 from mgm_shared.store import open_store
 
 
@@ -43,10 +45,12 @@ def test_estimate_changes_the_motion_and_nothing_else(tmp_path, frame_codec):
     videos = {}
     for no_vectors in ("estimate", "skip"):
         store = tmp_path / f"{no_vectors}.store"
-        said = []
+        progress = Recording()
         settings = ExtractSettings(no_vectors=no_vectors, frame_codec=frame_codec)
-        extract(tmp_path / "in", store, settings, say=said.append)
-        assert any("1 videos have a codec without motion vectors (vp9 1); their motion is" in line for line in said)
+        extract(tmp_path / "in", store, settings, Execution(progress=progress))
+        assert any(
+            "1 videos have a codec without motion vectors (vp9 1); their motion is" in line for line in progress.lines
+        )
         videos[no_vectors] = open_store(store)["a.webm"]
     estimated, skipped = videos["estimate"], videos["skip"]
     assert (estimated.record["motion_source"], skipped.record["motion_source"]) == ("estimate", "none")

@@ -18,6 +18,7 @@ from synthetic import ffmpeg, ffmpeg_rgb, pan, psnr, write_video
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime.execution import Execution
 from mgm_shared.store import open_store
 
 
@@ -97,7 +98,7 @@ def test_the_same_command_again_does_only_what_is_missing(mixed, tmp_path):
 @pytest.mark.starts_dask
 def test_workers_do_not_change_a_byte(mixed, tmp_path):
     for number, workers in enumerate((0, 2)):
-        extract(mixed, tmp_path / f"{number}.store", ExtractSettings(), workers=workers)
+        extract(mixed, tmp_path / f"{number}.store", ExtractSettings(), Execution(workers=workers))
     assert _bytes(tmp_path / "0.store") == _bytes(tmp_path / "1.store")
 
 

@@ -14,6 +14,7 @@ from torchvision.models.optical_flow import raft_small
 from mgm_prep.cli import main
 from mgm_prep.config import FlowSettings
 from mgm_prep.motion.optical_flow import cell_motion, estimator, opencv_motion, raft_motion
+from mgm_prep.runtime.execution import Execution
 from mgm_prep.store_tools import add_flow as flow_array
 from mgm_prep.store_tools.add_flow import add_flow
 from mgm_prep.store_tools.verify import verify
@@ -181,8 +182,8 @@ def test_damage_of_frames_is_said_and_harms_no_other_part(store):
 @pytest.mark.starts_dask
 def test_workers_write_the_same_bytes(store, tmp_path):
     other = shutil.copytree(store, tmp_path / "other.store")
-    add_flow(store, FlowSettings(method="dis"), workers=0)
-    add_flow(other, FlowSettings(method="dis"), workers=2)
+    add_flow(store, FlowSettings(method="dis"))
+    add_flow(other, FlowSettings(method="dis"), Execution(workers=2))
     for file in (file for file in store.rglob("flow/*") if file.is_file()):
         assert file.read_bytes() == (other / file.relative_to(store)).read_bytes()
 

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from recording import Recording
 
 from mgm_prep.runtime import lock
 from mgm_prep.runtime.lock import locked
@@ -20,13 +21,13 @@ def store(request, tmp_path, monkeypatch):
 
 def test_a_second_writer_is_refused_until_the_first_has_ended(store):
     for _ in range(2):
-        with locked(store) as still_ours:
+        with locked(store) as check_lock:
             with (
                 pytest.raises(UserError, match=r"another command .*is writing to .*; wait for it, or stop it"),
                 locked(store),
             ):
                 raise AssertionError
-            still_ours()
+            check_lock()
         assert storage.file_sizes(store) == {}
 
 
@@ -45,12 +46,12 @@ def remote(bucket, monkeypatch):
 
 def test_a_lock_that_nobody_rewrites_is_taken(remote):
     objects.put(remote / lock.LOCK_FILE, json.dumps({"token": "x", "beat": 3, "owner": "process 7 on node4"}).encode())
-    said = []
-    with locked(remote, said.append) as still_ours:
+    progress = Recording()
+    with locked(remote, progress) as check_lock:
         time.sleep(0.3)
-        still_ours()
-    (line,) = said
-    assert "is of process 7 on node4; waiting up to 1 s for a sign of it" in line
+        check_lock()
+    (line,) = progress.lines
+    assert "belongs to process 7 on node4; waiting 1 s to see whether it is alive" in line
     assert storage.file_sizes(remote) == {}
 
 
@@ -66,18 +67,18 @@ def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote, monkeypatch):
 
 def test_who_was_cut_off_and_replaced_stops(remote):
     other = b'{"token": "of the other"}'
-    with locked(remote) as still_ours:
+    with locked(remote) as check_lock:
         objects.put(remote / lock.LOCK_FILE, other)
         time.sleep(0.5)
-        with pytest.raises(UserError, match=r"has taken .* over; the same command again goes on after it"):
-            still_ours()
+        with pytest.raises(UserError, match=r"has locked .*; run this one again when that is done"):
+            check_lock()
     assert storage.read_bytes(remote / lock.LOCK_FILE) == other
 
 
 def test_a_network_that_is_away_for_a_while_costs_nothing(remote, monkeypatch):
-    with locked(remote) as still_ours:
+    with locked(remote) as check_lock:
         with monkeypatch.context() as patched:
             patched.setattr(objects, "_fetch", lambda ranges: (_ for _ in ()).throw(UserError("away")))
             time.sleep(0.3)
         time.sleep(0.2)
-        still_ours()
+        check_lock()

@@ -13,6 +13,7 @@ from synthetic import ffmpeg
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_prep.extraction.failures import read_failures
+from mgm_prep.runtime.execution import Execution
 from mgm_shared.store import open_store
 
 CLIPS = {
@@ -118,7 +119,7 @@ def _plain_counts(paths: list[Path]) -> dict[str, tuple[int, str]]:
 def test_mutants(tmp_path, num_mutants):
     mutants = _make(tmp_path / "in", num_mutants)
     settings = ExtractSettings(max_corrupt=1.0, max_seconds=30, no_vectors="skip")
-    summary = extract(tmp_path / "in", tmp_path / "out.store", settings, workers=2)
+    summary = extract(tmp_path / "in", tmp_path / "out.store", settings, Execution(workers=2))
     kept = open_store(tmp_path / "out.store").videos["num_frames"].to_dict()
     failures = read_failures(tmp_path / "out.store")
     assert summary.listed == num_mutants

@@ -20,6 +20,7 @@ from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_prep.runtime import lock
+from mgm_prep.runtime.execution import Execution
 from mgm_shared import storage
 from mgm_shared.errors import UserError
 from mgm_shared.index import committed_parts
@@ -196,7 +197,7 @@ def test_a_run_killed_between_two_uploads_is_completed(videos, local, remote, tm
         "    os.kill(os.getpid(), 9) if left < 0 else None\n"
         "    return await call(self, method, *arguments, **options)\n"
         "s3fs.S3FileSystem._call_s3 = counted\n"
-        "from mgm_prep import lock\nlock.BEAT_S = 0.1\n"
+        "from mgm_prep.runtime import lock\nlock.BEAT_S = 0.1\n"
     )
     command = [sys.executable, "-m", "mgm_prep", "extract", str(videos), str(remote), "--workers", "0"]
     whole = _files(local)
@@ -229,7 +230,7 @@ def test_a_video_that_ends_its_workers_is_rejected(videos, local, remote, tmp_pa
         "part.PartWriter.add_video = dies\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    summary = extract(videos, remote, ExtractSettings(), workers=2)
+    summary = extract(videos, remote, ExtractSettings(), Execution(workers=2))
     assert (summary.done, summary.failed) == (5, 2)
     rows = [json.loads(line) for line in storage.read_bytes(remote / "failures.jsonl").splitlines()]
     assert rows[0]["video_id"] == "class1/3.mp4"

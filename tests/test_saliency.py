@@ -12,7 +12,7 @@ from synthetic import texture, write_video
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
-from mgm_prep.store_tools.saliency import _draws, _figures, _tally, labelled_videos, saliency
+from mgm_prep.store_tools.saliency import _draws, _measures, _tally, labelled_videos, measure_saliency
 from mgm_shared.boxes import read_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
@@ -73,7 +73,7 @@ def test_the_square_moves_and_the_ground_does_not(square_store, square_boxes):
 def test_boxes_beside_the_square_find_less_motion_than_there_is_outside(square_store, square_boxes, tmp_path):
     elsewhere = tmp_path / "elsewhere.txt"
     elsewhere.write_text("".join(f"{t + 1},1,1,1,240,16,1\n" for t in range(NUM_FRAMES)))
-    found = saliency([(square_store["square.mp4"], read_boxes(elsewhere))])
+    found = measure_saliency([(square_store["square.mp4"], read_boxes(elsewhere))])
     assert found.ratio_interval[1] < 0.5
     assert found.peak_in_box < 0.1
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(square_store, square_boxes, t
         assert message in result.stderr
     (tmp_path / "first.txt").write_text("1,1,1,1,50,50,1\n")
     with pytest.raises(UserError, match="nothing to measure"):
-        saliency(labelled_videos(square_store, tmp_path / "first.txt", "square"))
+        measure_saliency(labelled_videos(square_store, tmp_path / "first.txt", "square"))
 
 
 def test_where_nothing_moves_outside_there_is_no_ratio(square_store, tmp_path):
@@ -157,14 +157,14 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
     for _ in range(300):
         sums_UK = np.column_stack([rng.gamma(2, 1, 40), rng.integers(5, 15, 40), rng.gamma(2, 0.5, 40),
                                    rng.integers(5, 15, 40), np.ones((40, 3))])  # fmt: skip
-        low, high = np.percentile(_figures(_draws(40, rng) @ sums_UK)["ratio"], (2.5, 97.5))
+        low, high = np.percentile(_measures(_draws(40, rng) @ sums_UK)["ratio"], (2.5, 97.5))
         num_held += low < 2 < high
     assert 0.9 < num_held / 300 < 0.99
 
 
 def test_many_videos_are_drawn_as_videos(square_store, square_boxes):
     boxes = read_boxes(square_boxes)
-    found = saliency([(square_store["square.mp4"], boxes)] * 20)
+    found = measure_saliency([(square_store["square.mp4"], boxes)] * 20)
     assert found.bootstrap_over == "20 videos"
     # Twenty times the same video leave nothing to chance.
     assert found.ratio_interval == (found.ratio, found.ratio)

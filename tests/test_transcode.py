@@ -1,18 +1,29 @@
 """Copies whose vectors are velocities: shown on a pan, and on what a folder of videos holds."""
 
+import errno
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from av.codec.context import Flags2
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording import Recording
 from synthetic import ffmpeg, pan, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime.execution import Execution
+from mgm_prep.sources.discover import Source
+from mgm_prep.transcoding import copies
+from mgm_prep.transcoding.copies import plan_copies
+from mgm_prep.transcoding.transcode import transcode
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)
@@ -35,12 +46,22 @@ def _run(*arguments):
     return CliRunner().invoke(main, ["transcode", *map(str, arguments), "--workers", "0", "--json"])
 
 
+def _failures(out):
+    return [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+
+
+def _preview(videos, out):
+    preview = json.loads(_run(videos, out, "-n").stdout)
+    assert preview.pop("out") == str(out)
+    return preview
+
+
 def test_the_copies_have_velocities_for_vectors(videos, tmp_path):
     result = _run(videos, tmp_path / "out")
     assert result.exit_code == 3, result.output
     summary = json.loads(result.stdout)
     assert (summary["listed"], summary["done"], summary["failed"]) == (6, 4, 2)
-    rows = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
+    rows = _failures(tmp_path / "out")
     assert [row["video_id"] for row in rows] == ["broken.mp4", "playlist.mp4"]
     assert all(row["reason"] for row in rows)
     extract(tmp_path / "out", tmp_path / "out.store", ExtractSettings())
@@ -92,12 +113,13 @@ def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(videos, 
 
 def test_a_second_call_does_what_is_missing(videos, tmp_path):
     out = tmp_path / "out"
-    assert json.loads(_run(videos, out, "-n").stdout)["transcoded_now"] == 0
+    assert _preview(videos, out) == {"listed": 6, "done": 0, "to_do": 6, "outdated": 0}
     assert not out.exists()
     _run(videos, out)
+    assert _preview(videos, out) == {"listed": 6, "done": 4, "to_do": 2, "outdated": 0}
     before = (out / "vp9.mp4").read_bytes()
     (out / "turned.mp4").unlink()
-    (out / ".0123.part.mp4").write_bytes(before[:100])
+    (out / f".{'0' * 32}.part.mp4").write_bytes(before[:100])
     summary = json.loads(_run(videos, out).stdout)
     assert (summary["done"], summary["transcoded_now"], summary["failed"]) == (4, 1, 2)
     assert (out / "vp9.mp4").read_bytes() == before
@@ -115,6 +137,7 @@ def test_a_video_that_came_after_its_copy_is_transcoded_again(tmp_path):
     write_video(video, pan(VELOCITY, num_frames=6))
     later_s = (out / "a.mp4").stat().st_mtime + 1
     os.utime(video, (later_s, later_s))
+    assert _preview(video.parent, out) == {"listed": 1, "done": 0, "to_do": 1, "outdated": 1}
     assert json.loads(_run(video.parent, out).stdout)["transcoded_now"] == 1
     with av.open(str(out / "a.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 6
@@ -134,3 +157,151 @@ def test_times_are_kept_and_the_short_side_is_shortened(tmp_path):
         times_s.append([float(frame.pts * frame.time_base) for frame in frames])
     np.testing.assert_allclose(times_s[1], times_s[0], atol=1e-3)
     assert (frames[0].height, frames[0].width) == (120, 160)
+
+
+# File names as bytes, and the names of their copies.
+NAMES = {
+    b"a.avi": "a.avi.mp4",
+    b"a.avi.mp4": "a.avi.mp4.mp4",
+    b"a.mkv": "a.mkv.mp4",
+    b"b.mp4": "b.mp4.mp4",
+    b"b.MP4": "b.MP4.mp4",
+    b"C.mp4": "C.mp4",
+    b"c.mp4": "c.mp4",
+    b"folder.avi": "folder.avi.mp4",
+    b"folder.mp4/d.avi": "folder.mp4/d.mp4",
+    b"caf\xe9.avi": r"caf\xe9.avi.mp4",
+    b"caf\\xe9.webm": r"caf\xe9.webm.mp4",
+    b"d\xe9/e.mp4": r"d\xe9/e.mp4",
+    b"%03d.mp4": "%03d.mp4",
+    b"concat:x|y.mp4": "concat:x|y.mp4",
+    b"-y.mp4": "-y.mp4",
+    b"#1 of 2.mp4": "#1 of 2.mp4",
+    b"new\nline.mp4": "new\nline.mp4",
+    b"'q\"t\\.mp4": "'q\"t\\.mp4",
+    b" ends .mp4": " ends .mp4",
+    b"x" * 251 + b".mp4": "x" * 251 + ".mp4",
+}
+
+
+def test_every_name_has_a_copy_of_its_own(tmp_path):
+    """The oracle is the picture: each video is of another grey, and so is its copy."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    grey_of = {}
+    for number, name in enumerate(NAMES):
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey_of[NAMES[name]] = grey = 20 + 10 * number
+        write_video(tmp_path / "one.mp4", [np.full((32, 32, 3), grey, np.uint8)] * 2, options={"qp": "0"})
+        (tmp_path / "one.mp4").rename(path)
+    summary = transcode(root, out)
+    assert (summary.listed, summary.done, summary.failed) == (len(NAMES), len(NAMES), 0)
+    written = {file.relative_to(out).as_posix(): file for file in out.rglob("*.mp4") if file.is_file()}
+    assert written.keys() == grey_of.keys()
+    for name, file in written.items():
+        with av.open(f"file:{file}") as container:
+            grey = next(container.decode(video=0)).to_ndarray(format="rgb24").mean()
+        assert abs(grey - grey_of[name]) < 4, name
+    assert transcode(root, out).transcoded_now == 0
+
+
+def _planned(*names):
+    sources = [Source(video_id=name, path=Path(name), label=None, split=None) for name in names]
+    return [copy.target.as_posix() for copy in plan_copies(sources, Path())]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("aA.", min_size=1, max_size=4).map(lambda stem: stem + "x"), max_size=4), st.data())
+def test_no_two_copies_share_a_path(stems, data):
+    suffix = st.sampled_from(["", ".mp4", ".avi", ".avi.mp4", ".mp4.avi", ".MP4"])
+    names = sorted({stem + data.draw(suffix) for stem in stems for _ in range(3)})
+    targets = _planned(*names)
+    assert len(set(targets)) == len(names)
+    assert all(target.endswith(".mp4") for target in targets)
+
+
+def test_what_fails_is_a_row_and_the_others_are_done(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    video = write_video(tmp_path / "one.mp4", pan(VELOCITY, num_frames=2, height=32, width=32))
+    for name in ("a.mp4", "b.mp4", "z" * 252 + ".ts", "both.avi", "both.mkv"):
+        (root / name).symlink_to(video)
+    (root / "loop.mp4").symlink_to("loop.mp4")
+    (root / "gone.mp4").symlink_to("nowhere")
+    os.mkfifo(root / "pipe.mp4")
+    (out / "both.avi.mp4/inside").mkdir(parents=True)
+    summary = transcode(root, out)
+    assert (summary.listed, summary.done, summary.failed, summary.transcoded_now) == (8, 3, 5, 3)
+    rows = {row["video_id"]: row["reason"] for row in _failures(out)}
+    assert rows.pop("z" * 252 + ".ts") == "its copy cannot be written: File name too long"
+    assert rows.pop("both.avi") == "its copy cannot be written: Is a directory"
+    assert rows == {
+        "loop.mp4": "Too many levels of symbolic links",
+        "gone.mp4": "No such file or directory",
+        "pipe.mp4": "not a regular file",
+    }
+    assert sorted(file.name for file in out.iterdir() if file.is_file()) == [
+        "a.mp4", "b.mp4", "both.mkv.mp4", "failures.jsonl"
+    ]  # fmt: skip
+
+
+def test_copies_that_other_videos_left_behind_are_said(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    video = write_video(root / "a.avi", pan(VELOCITY, num_frames=2, height=32, width=32), "mpeg4")
+    transcode(root, out)
+    (root / "a.mkv").hardlink_to(video)
+    progress = Recording()
+    assert transcode(root, out, execution=Execution(progress=progress)).done == 2
+    assert progress.lines == [
+        f"1 copies have a name that no video has any more, such as {out}/a.mp4, because videos with the same name came "
+        f"or went; delete them before you extract {out}"
+    ]
+    (out / "a.mp4").unlink()
+    progress = Recording()
+    transcode(root, out, execution=Execution(progress=progress))
+    assert (progress.lines, progress.steps) == ([], [["transcoding", "video", 0, 0]])
+
+
+def test_a_file_system_that_ignores_case_loses_no_copy(tmp_path, monkeypatch):
+    """As on macOS and on exFAT, where the later copy would replace the first."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    video = write_video(root / "a.mp4", pan(VELOCITY, num_frames=2, height=32, width=32))
+    for name in ("A.mp4", "é.mp4", "e\u0301.mp4", "b.mp4"):
+        (root / name).hardlink_to(video)
+    monkeypatch.setattr(copies, "_ignores_case", lambda folder: True)
+    summary = transcode(root, out)
+    assert (summary.listed, summary.done, summary.failed) == (5, 3, 2)
+    rows = _failures(out)
+    assert [row["video_id"] for row in rows] == ["a.mp4", "é.mp4"]
+    assert "the file system ignores case in names" in rows[0]["reason"]
+    monkeypatch.undo()
+    assert transcode(root, out).done == 5
+
+
+def test_a_full_disk_blames_no_video(tmp_path, monkeypatch):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    write_video(root / "a.mp4", pan(VELOCITY, num_frames=2, height=32, width=32))
+    full = subprocess.CompletedProcess([], 1, b"", b"[mp4] Error writing trailer: No space left on device\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        transcode(root, out)
+    assert caught.value.errno == errno.ENOSPC
+    assert (out / "failures.jsonl").read_text() == ""
+    assert [file.name for file in out.iterdir()] == ["failures.jsonl"]
+
+
+def test_labels_by_name_find_the_copies(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    video = write_video(root / "#1_a.avi", pan(VELOCITY, num_frames=2, height=32, width=32), "mpeg4")
+    (root / "#1_a.mkv").hardlink_to(video)
+    transcode(root, out)
+    (tmp_path / "list.txt").write_text("#1_a.avi one\n#1_a.mkv two\n")
+    extract(out, tmp_path / "out.store", labels=[tmp_path / "list.txt"])
+    assert open_store(tmp_path / "out.store").videos["label"].to_dict() == {
+        "#1_a.avi.mp4": "one",
+        "#1_a.mkv.mp4": "two",
+    }

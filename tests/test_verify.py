@@ -135,7 +135,7 @@ def test_a_wrong_place_a_stale_index_and_lost_metadata_are_found(store):
     metadata = json.loads((part / "zarr.json").read_text())
     metadata["attributes"]["videos"][3]["start"] += 1
     (part / "zarr.json").write_text(json.dumps(metadata))
-    assert "starts at frame 73, and the one before ends at 72" in verify(store).problems[0]
+    assert "starts at frame 73, the video before it ends at 72" in verify(store).problems[0]
     metadata["attributes"]["videos"][3]["start"] -= 1
     metadata["attributes"]["videos"][3]["label"] = "other"
     (part / "zarr.json").write_text(json.dumps(metadata))

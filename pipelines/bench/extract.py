@@ -24,10 +24,12 @@ from real_clips import real_clips
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.colour import PlaneScaler, to_rgb
-from mgm_prep.extraction.extract import Progress, extract
+from mgm_prep.extraction.extract import extract
+from mgm_prep.runtime.execution import Execution
 from mgm_prep.sources.discover import find_sources
 from mgm_shared.codec import encode_jpeg, encode_planes
 from mgm_shared.geometry import stored_size
+from mgm_shared.progress import Silent
 
 SHORT_SIDE, JPEG_QUALITY = 256, 90
 
@@ -88,17 +90,24 @@ def cpu_seconds(side: Callable[[Path, Path], None], videos: Path) -> float:
         return time.process_time() - start_s
 
 
+class Clock(Silent):
+    """Notes when how many frames were done."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[float, int]] = []
+
+    def advance(self, count: int = 1, **details: object) -> None:
+        if frames := details.get("frames"):
+            self.reports.append((time.perf_counter(), int(str(frames))))
+
+
 def frames_a_second(videos: Path, workers: int) -> float:
     """While all workers are at work: neither starting them nor the last part, at which some have nothing left."""
-    reports: list[tuple[float, int]] = []
-
-    def report(progress: Progress) -> None:
-        if progress.num_frames:
-            reports.append((time.perf_counter(), progress.num_frames))
-
+    clock = Clock()
     with tempfile.TemporaryDirectory() as out:
-        extract(videos, Path(out) / "store", ExtractSettings(short_side=SHORT_SIDE), workers=workers, report=report)
-    (start_s, already), (end_s, frames) = reports[workers - 1], reports[-workers]
+        execution = Execution(workers=workers, progress=clock)
+        extract(videos, Path(out) / "store", ExtractSettings(short_side=SHORT_SIDE), execution)
+    (start_s, already), (end_s, frames) = clock.reports[workers - 1], clock.reports[-workers]
     return (frames - already) / (end_s - start_s)
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import psutil
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extraction.extract import Summary, extract
+from mgm_prep.extraction.extract import ExtractSummary, extract
+from mgm_prep.runtime.execution import Execution
 
 # Read by each worker at its start. Every hundredth video fails; of a part only the metadata is written.
 MADE_UP = """
@@ -113,14 +114,16 @@ def long_video(path: Path, minutes: float, height: int = 256, width: int = 344) 
     path.with_suffix(".once").unlink()
 
 
-def of_one_worker(minutes: float, folder: Path) -> tuple[Peak, Summary]:
+def of_one_worker(minutes: float, folder: Path) -> tuple[Peak, ExtractSummary]:
     (folder / "long").mkdir()
     long_video(folder / "long/long.mp4", minutes)
     with watched() as peak:
-        return peak, extract(folder / "long", folder / "long.store", ExtractSettings(max_seconds=0), workers=1)
+        return peak, extract(
+            folder / "long", folder / "long.store", ExtractSettings(max_seconds=0), Execution(workers=1)
+        )
 
 
-def of_many_sources(number: int, folder: Path) -> tuple[Peak, Summary, Summary]:
+def of_many_sources(number: int, folder: Path) -> tuple[Peak, ExtractSummary, ExtractSummary]:
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(MADE_UP)
     (folder / "clip.mp4").touch()
@@ -130,8 +133,8 @@ def of_many_sources(number: int, folder: Path) -> tuple[Peak, Summary, Summary]:
         link.symlink_to(folder / "clip.mp4")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), *sys.path])
     with watched() as peak:
-        first = extract(folder / "many", folder / "many.store", ExtractSettings(), workers=2)
-        return peak, first, extract(folder / "many", folder / "many.store", ExtractSettings(), workers=2)
+        first = extract(folder / "many", folder / "many.store", ExtractSettings(), Execution(workers=2))
+        return peak, first, extract(folder / "many", folder / "many.store", ExtractSettings(), Execution(workers=2))
 
 
 @click.command()

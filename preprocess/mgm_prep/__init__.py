@@ -1,1 +1,106 @@
-"""Stage 1: videos → store."""
+"""Stage 1: from a folder of videos to a store of frames and motion.
+
+from mgm_prep import Execution, ExtractSettings, extract
+
+summary = extract("videos", "ssv2.store", ExtractSettings(short_side=256), Execution(workers=8))
+
+Workers are processes. In a script, call these functions under `if __name__ == "__main__":`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
+    from mgm_prep.extraction.extract import ExtractPreview, ExtractSummary, extract, preview_extract
+    from mgm_prep.extraction.labels import LabelSummary, attach_labels
+    from mgm_prep.runtime.execution import Execution
+    from mgm_prep.store_tools.add_flow import FlowSummary, add_flow
+    from mgm_prep.store_tools.build_index import IndexSummary, build_index
+    from mgm_prep.store_tools.describe import (
+        StoreDescription,
+        VideoDescription,
+        describe_store,
+        describe_video,
+        draw_video,
+        find_video,
+    )
+    from mgm_prep.store_tools.repair import repair
+    from mgm_prep.store_tools.saliency import Saliency, saliency
+    from mgm_prep.store_tools.verify import Verdict, verify
+    from mgm_prep.transcoding.transcode import TranscodePreview, TranscodeSummary, preview_transcode, transcode
+
+# Imported on demand, so that `--help` does not wait for decoders.
+_HOMES = {
+    "Execution": "runtime.execution",
+    "ExtractPreview": "extraction.extract",
+    "ExtractSettings": "config",
+    "ExtractSummary": "extraction.extract",
+    "FlowSettings": "config",
+    "FlowSummary": "store_tools.add_flow",
+    "IndexSummary": "store_tools.build_index",
+    "LabelSummary": "extraction.labels",
+    "Saliency": "store_tools.saliency",
+    "StoreDescription": "store_tools.describe",
+    "TranscodePreview": "transcoding.transcode",
+    "TranscodeSettings": "config",
+    "TranscodeSummary": "transcoding.transcode",
+    "Verdict": "store_tools.verify",
+    "VideoDescription": "store_tools.describe",
+    "add_flow": "store_tools.add_flow",
+    "attach_labels": "extraction.labels",
+    "build_index": "store_tools.build_index",
+    "describe_store": "store_tools.describe",
+    "describe_video": "store_tools.describe",
+    "draw_video": "store_tools.describe",
+    "extract": "extraction.extract",
+    "find_video": "store_tools.describe",
+    "preview_extract": "extraction.extract",
+    "preview_transcode": "transcoding.transcode",
+    "repair": "store_tools.repair",
+    "saliency": "store_tools.saliency",
+    "transcode": "transcoding.transcode",
+    "verify": "store_tools.verify",
+}
+
+__all__ = [
+    "Execution",
+    "ExtractPreview",
+    "ExtractSettings",
+    "ExtractSummary",
+    "FlowSettings",
+    "FlowSummary",
+    "IndexSummary",
+    "LabelSummary",
+    "Saliency",
+    "StoreDescription",
+    "TranscodePreview",
+    "TranscodeSettings",
+    "TranscodeSummary",
+    "Verdict",
+    "VideoDescription",
+    "add_flow",
+    "attach_labels",
+    "build_index",
+    "describe_store",
+    "describe_video",
+    "draw_video",
+    "extract",
+    "find_video",
+    "preview_extract",
+    "preview_transcode",
+    "repair",
+    "saliency",
+    "transcode",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"mgm_prep.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

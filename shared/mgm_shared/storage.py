@@ -16,6 +16,8 @@ from mgm_shared.remote_files import RemoteFiles
 from mgm_shared.store_files import ByteRange, StoreFiles
 
 StorePath = Path | Url
+PathLike = str | os.PathLike[str] | Url
+"""What names a store in Python: a local path or a URL."""
 
 LOCAL, REMOTE = LocalFiles(), RemoteFiles()
 
@@ -30,7 +32,7 @@ def backend(path: str | StorePath) -> StoreFiles[Any]:
     return REMOTE if is_url(path) else LOCAL
 
 
-def store_path(text: str | os.PathLike[str] | Url) -> StorePath:
+def store_path(text: PathLike) -> StorePath:
     """A local path, or a Url for an address with a scheme."""
     name = str(text)
     return Url(name.rstrip("/")) if is_url(name) else Path(name)

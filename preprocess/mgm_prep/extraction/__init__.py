@@ -1,1 +1,1 @@
-"""The extract command: the plan, the parts of a store, labels, and the videos that were rejected."""
+"""The extraction: plan, parts, rejected videos, labels, and what happens when files change."""

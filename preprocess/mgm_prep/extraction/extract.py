@@ -1,15 +1,17 @@
-"""The first stage: sources → plan → parts → index. The same call again does only what is missing."""
+"""Extract a data set: find videos, plan parts, write parts and index. A second call does only what is missing."""
 
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
@@ -17,16 +19,28 @@ from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.labels import match_videos, merge_labels, read_label_files, say_unattached
 from mgm_prep.extraction.part import extract_part
 from mgm_prep.extraction.plan import PlannedPart, extended_plan, known_videos, read_plan
-from mgm_prep.extraction.tasks import after_deaths
+from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
-from mgm_prep.runtime.cluster import Cluster, open_cluster
+from mgm_prep.runtime.cluster import open_cluster
+from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import LOCK_FILE, locked
-from mgm_prep.runtime.signals import noting_signals
-from mgm_prep.sources.discover import Source, describe_ignored, find_sources
+from mgm_prep.sources.annotations import Annotation
+from mgm_prep.sources.discover import Found, Source, describe_ignored, find_sources
+from mgm_shared.cli import move_aside
 from mgm_shared.errors import UserError
 from mgm_shared.index import all_attributes, codes, committed_parts, extracted_ids, numbers, write_index
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
-from mgm_shared.storage import StorePath, file_names, folder_names, is_file, remove, write_bytes
+from mgm_shared.signals import stop_after_block
+from mgm_shared.storage import (
+    PathLike,
+    StorePath,
+    file_names,
+    folder_names,
+    is_file,
+    remove,
+    store_path,
+    write_bytes,
+)
 from mgm_shared.store import check_schema
 from mgm_shared.store_files import METADATA_FILE
 
@@ -34,43 +48,35 @@ FAILURES_EVERY_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What `extract` reports as it goes: videos to do, done and failed, frames written, in this call and step."""
-
-    step: str = "videos"
-    """First `headers`, then `videos`."""
-    num_to_do: int
-    num_done: int = 0
-    num_failed: int = 0
-    num_frames: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a data set's extraction came to, this call and earlier ones together."""
+class ExtractSummary:
+    """The state of a data set in its store after a call."""
 
     store: str
     listed: int
+    """Videos of the data set."""
     done: int
+    """Videos that the store has, from this call or an earlier one."""
     failed: int
+    """Videos that were rejected."""
     extracted_now: int
+    """Videos that this call extracted."""
     frames: int
     parts: int
     ignored_files: int
-    """Files that are not videos; hidden files and folders are among them."""
+    """Files that are not videos, and hidden files and folders."""
     ignored_lines: int
     """Lines of a list that begin with `#` and name no file."""
     changed: int
-    """Files that are others now than those that were extracted, and were not refreshed."""
+    """Videos whose file changed since they were extracted, and that were not extracted again."""
     vanished: int
     """Videos of the store that are not in the data set any more."""
     without_vectors: dict[str, int] = field(default_factory=dict)
-    """Videos by codec, of those whose codec exports no motion vectors."""
+    """Number of videos for each codec that has no motion vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What `extract` would do: for --dry-run."""
+class ExtractPreview:
+    """What `extract` would do."""
 
     store: str
     listed: int
@@ -79,26 +85,25 @@ class Outlook:
     changed: int
     vanished: int
     to_do: int
+    """Videos that would be extracted."""
     new: int
+    """Videos among them that are not planned yet."""
 
 
-Report = Callable[[Progress], None]
-
-
-def outlook(videos: Path, store: StorePath) -> Outlook:
+def preview_extract(videos: str | os.PathLike[str], store: PathLike) -> ExtractPreview:
     """Compare a data set with its store without opening a video. UserError as `extract`."""
-    found = find_sources(videos)
-    if is_file(store / METADATA_FILE):
-        check_schema(store)
-        changes = find_changes(store, {source.video_id: source for source in found.sources})
-        done = extracted_ids(store)
+    found, place = find_sources(Path(videos)), store_path(store)
+    if is_file(place / METADATA_FILE):
+        check_schema(place)
+        changes = find_changes(place, {source.video_id: source for source in found.sources})
+        done = extracted_ids(place)
     else:
         changes, done = Changes(), set()
-    planned = {video_id for part in read_plan(store) for video_id in part.videos}
-    failed = read_failures(store).keys()
+    planned = {video_id for part in read_plan(place) for video_id in part.videos}
+    failed = read_failures(place).keys()
     listed = {source.video_id for source in found.sources}
-    return Outlook(
-        store=str(store),
+    return ExtractPreview(
+        store=str(place),
         listed=len(listed),
         done=len(listed & done),
         failed=len(listed & failed),
@@ -110,83 +115,113 @@ def outlook(videos: Path, store: StorePath) -> Outlook:
 
 
 def extract(
-    videos: Path,
-    store: StorePath,
-    settings: ExtractSettings,
+    videos: str | os.PathLike[str],
+    store: PathLike,
+    settings: ExtractSettings | None = None,
+    execution: Execution | None = None,
     *,
-    workers: int = 0,
-    scheduler: str | None = None,
     labels: Sequence[Path] = (),
     fold: int = 1,
     refresh: bool = False,
     retry_failed: bool = False,
-    report: Report = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Summary:
-    """Extract all videos that the store does not have yet; `labels` and `fold` as in `attach_labels`.
+    force: bool = False,
+) -> ExtractSummary:
+    """Extract all videos that the store does not have yet.
 
-    `refresh` takes those anew whose files changed since, `retry_failed` those that were rejected.
-    UserError for a data set without videos, labels that cannot be read, or a store that other settings or another
-    schema made.
+    Frames are stored as uint8 RGB with the short side at `settings.short_side` px, motion as (dx, dy) px a frame for
+    each cell of 8×8 px. The store is the same, byte for byte, for any number of workers and interruptions.
+
+    Args:
+        videos: A folder with `[train|val|test/][label/]video` files, or a list file.
+        store: The store to create or to extend, a path or a URL.
+        settings: Options that decide the bytes of the store.
+        execution: Workers and progress. By default everything runs silently in this process.
+        labels, fold: Files with labels, and the official split, as in `attach_labels`.
+        refresh: Extract videos again whose file changed.
+        retry_failed: Try rejected videos again.
+        force: Move an existing store aside and start over.
+
+    Raises:
+        UserError: The data set has no videos, the labels cannot be read, another command writes to the store, or the
+            store was made with other settings or by another version.
+
+    A video that cannot be decoded is no error: it is counted as failed, and its reason is in STORE/failures.jsonl.
     """
-    found = find_sources(videos)
+    settings, execution = settings or ExtractSettings(), execution or Execution()
+    found, place = find_sources(Path(videos)), store_path(store)
     annotations = read_label_files(labels, fold)
-    sources = {source.video_id: source for source in found.sources}
-    _check_place(store)
+    if force and (aside := move_aside(place)):
+        execution.progress.say(f"moved the old {place} to {aside}")
+    _check_place(place)
     if found.ignored or found.comments:
-        say(f"skipped: {describe_ignored(found)}")
-    with locked(store, say) as still_ours:
-
-        def guarded_report(progress: Progress) -> None:
-            still_ours()
-            report(progress)
-
-        def headers_report(num_to_do: int, num_done: int, num_failed: int) -> None:
-            guarded_report(Progress(step="headers", num_to_do=num_to_do, num_done=num_done, num_failed=num_failed))
-
-        _open_or_create(store, settings)
-        _clear_unfinished(store)
+        execution.progress.say(f"skipped: {describe_ignored(found)}")
+    with locked(place, execution.progress) as check_lock:
+        _open_or_create(place, settings)
+        _clear_unfinished(place)
         try:
-            with open_cluster(workers, scheduler, say) as cluster:
-                changes = find_changes(store, sources)
-                say_changes(changes, refresh, say)
-                plan = refreshed_plan(store, sources, changes, is_refresh=refresh, is_retry=retry_failed)
-                plan = replace_parts(store, plan, settings, cluster)
-                plan = extended_plan(store, plan, found.sources, settings, cluster, headers_report, say)
-                if annotations:
-                    match = match_videos(annotations, known_videos(store, plan))
-                    say_unattached(match, say)
-                    merge_labels(store, match)
-                progress = _extract_parts(store, plan, sources, settings, cluster, guarded_report)
+            with open_cluster(execution) as cluster:
+                job = Job(
+                    place=place,
+                    settings=settings,
+                    cluster=cluster,
+                    progress=execution.progress,
+                    check_lock=check_lock,
+                )
+                changes, num_extracted = _extract_missing(job, found, annotations, refresh, retry_failed)
         finally:
-            with noting_signals():
-                still_ours()
-                # Only after the workers are gone: they may still write there.
-                _clear_unfinished(store)
-                table = write_index(store)
-                failures = _all_failures(store)
-                write_failures(store, failures.values())
-    is_listed = np.array([video_id in sources for video_id in table["video_id"].to_pylist()], bool)
+            with stop_after_block():
+                check_lock()
+                # After the cluster is closed, since its workers may write there until then.
+                _clear_unfinished(place)
+                table = write_index(place)
+                write_failures(place, _all_failures(place).values())
+    return _summary(place, table, found, Changes(vanished=changes.vanished) if refresh else changes, num_extracted)
+
+
+def _extract_missing(
+    job: Job[StorePath, ExtractSettings],
+    found: Found,
+    annotations: Sequence[Annotation],
+    is_refresh: bool,
+    is_retry: bool,
+) -> tuple[Changes, int]:
+    """Do what the store lacks. Returns the changes since the last call, and how many videos were extracted."""
+    sources = {source.video_id: source for source in found.sources}
+    changes = find_changes(job.place, sources)
+    say_changes(changes, is_refresh, job.progress)
+    plan = refreshed_plan(job.place, sources, changes, is_refresh=is_refresh, is_retry=is_retry)
+    plan = replace_parts(job, plan)
+    plan = extended_plan(job, plan, found.sources)
+    if annotations:
+        match = match_videos(annotations, known_videos(job.place, plan))
+        say_unattached(match, job.progress)
+        merge_labels(job.place, match)
+    return changes, _extract_parts(job, plan, sources)
+
+
+def _summary(store: StorePath, table: pa.Table, found: Found, changes: Changes, num_extracted: int) -> ExtractSummary:
+    ids = {source.video_id for source in found.sources}
+    is_listed = np.array([video_id in ids for video_id in table["video_id"].to_pylist()], bool)
     codec_of_row, codec_names = codes(table, "codec")
     codecs = Counter(codec_names[code] or "" for code in codec_of_row[is_listed])
-    return Summary(
+    return ExtractSummary(
         store=str(store),
-        listed=len(sources),
+        listed=len(ids),
         done=int(is_listed.sum()),
-        failed=len(failures.keys() & sources.keys()),
-        extracted_now=progress.num_done,
+        failed=len(read_failures(store).keys() & ids),
+        extracted_now=num_extracted,
         frames=int(numbers(table, "num_frames")[is_listed].sum()),
         parts=len(committed_parts(store)),
         ignored_files=found.ignored.total(),
         ignored_lines=len(found.comments),
-        changed=0 if refresh else len(changes.changed),
+        changed=len(changes.changed),
         vanished=len(changes.vanished),
         without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},
     )
 
 
 def _check_place(store: StorePath) -> None:
-    """UserError where something is that is neither a store nor the beginning of one, from a run that was killed."""
+    """UserError when the path is neither free, nor a store, nor what a run that was killed at once has left."""
     if is_file(store / METADATA_FILE):
         return
     foreign = {*folder_names(store), *file_names(store)} - {PARTS_DIR, UNFINISHED_DIR, LOCK_FILE}
@@ -195,7 +230,7 @@ def _check_place(store: StorePath) -> None:
 
 
 def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
-    """Write the root group of a new store, or make sure that an old one was made with the same settings."""
+    """Write the root group of a new store. UserError when an existing store was made with other settings."""
     if not is_file(store / METADATA_FILE):
         names = ["mgm", "av", "zarr", "numcodecs"]
         names += ["motion-vector-extractor"] if settings.decoder == "mv-extractor" else []
@@ -204,11 +239,11 @@ def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
         attributes = {
             "mgm_schema_version": SCHEMA_VERSION,
             "settings": settings.recorded(),
-            # OpenCV comes under several names (headless, contrib), and may come under none.
+            # OpenCV has several package names (headless, contrib), or none.
             "libraries": libraries | {"opencv": cv2.__version__, "ffmpeg": ffmpeg},
         }
         write_bytes(store / PARTS_DIR / METADATA_FILE, group_metadata())
-        # Last, since its presence says that this is a store.
+        # Last, because this file makes the folder a store.
         write_bytes(store / METADATA_FILE, group_metadata(attributes))
         return
     recorded = check_schema(store)["settings"]
@@ -219,7 +254,7 @@ def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
 
 
 def _clear_unfinished(store: StorePath) -> None:
-    """Delete what is half-done."""
+    """Delete unfinished parts."""
     remove(store / UNFINISHED_DIR)
     parts = store / PARTS_DIR
     for name in set(folder_names(parts)) - set(committed_parts(store)):
@@ -227,51 +262,57 @@ def _clear_unfinished(store: StorePath) -> None:
 
 
 def _extract_parts(
-    store: StorePath,
+    job: Job[StorePath, ExtractSettings], plan: Iterable[PlannedPart], sources: Mapping[str, Source]
+) -> int:
+    """Extract the parts of the plan that are missing. Returns the number of videos."""
+    store, progress = job.place, job.progress
+    failures = read_failures(store)
+    missing = _missing_parts(plan, set(committed_parts(store)), failures, sources)
+    progress.start("extracting", sum(len(row.videos) for row in missing), "video")
+    num_videos = num_failed = num_frames = 0
+    started_s = written_s = time.monotonic()
+    for result in job.map(extract_part, (row.part(sources, failures) for row in missing)):
+        failures |= {failure.video_id: failure for failure in result.failures}
+        # Not after each part, since the list may be long. What a killed run loses is recorded in the parts as well.
+        if result.failures and time.monotonic() - written_s > FAILURES_EVERY_S:
+            write_failures(store, failures.values())
+            written_s = time.monotonic()
+        num_videos += result.num_videos
+        num_failed += len(result.failures)
+        num_frames += result.num_frames
+        speed = f"{num_frames / max(1e-9, time.monotonic() - started_s):.0f} frames/s"
+        count = result.num_videos + len(result.failures)
+        progress.advance(count, frames=num_frames, speed=speed, failed=num_failed)
+    write_failures(store, failures.values())
+    return num_videos
+
+
+def _missing_parts(
     plan: Iterable[PlannedPart],
+    committed: set[str],
+    failures: Mapping[str, Failure],
     sources: Mapping[str, Source],
-    settings: ExtractSettings,
-    cluster: Cluster,
-    report: Report,
-) -> Progress:
-    """Extract the parts of the plan that are neither committed nor known to hold nothing readable."""
-    committed, failures = set(committed_parts(store)), read_failures(store)
-    missing = [
+) -> list[PlannedPart]:
+    """The planned parts that are not there and that have a readable video in this data set.
+
+    Parts without a video of this data set were planned by a run of the same command on another folder.
+    """
+    return [
         row
         for row in plan
         if row.name not in committed
         and not failures.keys() >= set(row.videos)
-        # The others' files are elsewhere: another run of this command planned them.
         and not sources.keys().isdisjoint(row.videos)
     ]
-    parts = (row.part(sources, failures) for row in missing)
-    progress = Progress(num_to_do=sum(len(row.videos) for row in missing))
-    report(progress)
-    written_s = time.monotonic()
-    for result in cluster.map(extract_part, parts, store, settings, after_deaths=after_deaths(store)):
-        failures |= {failure.video_id: failure for failure in result.failures}
-        # Not after each: the list may be long. What is lost with a killed run is in the parts, or found out again.
-        if result.failures and time.monotonic() - written_s > FAILURES_EVERY_S:
-            write_failures(store, failures.values())
-            written_s = time.monotonic()
-        progress = replace(
-            progress,
-            num_done=progress.num_done + result.num_videos,
-            num_failed=progress.num_failed + len(result.failures),
-            num_frames=progress.num_frames + result.num_frames,
-        )
-        report(progress)
-    write_failures(store, failures.values())
-    return progress
 
 
 def _all_failures(store: StorePath) -> dict[str, Failure]:
-    """Those of the list and those that the parts recorded, should a run have been killed between the two."""
+    """The rejected videos of the list, and those of parts that a killed run did not add to the list."""
     failures = read_failures(store)
     planned = {row.name: row.videos for row in read_plan(store)}
     for part, attributes in all_attributes(store):
         for row in attributes["failures"]:
-            # Without a place in the plan it has been tried again.
+            # A video that has no place in the plan was tried again.
             if row["video_id"] in planned.get(part, ()):
                 failures.setdefault(row["video_id"], Failure(**row))
     return failures

@@ -1,4 +1,4 @@
-"""Videos that are rejected: a row of failures.jsonl each. And tasks, which go on without them."""
+"""Rejected videos: each is a row of failures.jsonl."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,8 +15,10 @@ class Failure:
 
     video_id: str
     path: str
+    """The file, as text (`names.py`)."""
     reason: str
     exception: str
+    """Class of the error."""
 
 
 def failure_of(source: Source, error: Exception) -> Failure:
@@ -24,7 +26,7 @@ def failure_of(source: Source, error: Exception) -> Failure:
     return Failure(
         video_id=source.video_id,
         path=text_of(str(source.path)),
-        reason=str(error) or type(error).__name__,
+        reason=text_of(str(error)) or type(error).__name__,
         exception=type(error.__cause__ or error).__name__,
     )
 
@@ -35,5 +37,5 @@ def read_failures(store: StorePath) -> dict[str, Failure]:
 
 
 def write_failures(store: StorePath, failures: Iterable[Failure]) -> None:
-    """Replace the list of rejected videos, sorted by id."""
+    """Replace the list of rejected videos. The rows are sorted by id."""
     write_rows(store / FAILURES_FILE, map(asdict, sorted(failures, key=lambda failure: failure.video_id)))

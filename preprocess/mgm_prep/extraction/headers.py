@@ -1,6 +1,6 @@
-"""Open each video and decode its first picture: what the plan needs to know."""
+"""Open each video and decode its first frame: what the plan needs to know."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mgm_prep.config import ExtractSettings
@@ -8,8 +8,7 @@ from mgm_prep.decoding.container import Unreadable
 from mgm_prep.decoding.pyav import VideoFile
 from mgm_prep.extraction.failures import Failure, failure_of
 from mgm_prep.extraction.part import REJECTED
-from mgm_prep.extraction.tasks import Task, after_deaths
-from mgm_prep.runtime.cluster import Cluster
+from mgm_prep.extraction.tasks import Job, Task
 from mgm_prep.runtime.crash_journal import journal
 from mgm_prep.sources.discover import Source
 from mgm_shared.geometry import stored_size
@@ -20,38 +19,34 @@ PROBES_PER_TASK = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What a video's header says for the plan; sizes in px as stored."""
+    """What the header of a video says for the plan."""
 
     video_id: str
     height: int
     width: int
+    """Size in pixels as stored."""
     num_frames_estimate: int
     codec: str
 
 
-def read_headers(
-    sources: Sequence[Source],
-    store: StorePath,
-    settings: ExtractSettings,
-    cluster: Cluster,
-    report: Callable[[int, int], None],
-) -> tuple[list[Probe], list[Failure]]:
-    """The probes of all videos that can be opened, and the others; `report` hears how many of each there are."""
+def read_headers(job: Job[StorePath, ExtractSettings], sources: Sequence[Source]) -> tuple[list[Probe], list[Failure]]:
+    """The probes of all videos that can be opened, and the failures of the others."""
+    job.progress.start("reading headers", len(sources), "video")
     starts = range(0, len(sources), PROBES_PER_TASK)
     batches = (
         Task(name=f"headers-{start}", sources=tuple(sources[start : start + PROBES_PER_TASK])) for start in starts
     )
     probes: list[Probe] = []
     failures: list[Failure] = []
-    for found in cluster.map(probe_all, batches, store, settings, after_deaths=after_deaths(store)):
+    for found in job.map(probe_all, batches):
         probes.extend(probe for probe in found if isinstance(probe, Probe))
         failures.extend(probe for probe in found if isinstance(probe, Failure))
-        report(len(probes), len(failures))
+        job.progress.advance(len(found), failed=len(failures))
     return probes, failures
 
 
 def probe_all(batch: Task, store: StorePath, settings: ExtractSettings) -> list[Probe | Failure]:
-    """`probe` for a batch: one task of the cluster."""
+    """`probe` for a batch of videos: one task of the cluster."""
     found: list[Probe | Failure] = list(batch.rejected)
     with journal(store, batch.name, settings.max_seconds) as notes:
         for source in batch.sources:
@@ -61,7 +56,7 @@ def probe_all(batch: Task, store: StorePath, settings: ExtractSettings) -> list[
 
 
 def probe(source: Source, settings: ExtractSettings) -> Probe | Failure:
-    """Open a video and decode its first picture."""
+    """Open a video and decode its first frame."""
     try:
         with VideoFile(source.path, settings) as video:
             header = video.header

@@ -1,10 +1,11 @@
-"""Attach labels and splits to the videos of a store, without touching a frame.
+"""Attach labels and splits to the videos of a store. No frame is read or written.
 
-Parts never change, so what is attached lies beside them in labels.jsonl, and the index takes it before the part's own.
+Parts never change, so attached labels are stored beside them in labels.jsonl. The index prefers them to those of the
+part.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +17,9 @@ from mgm_prep.sources.discover import find_sources
 from mgm_prep.sources.names import has_video_suffix, text_of
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes, read_index, read_labels, write_index
+from mgm_shared.progress import SILENT, Progress
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
-from mgm_shared.storage import StorePath, remove, write_rows
+from mgm_shared.storage import PathLike, StorePath, remove, store_path, write_rows
 from mgm_shared.store import check_schema
 
 NUM_EXAMPLES = 3
@@ -32,14 +34,14 @@ class Match:
     unmatched: list[str]
     """Names that no video has."""
     ambiguous: list[str]
-    """Names that several videos have, or of which the files say different things; nothing is attached to these."""
+    """Names that several videos have, or for which the files state different labels. Nothing is attached to these."""
     comments: list[str]
     """Lines that begin with `#` and name no video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSummary:
-    """What attaching came to."""
+    """The labels of a store after files were attached."""
 
     store: str
     listed: int
@@ -56,7 +58,7 @@ class LabelSummary:
 
 
 def read_label_files(files: Sequence[Path], fold: int = 1) -> list[Annotation]:
-    """The annotations of files, of directories of them, or of directories of videos, whose folders are the labels."""
+    """The annotations of files, of directories of such files, or of directories of videos in class folders."""
     annotations: list[Annotation] = []
     is_videos = {file: file.is_dir() and not is_annotation_folder(file, fold) for file in files}
     for folder in (file for file in files if is_videos[file]):
@@ -69,17 +71,30 @@ def read_label_files(files: Sequence[Path], fold: int = 1) -> list[Annotation]:
 
 
 def attach_labels(
-    store: StorePath, files: Sequence[Path], *, fold: int = 1, is_dry_run: bool = False, say: Callable[[str], None]
+    store: PathLike,
+    files: Sequence[Path],
+    *,
+    fold: int = 1,
+    is_dry_run: bool = False,
+    progress: Progress = SILENT,
 ) -> LabelSummary:
-    """Give the videos that the files name their labels and splits; what the files leave unsaid stays.
+    """Give the videos that the files name their labels and splits. Labels and splits that no file states stay.
+
+    Args:
+        store: The store.
+        files: CSV or JSON files, `path label` lists, official split files, or folders (`sources/annotations.py`).
+        fold: Which official split of UCF101 or HMDB51, from 1 to 3.
+        is_dry_run: Match the names, and write nothing.
+        progress: Hears of names that fit no video or several.
 
     UserError for files that cannot be understood, or that name no video of the store.
     """
+    store = store_path(store)
     check_schema(store)
     annotations = read_label_files(files, fold)
-    with locked(store, say):
+    with locked(store, progress):
         table = read_index(store)
-        # Videos that are still to come, or to be tried again, get theirs now.
+        # Videos that are planned or rejected get their labels now, too.
         planned = {video_id for part in read_plan(store) for video_id in part.videos}
         video_ids = planned | set(table["video_id"].to_pylist()) | read_failures(store).keys()
         match = match_videos(annotations, video_ids)
@@ -88,7 +103,7 @@ def attach_labels(
                 f"the files name no video of {store}: they list {_some(a.names[0] for a in annotations)}, "
                 f"the store holds {_some(sorted(video_ids))}"
             )
-        say_unattached(match, say)
+        say_unattached(match, progress)
         if not is_dry_run:
             merge_labels(store, match)
             table = write_index(store)
@@ -107,33 +122,33 @@ def attach_labels(
 
 
 def merge_labels(store: StorePath, match: Match) -> None:
-    """Put them over what was attached before; `write_index` makes them seen."""
+    """Write the matched labels over those attached before. Call `write_index` after it."""
     before = read_labels(store)
     after = {video_id: dict(values) for video_id, values in before.items()}
     for video_id, values in match.values.items():
         after[video_id] = after.get(video_id, {}) | values
     if after == before:
         return
-    # First, so that a reader never takes an index for current that does not know the labels.
+    # Before the labels, so that no reader uses an index without them.
     remove(store / INDEX_FILE)
     write_rows(store / LABELS_FILE, ({"video_id": video_id} | after[video_id] for video_id in sorted(after)))
 
 
-def say_unattached(match: Match, say: Callable[[str], None]) -> None:
-    """Counts and examples of the names that were not attached."""
+def say_unattached(match: Match, progress: Progress) -> None:
+    """Report counts and examples of the names that were not attached."""
     for names, what in (
         (match.unmatched, "name no video of the store"),
         (match.ambiguous, "fit several videos, or are listed with different labels; nothing is attached to them"),
-        (match.comments, "begin with # and name no video; they are taken for comments"),
+        (match.comments, "begin with # and name no video, so they count as comments"),
     ):
         if names:
-            say(f"{len(names)} entries {what}, such as {_some(names)}")
+            progress.say(f"{len(names)} entries {what}, such as {_some(names)}")
 
 
 def match_videos(annotations: Sequence[Annotation], video_ids: Collection[str]) -> Match:
-    """Match names to ids: the same path, else one that ends in the other, else a file name that both have only once.
+    """Match names to ids: by path, else by the end of the path, else by a file name that occurs only once.
 
-    Suffixes count only in the first step, so a transcoded file is still found.
+    Only the first step compares suffixes, so a transcoded file is found.
     """
     finder = _Finder(annotations, video_ids)
     claims: dict[str, list[tuple[str, dict[str, str | None]]]] = defaultdict(list)
@@ -194,8 +209,8 @@ class _Finder:
 
         `#a/b.mp4` may be the line of `a/b.mp4`, commented out.
         """
-        first = _without_suffix(name).partition("/")[0]
-        return [found for found in self.find(name) if first in _without_suffix(found).split("/")]
+        first = {path.partition("/")[0] for path in (name, _without_suffix(name))}
+        return [found for found in self.find(name) if first & {*_without_suffix(found).split("/")}]
 
     def _find(self, name: str, path: str) -> list[str]:
         if name in self._ids:

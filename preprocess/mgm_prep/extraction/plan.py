@@ -1,36 +1,34 @@
-"""Which video goes into which part: made from the files' headers, written before the first frame is decoded.
+"""The plan of a store: which video goes into which part.
 
-A resumed run follows the plan that is there, so a store does not depend on how often it was interrupted; videos that
-have come since get parts of their own.
+The plan is made from the headers of the files and written before the first frame is decoded. A resumed run follows it,
+so a store does not depend on how often it was interrupted. Videos that are added later get new parts.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.headers import Probe, read_headers
 from mgm_prep.extraction.part import Part
+from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
-from mgm_prep.runtime.cluster import Cluster
 from mgm_prep.sources.discover import Source
 from mgm_shared.index import extracted_ids
+from mgm_shared.progress import Progress
 from mgm_shared.schema import PLAN_FILE
 from mgm_shared.storage import StorePath, read_rows, write_rows
 
-# A part is a 64th of the data set, so that a few workers share even a small one evenly, within these bounds:
-# below, files become too many; above, a retry costs too much.
+# A part is a 64th of the data set, so that a few workers share even a small one evenly. Smaller parts would make too
+# many files, and with larger ones a retry would cost too much.
 PARTS_PER_DATASET = 64
 MIN_PART_FRAMES, MAX_PART_FRAMES = 256, 8192
-INSTEAD = {
+MOTION_WITHOUT_VECTORS = {
     "transcode": "their motion is taken from an H.264 transcode",
     "estimate": "their motion is estimated by block matching",
     "skip": "their motion is left missing",
 }
-
-HeadersReport = Callable[[int, int, int], None]
-"""Hears of videos to do, done and failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +40,14 @@ class PlannedPart:
     width: int
     videos: tuple[str, ...]
     replaces: str | None = None
-    """The part whose videos these were, before some of its files changed."""
+    """The part that held these videos before some of their files changed."""
 
     @property
     def number(self) -> int:
         return int(self.name.rpartition("-")[2])
 
     def part(self, sources: Mapping[str, Source], failures: Mapping[str, Failure]) -> Part:
-        """The part with the paths and labels that its videos have now; those that are gone are rejected."""
+        """The part with the current paths and labels of its videos. Videos whose files are gone are rejected."""
         known = {video_id: failures[video_id] for video_id in self.videos if video_id in failures}
         gone = [video_id for video_id in self.videos if video_id not in sources and video_id not in known]
         return Part(
@@ -65,7 +63,10 @@ class PlannedPart:
 
 
 def plan_parts(probes: Iterable[Probe], first_number: int) -> list[PlannedPart]:
-    """Divide videos, sorted by id, into parts of one size and about equal frames; their numbers begin at this one."""
+    """Divide videos, sorted by id, into parts of one stored size and about the same number of frames.
+
+    The parts are numbered from `first_number`.
+    """
     ordered = sorted(probes, key=lambda found: found.video_id)
     total = sum(found.num_frames_estimate for found in ordered)
     part_frames = min(MAX_PART_FRAMES, max(MIN_PART_FRAMES, total // PARTS_PER_DATASET))
@@ -88,58 +89,52 @@ def plan_parts(probes: Iterable[Probe], first_number: int) -> list[PlannedPart]:
 
 
 def part_name(height: int, width: int, number: int) -> str:
-    """Unlike any other of the store, by its number."""
+    """The name of a part; the number makes it unique in the store."""
     return f"{height}x{width}-{number:06d}"
 
 
 def next_number(plan: Iterable[PlannedPart]) -> int:
-    """The first that no part has."""
+    """The first number that no part of the plan has."""
     return 1 + max((row.number for row in plan), default=-1)
 
 
 def read_plan(store: StorePath) -> list[PlannedPart]:
-    """The plan of a store, empty when it has none yet."""
+    """The plan of a store; empty when there is none yet."""
     return [PlannedPart(**{**row, "videos": tuple(row["videos"])}) for row in read_rows(store / PLAN_FILE)]
 
 
 def write_plan(store: StorePath, plan: Iterable[PlannedPart]) -> None:
-    """Replace the plan."""
+    """Replace the plan of a store."""
     write_rows(store / PLAN_FILE, map(asdict, plan))
 
 
 def extended_plan(
-    store: StorePath,
-    plan: list[PlannedPart],
-    sources: Iterable[Source],
-    settings: ExtractSettings,
-    cluster: Cluster,
-    report: HeadersReport,
-    say: Callable[[str], None],
+    job: Job[StorePath, ExtractSettings], plan: list[PlannedPart], sources: Iterable[Source]
 ) -> list[PlannedPart]:
-    """The store's plan, extended by the sources that it does not know yet."""
+    """The plan, extended by the sources that the store does not know yet."""
+    store = job.place
     known = known_videos(store, plan)
     new = [source for source in sources if source.video_id not in known]
     if not new:
         return plan
-    say(f"reading the headers of {len(new)} videos")
-    probes, rejected = read_headers(
-        new, store, settings, cluster, lambda num_done, num_failed: report(len(new), num_done, num_failed)
-    )
+    job.progress.say(f"reading the headers of {len(new)} videos")
+    probes, rejected = read_headers(job, new)
     plan = [*plan, *plan_parts(probes, next_number(plan))]
     write_failures(store, [*read_failures(store).values(), *rejected])
     write_plan(store, plan)
-    _say_without_vectors(probes, settings, say)
+    _say_without_vectors(probes, job.settings, job.progress)
     return plan
 
 
 def known_videos(store: StorePath, plan: Iterable[PlannedPart]) -> set[str]:
-    """The videos that are extracted, have a place in the plan, or none because they were rejected."""
+    """The videos that are extracted, planned or rejected."""
     planned = {video_id for part in plan for video_id in part.videos}
     return planned | read_failures(store).keys() | extracted_ids(store)
 
 
-def _say_without_vectors(probes: Iterable[Probe], settings: ExtractSettings, say: Callable[[str], None]) -> None:
+def _say_without_vectors(probes: Sequence[Probe], settings: ExtractSettings, progress: Progress) -> None:
     codecs = Counter(probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
     if codecs:
         kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
-        say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {INSTEAD[settings.no_vectors]}")
+        instead = MOTION_WITHOUT_VECTORS[settings.no_vectors]
+        progress.say(f"{codecs.total()} videos have a codec without motion vectors ({kinds}); {instead}")

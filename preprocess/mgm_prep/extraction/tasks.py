@@ -1,21 +1,21 @@
-"""Tasks of the cluster: the videos that one worker opens, and what is retried after a worker died."""
+"""What the steps of a command share: the videos of one task, and the job that runs the tasks."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from mgm_prep.extraction.failures import Failure
-from mgm_prep.runtime.crash_journal import convicted
+from mgm_prep.runtime.cluster import Cluster
+from mgm_prep.runtime.crash_journal import deadly_videos
+from mgm_prep.runtime.lock import CheckLock
 from mgm_prep.sources.discover import Source
 from mgm_prep.sources.names import text_of
+from mgm_shared.progress import Progress
 from mgm_shared.storage import StorePath
 
-AnyTask = TypeVar("AnyTask", bound="Task")
-
-
-# Of this many pairs of dead workers a task may be the cause before something else must be wrong.
-MAX_DEATHS = 20
+# A task may end so many pairs of workers before something other than its videos must be the cause.
+MAX_DEATHS_PER_TASK = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +25,55 @@ class Task:
     name: str
     sources: tuple[Source, ...]
     rejected: tuple[Failure, ...] = ()
-    """Videos that belonged to it and are known to be unreadable."""
+    """Videos that belong to the task and are known to be unreadable."""
 
 
-def after_deaths(store: StorePath) -> Callable[[AnyTask], AnyTask]:
-    """What to try instead of a task that ended two workers. RuntimeError when that goes on and on."""
+AnyTask = TypeVar("AnyTask", bound=Task)
+Place = TypeVar("Place", bound=StorePath)
+Settings = TypeVar("Settings")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[Place, Settings]):
+    """What every step of a running command works with."""
+
+    place: Place
+    """The store, or the folder of copies. It is locked."""
+    settings: Settings
+    cluster: Cluster
+    progress: Progress
+    check_lock: CheckLock
+
+    def map(self, function: Callable[[AnyTask, Place, Settings], Result], tasks: Iterable[AnyTask]) -> Iterator[Result]:
+        """Yield `function(task, place, settings)` for each task, in order of completion.
+
+        A video that ends two workers is rejected, and its task is tried again without it. RuntimeError when workers
+        keep dying; UserError when another process took the lock.
+        """
+        retried = without_deadly_videos(self.place)
+        for result in self.cluster.map(function, tasks, self.place, self.settings, after_deaths=retried):
+            self.check_lock()
+            yield result
+
+
+def without_deadly_videos(place: StorePath) -> Callable[[AnyTask], AnyTask]:
+    """A function that returns what to try instead of a task that ended two workers."""
     deaths: Counter[str] = Counter()
 
-    def without_killer(task: AnyTask) -> AnyTask:
+    def retried(task: AnyTask) -> AnyTask:
         deaths[task.name] += 1
-        if deaths[task.name] > MAX_DEATHS:
+        if deaths[task.name] > MAX_DEATHS_PER_TASK:
             raise RuntimeError(
                 f"workers keep dying at {task.name}; the rest is done, and run the same command again to continue"
             )
-        return _without_killer(task, store)
+        return _without(task, deadly_videos(place, task.name))
 
-    return without_killer
+    return retried
 
 
-def _without_killer(task: AnyTask, store: StorePath) -> AnyTask:
-    """The task without the video that ended two of its workers, which is rejected; as it is when there is none."""
-    causes = convicted(store, task.name)
+def _without(task: AnyTask, causes: dict[str, str]) -> AnyTask:
+    """The task without the videos of `causes`, which are rejected; the same task when there are none."""
     rejected = tuple(
         Failure(
             video_id=source.video_id,

@@ -1,1 +1,1 @@
-"""The Dask cluster, the lock of a store, signals, and the crash journal."""
+"""Where and how work runs: the Dask cluster, the lock of a store, the crash journal."""

@@ -1,7 +1,7 @@
-"""Run a function over many items on Dask, with a bounded number in flight; `workers=0` runs it in this process.
+"""Run a function over many items on Dask, with a bounded number in flight; with `workers=0` in this process.
 
-Workers are processes with one thread each: a decoder that crashes takes one task with it, and the items in flight are
-plain records, never arrays.
+Workers are processes with one thread each, so a decoder that crashes ends one task. The items in flight are small
+records, never arrays.
 """
 
 import ctypes
@@ -15,28 +15,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mgm_prep.runtime.signals import StopRequest, noting_signals, sigint_blocked
+from mgm_prep.runtime.execution import Execution
 from mgm_shared.errors import UserError
+from mgm_shared.progress import SILENT, Progress
+from mgm_shared.signals import StopRequest, sigint_blocked, stop_after_block
 
 CONNECT_S, RESULT_S, POLL_S, REVIVE_S, PATIENCE_S = 20, 10, 0.05, 5, 60
 SETTLE_S = 1
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Say = Callable[[str], None]
 
-# Enough waiting work that an adaptive cluster sees what it is needed for.
+# Enough waiting work that an adaptive cluster sees how many workers it needs.
 IN_FLIGHT_PER_THREAD, MIN_IN_FLIGHT = 2, 64
-# From glibc's malloc.h, with the values that it comes to by itself where nobody sets any.
+# From glibc's malloc.h, with the values that malloc reaches by itself where nobody sets any.
 M_TRIM_THRESHOLD, TRIM_BYTES = -1, 64 << 20
 M_MMAP_THRESHOLD, MMAP_BYTES = -3, 32 << 20
 LOCAL_CONFIG = {
-    # One worker may die of anything; the second that dies of the same item convicts it.
+    # One worker may die for any reason. An item that ends a second worker is handed to `after_deaths`.
     "distributed.scheduler.allowed-failures": 1,
-    # A nanny gives up for ever on a worker that dies before it has heard from it; after so long it is replaced.
+    # A nanny stops replacing a worker that dies before it has reported to the nanny; after this time it is replaced.
     "distributed.deploy.lost-worker-timeout": "8s",
-    # Dask looks after itself 50 times a second, which with two workers is an eighth of a core (measured). Ours have one
-    # task of minutes each: a tenth of that is enough.
+    # Dask checks itself 50 times a second, which costs an eighth of a core with two workers (measured). Each of our
+    # workers has one task of minutes, so a tenth of that is enough.
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.worker.memory.monitor-interval": "1s",
@@ -45,18 +46,18 @@ LOCAL_CONFIG = {
 
 
 class Cluster:
-    """Where work runs: this process, or a Dask client."""
+    """Where tasks run: this process, or the workers of a Dask client."""
 
     def __init__(
         self,
         client: Any = None,
         stop: StopRequest | None = None,
-        say: Say = lambda line: None,
+        progress: Progress = SILENT,
         revive: Callable[[], object] = lambda: None,
     ) -> None:
         self._client = client
         self._stop = stop or StopRequest()
-        self._say = say
+        self._progress = progress
         self._revive = revive
 
     def map(
@@ -66,9 +67,9 @@ class Cluster:
         *arguments: Any,
         after_deaths: Callable[[Item], Item] | None = None,
     ) -> Iterator[Result]:
-        """`function(item, *arguments)` for each item, in the order of completion.
+        """Yield `function(item, *arguments)` for each item, in order of completion.
 
-        An item that ended several workers is handed to `after_deaths`, and what that returns is tried instead.
+        An item that ended several workers is given to `after_deaths`, and the item that this returns is tried instead.
         """
         if self._client is None:
             for item in items:
@@ -79,7 +80,7 @@ class Cluster:
         submitted: dict[str, Item] = {}
 
         def submit(item: Item) -> Any:
-            # pure=False: Dask must not hand back a result that it remembers from before.
+            # pure=False: Dask must not return a result that it remembers from an earlier call.
             future = self._client.submit(function, item, *arguments, pure=False)
             submitted[future.key] = item
             return future
@@ -97,18 +98,18 @@ class Cluster:
             except TimeoutError:
                 if future.status == "error":
                     raise
-                # Its worker died with the answer, and Dask has it done again.
+                # Its worker died with the result, and Dask computes it again.
                 completed.add(future)
                 continue
             del submitted[future.key]
             future.release()
-            # A cluster may grow and shrink while we work.
+            # The cluster may grow and shrink meanwhile.
             for following in islice(waiting, max(0, self._num_in_flight() - len(submitted))):
                 completed.add(submit(following))
             yield result
 
     def _in_turn(self, completed: Any) -> Iterator[Any]:
-        """The futures as they are done. KeyboardInterrupt between two of them when a signal came."""
+        """The futures as they complete. Raises KeyboardInterrupt between two of them after a signal."""
         revived_s = said_s = time.monotonic()
         while completed.count():
             self._stop.check()
@@ -121,7 +122,7 @@ class Cluster:
                 self._revive()
                 revived_s = time.monotonic()
             if time.monotonic() - said_s > PATIENCE_S and not self._client.nthreads():
-                self._say("the cluster has no worker; still waiting for one")
+                self._progress.say("the cluster has no worker; still waiting for one")
                 said_s = time.monotonic()
 
     def _num_in_flight(self) -> int:
@@ -130,8 +131,8 @@ class Cluster:
 
 
 def is_expendable() -> bool:
-    """Whether this process is a Dask worker whose nanny starts another when it dies."""
-    # Where nobody has imported it there is no worker, and importing it takes half a second.
+    """Whether this process is a Dask worker that its nanny replaces when it dies."""
+    # If nobody has imported distributed, this is no worker; importing it takes half a second.
     distributed = sys.modules.get("distributed")
     try:
         return distributed is not None and distributed.get_worker().nanny is not None
@@ -141,15 +142,16 @@ def is_expendable() -> bool:
 
 @cache
 def settle() -> None:
-    """Wait, once in a worker's life, before what may end it: its nanny must have heard that it is there."""
+    """Wait once in the life of a worker, before it opens its first video: its nanny must know that it has started."""
     time.sleep(SETTLE_S)
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Undo, once in a worker's life, what Dask asks of malloc: to give freed memory back to the system at once.
+    """Undo, once in the life of a worker, Dask's setting that malloc returns freed memory to the system at once.
 
-    A decoder frees a picture's memory only to take the next one's, and would pay with a quarter of its time (measured).
+    A decoder frees the memory of each frame only to allocate the next one; the setting costs it a quarter of its time
+    (measured).
     """
     # Other C libraries have no mallopt, and need none.
     with suppress(AttributeError):
@@ -159,21 +161,19 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def open_cluster(workers: int, scheduler: str | None, say: Say = lambda line: None) -> Iterator[Cluster]:
-    """A cluster of `workers` local processes, the one at `scheduler`, or this process when `workers` is 0.
-
-    `say` hears of the dashboard, and what the user should know of the workers. UserError when no scheduler answers.
-    """
-    if scheduler is None and workers == 0:
+def open_cluster(execution: Execution) -> Iterator[Cluster]:
+    """Open the cluster that `execution` describes. UserError when no scheduler answers."""
+    if execution.scheduler is None and execution.workers == 0:
         yield Cluster()
         return
-    # Half-started and half-stopped clusters leave processes behind, and pages of tracebacks.
-    with noting_signals() as stop, ExitStack() as opened:
+    say = execution.progress.say
+    # A cluster that is half started or half stopped leaves processes behind, and pages of tracebacks.
+    with stop_after_block() as stop, ExitStack() as opened:
         try:
             with sigint_blocked():
-                client = opened.enter_context(_local_client(workers) if scheduler is None else _client_of(scheduler))
+                client = opened.enter_context(_client(execution))
         except Exception:
-            # Whoever sent us the signal may have sent it to the workers too.
+            # Whoever sent a signal to this process may have sent it to the workers too.
             stop.check()
             raise
         say(f"dask dashboard: {client.dashboard_link}")
@@ -181,22 +181,27 @@ def open_cluster(workers: int, scheduler: str | None, say: Say = lambda line: No
         if not num_threads:
             say("the cluster has no worker yet; waiting for one")
         if any(num > 1 for num in num_threads):
-            say("start workers with --nthreads 1: a crash in one of several threads costs the others their work")
+            say("start workers with --nthreads 1: a crash in one thread loses the work of the others")
         local = client.cluster
-        yield Cluster(client, stop, say, revive=(lambda: None) if local is None else lambda: local.scale(workers))
+        revive = (lambda: None) if local is None else lambda: local.scale(execution.workers)
+        yield Cluster(client, stop, execution.progress, revive)
 
 
 @contextmanager
-def _local_client(workers: int) -> Iterator[Any]:
+def _client(execution: Execution) -> Iterator[Any]:
+    # The log messages of Dask's shutdown would hide the result from the user.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if execution.scheduler is not None:
+        with _connect(execution.scheduler) as client:
+            yield client
+        return
     import dask
     from distributed import Client, LocalCluster
 
-    # What Dask says while it is shut down would stand between the user and the result.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         dask.config.set(LOCAL_CONFIG),
         LocalCluster(
-            n_workers=workers,
+            n_workers=execution.workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",
@@ -207,16 +212,12 @@ def _local_client(workers: int) -> Iterator[Any]:
         yield client
 
 
-@contextmanager
-def _client_of(scheduler: str) -> Iterator[Any]:
+def _connect(scheduler: str) -> Any:
+    """A Dask client. UserError when no scheduler answers."""
     from distributed import Client
 
-    # What Dask says while it is shut down would stand between the user and the result.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     place = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
     try:
-        client = Client(**place, set_as_default=False, timeout=CONNECT_S)
+        return Client(**place, set_as_default=False, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {scheduler}: {' '.join(str(error).split())}") from None
-    with client:
-        yield client

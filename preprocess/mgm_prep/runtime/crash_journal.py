@@ -1,7 +1,7 @@
-"""At which video a worker was when it died: written down before the decoder gets it, read after the death.
+"""Crash journal: records the video being decoded, so that one that ends two workers can be rejected.
 
-A decoder that crashes takes its process with it, and Dask tells which task that was and no more. One death may have any
-cause, a second one at the same video convicts it.
+A decoder that crashes ends its process. Dask reports which task was lost, but not at which of its videos. One death may
+have any cause; a second death at the same video is taken for the video's fault.
 """
 
 import faulthandler
@@ -20,13 +20,13 @@ from mgm_shared.schema import UNFINISHED_DIR
 from mgm_shared.storage import StorePath, file_names, read_bytes, remove, write_bytes
 
 SUFFIX = ".opening"
-STRIKES = 2
-# A video that keeps yielding pictures is stopped by decode.py; this much later it must be stuck inside one call.
+MAX_DEATHS_PER_VIDEO = 2
+# The decoder stops a video that keeps yielding frames after its time; so much later it must be stuck inside one call.
 GRACE_S = 60
 
 
 class Journal:
-    """The video that a task has open, in a file named for the task beside the store's unfinished parts."""
+    """The record of one task: a file that holds the id of the video that the task has open."""
 
     def __init__(self, file: TextIO, shared: Url | None, max_seconds: int) -> None:
         self._file = file
@@ -34,9 +34,10 @@ class Journal:
         self._max_seconds = max_seconds if is_expendable() else 0
 
     def opening(self, video_id: str) -> None:
-        """Call it before the decoder sees the video. A worker that is still at it long after its time is ended."""
+        """Record that the decoder gets this video next. A worker that still decodes it long after its time is ended."""
         if self._max_seconds:
-            # It waits for a traceback that is being written, and with which this process ends: at the video before.
+            # Before the record changes: this waits for a traceback that is being written and that ends this process.
+            # Otherwise the record would name the next video.
             faulthandler.cancel_dump_traceback_later()
         line = json.dumps(video_id) + "\n"
         if self._shared:
@@ -46,15 +47,16 @@ class Journal:
         self._file.write(line)
         self._file.flush()
         if self._max_seconds:
-            # A thread of C's, which needs no GIL: the one thing that can still act when a decoder never returns.
+            # A C thread that needs no GIL: nothing else can act while a decoder does not return.
             faulthandler.dump_traceback_later(self._max_seconds + GRACE_S, exit=True, file=self._file)
 
 
 @contextmanager
 def journal(store: StorePath, task: str, max_seconds: int) -> Iterator[Journal]:
-    """A journal that is gone afterwards, unless this process died; then what faulthandler saw of it is added.
+    """Open the journal of a task; the record is deleted afterwards, unless this process dies.
 
-    The file's name is the call's own: Dask may start a task again while the first try is still running somewhere.
+    After a crash, the record also holds what faulthandler wrote about it. Its name is unique to this call, because Dask
+    may start a task again while the first try is still running elsewhere.
     """
     record = store / UNFINISHED_DIR / f"{task}-{uuid.uuid4().hex}{SUFFIX}"
     with _opened(record) as file:
@@ -77,7 +79,7 @@ def journal(store: StorePath, task: str, max_seconds: int) -> Iterator[Journal]:
 
 @contextmanager
 def _opened(record: StorePath) -> Iterator[TextIO]:
-    """The record itself; behind a URL a file of this machine, since faulthandler can write to no other."""
+    """The record; behind a URL a local file instead, since faulthandler can write to no other."""
     if isinstance(record, Url):
         with tempfile.TemporaryFile("w") as file:
             yield file
@@ -88,10 +90,10 @@ def _opened(record: StorePath) -> Iterator[TextIO]:
 
 
 def _shared(record: StorePath, task: str) -> Url | None:
-    """Where to tell others at which video we are, when that is not the file itself.
+    """The object that tells other processes which video is open, where the record is a local file.
 
-    Behind a URL each telling is a request, as long as a short video takes. So the first try says only that it was
-    there, and its deaths blame nobody; those after a death name the video.
+    Each update of it is a request, which takes as long as a short video. So the first try of a task creates the object
+    and does not name its videos, and its death is counted against none; tries after a death name them.
     """
     if not isinstance(record, Url):
         return None
@@ -100,9 +102,9 @@ def _shared(record: StorePath, task: str) -> Url | None:
     return record if is_retry else None
 
 
-def convicted(store: StorePath, task: str) -> dict[str, str]:
-    """The videos at which the task's workers died twice, with what ended them; their records are removed."""
-    strikes: dict[str, list[StorePath]] = defaultdict(list)
+def deadly_videos(store: StorePath, task: str) -> dict[str, str]:
+    """The videos at which two workers of the task died, with the cause of death. Their records are deleted."""
+    records: dict[str, list[StorePath]] = defaultdict(list)
     causes: dict[str, str] = {}
     for name in file_names(store / UNFINISHED_DIR):
         if not (name.startswith(f"{task}-") and name.endswith(SUFFIX)):
@@ -112,14 +114,14 @@ def convicted(store: StorePath, task: str) -> dict[str, str]:
         try:
             video_id = json.loads(first)
         except ValueError:
-            # Nothing was open yet, or the machine went down while this was written: it blames nobody.
+            # No video was open yet, or the machine stopped while this was written: it counts against no video.
             remove(record)
             continue
-        strikes[video_id].append(record)
-        # faulthandler's first line says what happened; an end by SIGKILL leaves none.
+        records[video_id].append(record)
+        # The first line of faulthandler says what happened; a process that was killed leaves none.
         causes[video_id] = next(filter(None, rest), "killed").rstrip("!").removeprefix("Fatal Python error: ")
-    found = {video_id for video_id, records in strikes.items() if len(records) >= STRIKES}
+    found = sorted(video_id for video_id in records if len(records[video_id]) >= MAX_DEATHS_PER_VIDEO)
     for video_id in found:
-        for record in strikes[video_id]:
+        for record in records[video_id]:
             remove(record)
-    return {video_id: causes[video_id] for video_id in sorted(found)}
+    return {video_id: causes[video_id] for video_id in found}

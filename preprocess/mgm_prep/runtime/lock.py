@@ -1,8 +1,8 @@
-"""One command at a time may write to a store: two would undo each other's plan.
+"""The lock of a store: one command at a time may write to it, since two would overwrite each other's plan.
 
-A local store is locked by the kernel, which lets go when the process ends, however it ends. Behind a URL the lock is
-an object that only one of several can create; its owner rewrites it every few seconds, and one that stays as it is was
-left by a process that is no more. No clock is compared with another machine's.
+A local store is locked by the kernel, which releases the lock when the process ends for any reason. Behind a URL the
+lock is an object that only one process can create. Its owner rewrites it every few seconds; an object that does not
+change was left by a process that died. Clocks of different machines are never compared.
 """
 
 import fcntl
@@ -19,26 +19,27 @@ from pathlib import Path
 from mgm_shared import objects
 from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
+from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 
 LOCK_FILE = ".lock"
 BEAT_S = 5.0
-# A lock that has not been rewritten for so many beats has no owner any more.
+# The owner of a lock that was not rewritten for so many beats is dead.
 SILENT_BEATS = 6
 
-StillOurs = Callable[[], None]
-"""UserError when another process has taken the store over, because this one was cut off for too long."""
+CheckLock = Callable[[], None]
+"""Raises UserError when another process took the lock, because this one was disconnected for too long."""
 
 
 @contextmanager
-def locked(store: StorePath, say: Callable[[str], None] = lambda line: None) -> Iterator[StillOurs]:
-    """Hold the store for oneself. UserError when another process has it.
+def locked(store: StorePath, progress: Progress = SILENT) -> Iterator[CheckLock]:
+    """Hold the lock of a store. UserError when another process holds it.
 
-    Call what it yields before each step that writes.
+    Yields a function to call before each step that writes.
     """
     if isinstance(store, Url):
-        with _lease(store, say) as still_ours:
-            yield still_ours
+        with _lease(store, progress) as check_lock:
+            yield check_lock
         return
     with _kernel_lock(store):
         yield lambda: None
@@ -60,13 +61,13 @@ def _kernel_lock(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lease(store: Url, say: Callable[[str], None]) -> Iterator[StillOurs]:
+def _lease(store: Url, progress: Progress) -> Iterator[CheckLock]:
     lease = Lease(store)
-    lease.acquire(say)
+    lease.acquire(progress)
     beating = threading.Thread(target=lease.keep, daemon=True)
     beating.start()
     try:
-        yield lease.still_ours
+        yield lease.check
     finally:
         lease.ended.set()
         beating.join()
@@ -84,35 +85,35 @@ class Lease:
         self._num_beats = 0
         self._is_lost = False
 
-    def acquire(self, say: Callable[[str], None]) -> None:
-        """Create the lock, after some waiting if a dead process has left one. UserError when its owner lives."""
+    def acquire(self, progress: Progress) -> None:
+        """Create the lock. Waits for a while if there is one already; UserError when its owner is alive."""
         for _ in range(2):
             try:
                 objects.create(self._lock, self._content())
                 return
             except FileExistsError:
-                self._wait_for_silence(say)
+                self._wait_for_silence(progress)
                 objects.delete(self._lock)
         raise self._taken()
 
     def keep(self) -> None:
         """Rewrite the lock until `ended` is set."""
         while not self.ended.wait(BEAT_S) and not self._is_lost:
-            # While the network is away nothing is known; when it is back, the next beat tells whether somebody came.
+            # Without a network nothing is known; when it is back, the next beat finds out who has the lock.
             with suppress(UserError):
                 self._is_lost = not self._is_there()
                 if not self._is_lost:
                     self._num_beats += 1
                     objects.put(self._lock, self._content())
 
-    def still_ours(self) -> None:
-        """UserError when it is not."""
+    def check(self) -> None:
+        """Raise UserError when another process took the lock."""
         if self._is_lost:
-            raise UserError(f"another command has taken {self.store} over; the same command again goes on after it")
+            raise UserError(f"another command has locked {self.store}; run this one again when that is done")
 
     def release(self) -> None:
-        """Give the store free."""
-        # Without a network the lock stays, and the next command waits for a sign of its owner.
+        """Release the lock."""
+        # Without a network the lock stays, and the next command waits until it has proved dead.
         with suppress(UserError):
             if not self._is_lost and self._is_there():
                 objects.delete(self._lock)
@@ -135,11 +136,13 @@ class Lease:
             return {}
         return record
 
-    def _wait_for_silence(self, say: Callable[[str], None]) -> None:
+    def _wait_for_silence(self, progress: Progress) -> None:
+        """Return when the lock's owner is dead or has released it. UserError when it is alive."""
         left = self._read()
         if not left:
             return
-        say(f"{self._lock} is of {left.get('owner')}; waiting up to {SILENT_BEATS * BEAT_S:.0f} s for a sign of it")
+        wait_s = SILENT_BEATS * BEAT_S
+        progress.say(f"{self._lock} belongs to {left.get('owner')}; waiting {wait_s:.0f} s to see whether it is alive")
         for _ in range(SILENT_BEATS):
             time.sleep(BEAT_S)
             now = self._read()
@@ -149,5 +152,5 @@ class Lease:
                 raise self._taken(now)
 
     def _taken(self, record: dict[str, object] | None = None) -> UserError:
-        owner = (record or self._read()).get("owner", "somebody")
+        owner = (record or self._read()).get("owner", "unknown")
         return UserError(f"another command ({owner}) is writing to {self.store}; wait for it, or stop it")

@@ -1,1 +1,1 @@
-"""Commands on an existing store: verify, repair, describe, optical flow, saliency."""
+"""Commands on an existing store: verify, repair, index, describe, optical flow, saliency."""

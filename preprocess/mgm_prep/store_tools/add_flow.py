@@ -1,11 +1,11 @@
-"""Optical flow for the videos of a store, as another array of each part; the same call again does what is missing.
+"""Add optical flow to a store, as another array of each part. A second call computes only what is missing.
 
 Axes: T frames · H,W pixels · C = RGB.
 """
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mgm_prep.config import FlowSettings
 from mgm_prep.motion.optical_flow import FRAMES_PER_BATCH, cell_motion, described, estimator
 from mgm_prep.runtime.cluster import open_cluster
+from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
 from mgm_shared.errors import UserError
 from mgm_shared.files import flush
@@ -22,74 +23,78 @@ from mgm_shared.index import committed_parts, part_attributes
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, flow_spec, pack_motion
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
 from mgm_shared.shard_writer import ShardWriter
-from mgm_shared.storage import StorePath, is_file, publish, read_bytes, remove, scratch_folder, withdraw
+from mgm_shared.storage import (
+    PathLike,
+    StorePath,
+    is_file,
+    publish,
+    read_bytes,
+    remove,
+    scratch_folder,
+    store_path,
+    withdraw,
+)
 from mgm_shared.store import check_schema
 from mgm_shared.store_files import METADATA_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSummary:
-    """What a call came to; `frames` are those of the parts that have flow now."""
+    """The optical flow of a store after a call."""
 
     store: str
     method: str
     parts: int
+    """Parts that have flow now."""
     computed_now: int
+    """Parts that this call computed."""
     frames: int
+    """Frames of the parts that have flow now."""
     damaged: tuple[str, ...] = ()
-    """Parts whose frames cannot be read: where, and why."""
+    """Parts whose frames cannot be read, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartFlow:
-    """What a worker sends back."""
+    """What a worker returns."""
 
     part: str
     num_frames: int = 0
     problem: str = ""
 
 
-Report = Callable[[int, int], None]
-
-
 def add_flow(
-    store: StorePath,
-    settings: FlowSettings,
-    *,
-    workers: int = 0,
-    scheduler: str | None = None,
-    is_forced: bool = False,
-    report: Report = lambda done, total: None,
+    store: PathLike, settings: FlowSettings | None = None, execution: Execution | None = None, *, force: bool = False
 ) -> FlowSummary:
-    """Compute the flow of each part that has none; `report` is told frames done and to do.
+    """Compute the optical flow of each part that has none; `video.flow` reads it: float32 (T, Y, X, 2) px a frame.
 
-    UserError for a store with flow by another method or other weights, which `is_forced` replaces part by part.
+    Args:
+        store: A store made by `extract`.
+        settings: The method and its weights.
+        execution: Workers and progress. By default everything runs silently in this process.
+        force: Replace flow of another method or of other weights, part by part. UserError without it.
     """
-    check_schema(store)
-    recorded = described(settings)
-    with locked(store) as still_ours:
-        names = committed_parts(store)
-        outdated = [name for name in names if _recorded(store, name) not in (None, recorded)]
-        if outdated and not is_forced:
-            was = ", ".join(str(value) for value in (_recorded(store, outdated[0]) or {}).values())
-            raise UserError(f"{store} has flow by {was}; --force replaces it")
-        todo = [name for name in names if _recorded(store, name) != recorded]
-        num_frames = {name: _num_frames(store, name) for name in names}
-        total = sum(num_frames[name] for name in todo)
-        report(0, total)
+    settings, execution, place = settings or FlowSettings(), execution or Execution(), store_path(store)
+    check_schema(place)
+    with locked(place, execution.progress) as check_lock:
+        names = committed_parts(place)
+        recorded = described(settings)
+        todo = _parts_without_flow(place, names, recorded, force)
+        num_frames = {name: _num_frames(place, name) for name in names}
+        execution.progress.start("optical flow", sum(num_frames[name] for name in todo), "frame")
         results: list[PartFlow] = []
         try:
-            with open_cluster(workers, scheduler) as cluster:
-                for result in cluster.map(flow_part, todo, store, settings, recorded, after_deaths=_give_up):
-                    still_ours()
+            with open_cluster(execution) as cluster:
+                for result in cluster.map(flow_part, todo, place, settings, recorded, after_deaths=_give_up):
+                    check_lock()
                     results.append(result)
-                    report(sum(num_frames[result.part] for result in results), total)
+                    execution.progress.advance(num_frames[result.part])
         finally:
-            # Only after the workers are gone: they may still write there.
-            remove(store / UNFINISHED_DIR)
+            # After the cluster is closed, since its workers may write there until then.
+            remove(place / UNFINISHED_DIR)
     damaged = {result.part: result.problem for result in results if result.problem}
     return FlowSummary(
-        store=str(store),
+        store=str(place),
         method=settings.method,
         parts=len(names) - len(damaged),
         computed_now=len(results) - len(damaged),
@@ -98,13 +103,22 @@ def add_flow(
     )
 
 
+def _parts_without_flow(store: StorePath, names: list[str], recorded: dict[str, Any], force: bool) -> list[str]:
+    """The parts to compute. UserError when one has other flow that `force` does not replace."""
+    outdated = [name for name in names if _recorded(store, name) not in (None, recorded)]
+    if outdated and not force:
+        was = ", ".join(str(value) for value in (_recorded(store, outdated[0]) or {}).values())
+        raise UserError(f"{store} has flow by {was}; --force replaces it")
+    return [name for name in names if _recorded(store, name) != recorded]
+
+
 def flow_part(name: str, store: StorePath, settings: FlowSettings, recorded: dict[str, Any]) -> PartFlow:
-    """Compute one part's flow, and show it when all of it is on the disk: one task of the cluster."""
+    """Compute the flow of one part, and publish it when all of it is on disk: one task of the cluster."""
     part = store / PARTS_DIR / name
     attributes = part_attributes(store, name)
     estimate = estimator(settings)
     frames = ShardedArray.open(part / "frames")
-    # A name of its own: Dask may start a task again while the first try is still running somewhere.
+    # A unique name: Dask may start a task again while the first try is still running elsewhere.
     scratch = store / UNFINISHED_DIR / f"flow-{name}-{uuid.uuid4().hex}"
     with scratch_folder(scratch) as folder:
         writer = ShardWriter(folder, flow_spec(attributes["height"], attributes["width"], recorded))
@@ -124,14 +138,14 @@ def flow_part(name: str, store: StorePath, settings: FlowSettings, recorded: dic
 
 
 def _stretches(frames: ShardedArray, video: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
-    """A video's frames, a batch at a time."""
+    """The frames of a video in batches (T, H, W, C)."""
     first, last = video["start"], video["start"] + video["num_frames"]
     for start in range(first, last, FRAMES_PER_BATCH - 1):
         yield frames.read(np.arange(start, min(start + FRAMES_PER_BATCH - 1, last)))
 
 
 def _recorded(store: StorePath, name: str) -> dict[str, Any] | None:
-    """How a part's flow was made; None where it has none."""
+    """How the flow of a part was made; None when it has none."""
     try:
         metadata = json.loads(read_bytes(store / PARTS_DIR / name / "flow" / METADATA_FILE))
         made_by: dict[str, Any] = metadata["attributes"]["made_by"]
@@ -145,4 +159,4 @@ def _num_frames(store: StorePath, name: str) -> int:
 
 
 def _give_up(name: str) -> str:
-    raise UserError(f"two workers died at part {name}, perhaps of too little memory; try again with fewer --workers")
+    raise UserError(f"two workers died at part {name}, perhaps for lack of memory; try again with fewer --workers")

@@ -1,5 +1,6 @@
-"""What a store, or one video of it, looks like in numbers and in a picture."""
+"""Describe a store, or one video of it, in numbers and in a figure."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,54 @@ from mgm_shared.store import Store, Video
 NUM_IN_FIGURE, NUM_IN_GIF = 8, 50
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreDescription:
+    """A store in numbers. The dictionaries count videos."""
+
+    store: str
+    videos: int
+    frames: int
+    megabytes: float
+    parts: int
+    sizes: dict[str, int]
+    """By stored size, height x width in pixels."""
+    labels: int
+    splits: dict[str, int]
+    codecs: dict[str, int]
+    motion_from: dict[str, int]
+    """By source of the motion: codec, transcode, estimate or none."""
+    damaged_videos: int
+    settings: dict[str, Any]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDescription:
+    """A video in numbers."""
+
+    video_id: str
+    record: dict[str, Any]
+    """The row of the video in `Store.videos`."""
+    picture_types: dict[str, int]
+    """Frames by picture type: I, P, B, …"""
+    cells_without_vector: float
+    """Share of the cells of 8×8 px, over all frames, that have no motion vector."""
+    speed_p50_px: float | None
+    speed_p90_px: float | None
+    speed_p99_px: float | None
+    """Percentiles of the speed of the other cells, in stored pixels a frame; None when there are none."""
+
+    def flat(self) -> dict[str, Any]:
+        """All values in one dictionary."""
+        values = asdict(self)
+        return {"video_id": values.pop("video_id"), **values.pop("record"), **values}
+
+
 def find_video(store: Store, wanted: str | None) -> Video:
-    """The video of that id, or the only one whose id contains the text; the first one for None."""
+    """The video with the id `wanted`, or the only one whose id contains it; the first video for None.
+
+    UserError when no id or several ids contain it.
+    """
     if not len(store):
         raise UserError(f"{store.path} holds no video")
     if wanted is None or wanted in store:
@@ -27,47 +74,47 @@ def find_video(store: Store, wanted: str | None) -> Video:
     return store[matches[0]]
 
 
-def describe_store(store: Store) -> dict[str, Any]:
-    """Counts, sizes, labels and settings."""
+def describe_store(store: Store) -> StoreDescription:
+    """Counts, sizes, labels and settings of a store."""
     videos = store.videos
     num_bytes = sum(file_sizes(store.path).values())
-    return {
-        "store": str(store.path),
-        "videos": len(videos),
-        "frames": int(videos["num_frames"].sum()),
-        "megabytes": round(num_bytes / 1e6, 1),
-        "parts": int(videos["part"].nunique()),
-        "sizes": _counts(videos["height"].astype(str) + "x" + videos["width"].astype(str)),
-        "labels": int(videos["label"].nunique()),
-        "splits": _counts(videos["split"].fillna("none")),
-        "codecs": _counts(videos["codec"]),
-        "motion_from": _counts(videos["motion_source"]),
-        "damaged_videos": int((videos["num_corrupt"] > 0).sum()),
-        "settings": store.attributes["settings"],
-        "libraries": store.attributes["libraries"],
-    }
+    return StoreDescription(
+        store=str(store.path),
+        videos=len(videos),
+        frames=int(videos["num_frames"].sum()),
+        megabytes=round(num_bytes / 1e6, 1),
+        parts=int(videos["part"].nunique()),
+        sizes=_counts(videos["height"].astype(str) + "x" + videos["width"].astype(str)),
+        labels=int(videos["label"].nunique()),
+        splits=_counts(videos["split"].fillna("none")),
+        codecs=_counts(videos["codec"]),
+        motion_from=_counts(videos["motion_source"]),
+        damaged_videos=int((videos["num_corrupt"] > 0).sum()),
+        settings=store.attributes["settings"],
+        libraries=store.attributes["libraries"],
+    )
 
 
 def _counts(column: Any) -> dict[str, int]:
     return {str(name): int(count) for name, count in column.value_counts().items()}
 
 
-def describe_video(video: Video) -> dict[str, Any]:
-    """Its record, its picture types, and how its cells move."""
+def describe_video(video: Video) -> VideoDescription:
+    """The record of a video, its picture types, and the speed of its cells. Reads all of its motion."""
     motion_TYX2 = video.motion[:]
     speed_TYX = np.hypot(motion_TYX2[..., 0], motion_TYX2[..., 1])
     known = speed_TYX[~np.isnan(speed_TYX)]
+    p50, p90, p99 = [round(float(p), 3) for p in np.percentile(known, (50, 90, 99))] if known.size else [None] * 3
     types = np.bincount(video.picture_type, minlength=len(PICTURE_TYPES))
-    quantile = {
-        f"speed_p{q}_px": round(float(np.percentile(known, q)), 3) if known.size else None for q in (50, 90, 99)
-    }
-    return {
-        "video_id": video.video_id,
-        **{key: _plain(value) for key, value in video.record.items()},
-        "picture_types": {name: int(count) for name, count in zip(PICTURE_TYPES, types, strict=True) if count},
-        "cells_without_vector": round(float(np.isnan(speed_TYX).mean()), 4),
-        **quantile,
-    }
+    return VideoDescription(
+        video_id=video.video_id,
+        record={key: _plain(value) for key, value in video.record.items()},
+        picture_types={name: int(count) for name, count in zip(PICTURE_TYPES, types, strict=True) if count},
+        cells_without_vector=round(float(np.isnan(speed_TYX).mean()), 4),
+        speed_p50_px=p50,
+        speed_p90_px=p90,
+        speed_p99_px=p99,
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -75,12 +122,15 @@ def _plain(value: Any) -> Any:
 
 
 def draw_video(video: Video, file: Path, num_frames: int | None = None) -> None:
-    """Draw frames with their motion: evenly spread ones, or into a .gif those of the middle, one after the other."""
+    """Draw frames of a video with their motion, as arrows and colours, into a PNG or GIF file.
+
+    A PNG has frames from the whole video, 8 by default; a GIF has consecutive frames from its middle, 50 by default.
+    """
     if file.suffix.lower() == ".gif":
         num_shown = min(num_frames or NUM_IN_GIF, video.num_frames)
         first = (video.num_frames - num_shown) // 2
         save_gif(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
         return
     num_shown = min(num_frames or NUM_IN_FIGURE, video.num_frames)
-    # The middles of equal parts: the first frame of a video has no motion.
+    # The middle of each of `num_shown` equal parts, because the first frame of a video has no motion.
     save(motion_figure(video, ((np.arange(num_shown) + 0.5) * video.num_frames / num_shown).astype(np.int64)), file)

@@ -1,54 +1,64 @@
-"""Mend a store: broken parts are taken out and extracted again by the plan, so they come back byte for byte."""
+"""Repair a store: delete broken parts and extract them again by the plan, which gives the same bytes."""
 
+import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.extraction.extract import Report, extract
+from mgm_prep.extraction.extract import extract
 from mgm_prep.extraction.plan import read_plan
+from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.discover import find_sources
 from mgm_prep.store_tools.verify import Verdict, verify
 from mgm_shared.index import part_attributes
+from mgm_shared.progress import Progress
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR
-from mgm_shared.storage import StorePath, withdraw
+from mgm_shared.storage import PathLike, StorePath, store_path, withdraw
 from mgm_shared.store import check_schema
 
 
 def repair(
-    store: StorePath,
-    videos: Path,
-    verdict: Verdict,
-    *,
-    workers: int = 0,
-    scheduler: str | None = None,
-    report: Report = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    store: PathLike, videos: str | os.PathLike[str], execution: Execution | None = None, *, num_compared: int = 8
 ) -> Verdict:
-    """Extract the broken parts of `verdict` again from `videos`, and look at the whole store once more.
+    """Verify a store, extract its broken parts again from `videos`, and verify the repaired store.
 
-    A part is only touched when all of its videos are among `videos`: what is left of the others is not thrown away.
+    A part is repaired only when all of its videos are among `videos`, so that readable videos of it are never lost.
+    Arguments and errors as for `verify`; `execution` are the workers and the progress of the extraction.
     """
+    execution, place = execution or Execution(), store_path(store)
+    verdict = verify(place, videos, num_compared=num_compared, progress=execution.progress)
+    if not verdict.problems:
+        return verdict
+    for problem in verdict.problems:
+        execution.progress.say(problem)
+    withdrawn = _withdraw_broken(place, Path(videos), verdict.broken_parts, execution.progress)
+    settings = ExtractSettings(**check_schema(place)["settings"])
+    # Also when no part is broken, because this rebuilds the index.
+    extract(videos, place, settings, execution)
+    return replace(verify(place, progress=execution.progress), repaired_parts=withdrawn)
+
+
+def _withdraw_broken(store: StorePath, videos: Path, broken_parts: Sequence[str], progress: Progress) -> list[str]:
+    """Delete the broken parts that can be extracted again. Returns their names."""
     found = {source.video_id for source in find_sources(videos).sources}
-    mended = []
-    with locked(store):
-        for name in verdict.broken_parts:
+    withdrawn = []
+    with locked(store, progress):
+        for name in broken_parts:
             missing = [video_id for video_id in _videos(store, name) if video_id not in found]
             if missing:
-                say(f"{name} is left as it is: {len(missing)} of its videos are not in {videos}, such as {missing[0]}")
+                example = f"{len(missing)} of its videos are not in {videos}, such as {missing[0]}"
+                progress.say(f"{name} is not repaired: {example}")
                 continue
             withdraw(store / PARTS_DIR / name, store / UNFINISHED_DIR / f"{name}-{uuid.uuid4().hex}")
-            mended.append(name)
-    settings = ExtractSettings(**check_schema(store)["settings"])
-    # Also without a broken part: it makes the index anew.
-    extract(videos, store, settings, workers=workers, scheduler=scheduler, report=report, say=say)
-    return replace(verify(store), repaired_parts=mended)
+            withdrawn.append(name)
+    return withdrawn
 
 
 def _videos(store: StorePath, name: str) -> Sequence[str]:
-    """The videos of a part, by the plan, or by itself should it stand in none."""
+    """The videos of a part: those of the plan, or those of its own metadata if the plan lacks it."""
     planned = {row.name: row.videos for row in read_plan(store)}
     if name in planned:
         return planned[name]

@@ -3,9 +3,11 @@
 Axes: T frames · Y,X cells of 8×8 px · K sums of a tally · U units that the bootstrap resamples · B its draws.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -22,8 +24,10 @@ from mgm_shared.boxes import (
     read_boxes,
 )
 from mgm_shared.errors import UserError
-from mgm_shared.store import Store, Video
+from mgm_shared.storage import PathLike
+from mgm_shared.store import Store, Video, open_store
 
+MotionArray = Literal["motion", "flow"]
 # The frames of a second resemble each other, so the bootstrap resamples whole seconds; from so many videos on, videos.
 STRETCH_S = 1.0
 MIN_VIDEOS = 20
@@ -59,7 +63,7 @@ class Saliency:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Sums over the frames of a stretch that have a box and a vector."""
+    """Sums over the frames of a stretch of video that have both a box and a vector."""
 
     inside: float
     num_inside: float
@@ -99,8 +103,24 @@ def _video_named_in(file: Path, store: Store) -> str:
     raise UserError(f"{file} is one video's, and {store.path} has {len(store)}; name the video with --video")
 
 
-def saliency(labelled: Iterable[tuple[Video, Boxes]], array: str = "motion", seed: int = 0) -> Saliency:
-    """Measure `array` (motion or flow) against boxes. UserError where no frame has both a box and a vector."""
+def saliency(
+    store: PathLike, boxes: str | os.PathLike[str], *, video: str | None = None, array: MotionArray = "motion"
+) -> Saliency:
+    """Compare the motion of a store inside labelled boxes with the motion outside (paper §1).
+
+    Args:
+        store: A store made by `extract`.
+        boxes: A MOT file, or a folder with one for each video, named like the video or as in MOTChallenge.
+        video: The video of a single file: an id, or text that only one id contains.
+        array: The codec's motion vectors, or the optical flow that `add_flow` adds.
+
+    UserError when no video has boxes, or no frame has both a box and a vector.
+    """
+    return measure_saliency(labelled_videos(open_store(store), Path(boxes), video), array)
+
+
+def measure_saliency(labelled: Iterable[tuple[Video, Boxes]], array: MotionArray = "motion", seed: int = 0) -> Saliency:
+    """As `saliency`, for videos with their boxes; `seed` is that of the bootstrap."""
     by_video = [tallies for video, boxes in labelled if (tallies := list(_tallies(video, boxes, array)))]
     if not by_video:
         raise UserError("no frame has both a box and a motion vector; there is nothing to measure")
@@ -108,20 +128,20 @@ def saliency(labelled: Iterable[tuple[Video, Boxes]], array: str = "motion", see
     units = [[tally] for tallies in by_video for tally in tallies] if not is_by_video else by_video
     sums_UK = np.array([np.sum([astuple(tally) for tally in unit], axis=0) for unit in units])
     times_BU = _draws(len(units), np.random.default_rng(seed))
-    drawn = _figures(times_BU @ sums_UK)
-    interval = {name: tuple(map(_rounded, np.percentile(drawn[name], INTERVAL))) for name in drawn}
+    resampled = _measures(times_BU @ sums_UK)
+    interval = {name: tuple(map(_rounded, np.percentile(resampled[name], INTERVAL))) for name in resampled}
     return Saliency(
         videos=len(by_video),
         frames=int(sums_UK.sum(0)[-1]),
-        **{name: _rounded(value) for name, value in _figures(sums_UK.sum(0)).items()},
+        **{name: _rounded(value) for name, value in _measures(sums_UK.sum(0)).items()},
         ratio_interval=interval["ratio"],
         peak_in_box_interval=interval["peak_in_box"],
         bootstrap_over=f"{len(units)} {'videos' if is_by_video else 'stretches of one second'}",
     )
 
 
-def _tallies(video: Video, boxes: Boxes, array: str) -> Iterator[Tally]:
-    """One for each second of the video in which a frame has a box and a vector."""
+def _tallies(video: Video, boxes: Boxes, array: MotionArray) -> Iterator[Tally]:
+    """A tally for each second of the video in which some frame has both a box and a vector."""
     is_inside_TYX = cells_in_boxes(boxes, video)
     view = video.flow if array == "flow" else video.motion
     length = max(1, round(video.fps * STRETCH_S))
@@ -137,7 +157,7 @@ def _tally(speed_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> 
     is_used_T = is_inside_TYX.any((1, 2)) & is_known_TYX.any((1, 2))
     speed_TYX, is_known_TYX, is_inside_TYX = speed_TYX[is_used_T], is_known_TYX[is_used_T], is_inside_TYX[is_used_T]
     known_TYX = np.where(is_known_TYX, speed_TYX, -1)
-    # Of several equally strong cells each counts for its share.
+    # When several cells are equally fast, each counts for its share.
     is_peak_TYX = known_TYX == known_TYX.max((1, 2), keepdims=True, initial=-1)
     peaks_in_box_T = (is_peak_TYX & is_inside_TYX).sum((1, 2)) / is_peak_TYX.sum((1, 2))
     return Tally(
@@ -151,8 +171,8 @@ def _tally(speed_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> 
     )
 
 
-def _figures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The measures that the sums of a tally make: of one (K,) or of many (B, K)."""
+def _measures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The measures that follow from the sums of a tally, (K,), or of many, (B, K)."""
     inside, num_inside, outside, num_outside, peaks_in_box, box_area, num_frames = np.moveaxis(sums_K, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         speed_in_boxes, speed_outside = inside / num_inside, outside / num_outside
@@ -166,7 +186,7 @@ def _figures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def _draws(num_units: int, rng: Generator) -> NDArray[np.int64]:
-    """How often each unit is drawn in each draw, (B, U)."""
+    """How often the bootstrap draws each unit in each resample, (B, U)."""
     return rng.multinomial(num_units, np.full(num_units, 1 / num_units), NUM_DRAWS)
 
 

@@ -1,8 +1,9 @@
-"""Is a store what it says: every chunk's checksum, every array's length, every video's place, the index.
+"""Verify a store: the checksum of every chunk, the length of every array, the place of every video, the index.
 
-And is it what its source says: some videos are decoded again and compared.
+Some videos can also be decoded again and compared with what is stored.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,64 +18,80 @@ from mgm_prep.decoding.container import Unreadable
 from mgm_prep.extraction.part import PartWriter, file_version
 from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.index import committed_parts, part_attributes, read_index
+from mgm_shared.progress import SILENT, Progress
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
-from mgm_shared.storage import StorePath, is_file
+from mgm_shared.storage import PathLike, StorePath, is_file, store_path
 from mgm_shared.store import Store, Video, open_store
 from mgm_shared.store_files import METADATA_FILE
 
-# Of a video that is decoded again: mean difference in grey levels, and share of the cells with other motion.
+# Limits for a video that is decoded again: mean difference in grey levels, and share of cells with other motion.
 MAX_LEVELS, MAX_MOVED = 1.0, 0.01
 SHARDED, OPTIONAL, TRACKS = ("frames", "motion"), ("flow",), ("time", "picture_type")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a verification found."""
+    """The result of a verification."""
 
     store: str
     parts: int
     videos: int
     chunks: int
     problems: list[str] = field(default_factory=list)
-    """One line each: where, and what is wrong."""
+    """One line for each: the place, and what is wrong."""
     broken_parts: list[str] = field(default_factory=list)
-    """The parts that must be extracted again."""
+    """Parts that must be extracted again."""
     repaired_parts: list[str] = field(default_factory=list)
-    """Those that were, in this call."""
+    """Parts that `repair` extracted again."""
     compared: int = 0
     """Videos that were decoded again and compared with their source."""
 
 
-def verify(store: StorePath, videos: Path | None = None, num_compared: int = 8) -> Verdict:
-    """Read every byte of a store, and compare some of its videos with their files in `videos`.
+def verify(
+    store: PathLike,
+    videos: str | os.PathLike[str] | None = None,
+    *,
+    num_compared: int = 8,
+    progress: Progress = SILENT,
+) -> Verdict:
+    """Read every byte of a store, and compare some of its videos with their files.
 
-    UserError when one of the two is not what it should be.
+    Args:
+        store: The store.
+        videos: The data set that it was made from. Without it no video is decoded again.
+        num_compared: How many videos to decode again.
+        progress: Hears of the parts that are read.
+
+    UserError when `store` is no store, or `videos` no data set. A damaged store is no error: see `Verdict.problems`.
     """
-    opened = open_store(store)
-    names = committed_parts(store)
+    place = store_path(store)
+    opened = open_store(place)
+    names = committed_parts(place)
+    progress.start("verifying", len(names), "part")
     problems: list[str] = []
     broken: list[str] = []
     num_videos = num_chunks = 0
     for name in names:
         num_before = len(problems)
         try:
-            num_videos += len(part_attributes(store, name)["videos"])
-            for problem in _part_problems(store, name):
+            num_videos += len(part_attributes(place, name)["videos"])
+            for problem in _part_problems(place, name):
                 problems.append(f"{name}: {problem}")
-            part = store / PARTS_DIR / name
+            part = place / PARTS_DIR / name
             num_chunks += sum(ShardedArray.open(part / array).num_chunks for array in _sharded(part))
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"{name}: its metadata cannot be read ({type(error).__name__}: {error})")
         if len(problems) > num_before:
             broken.append(name)
+        progress.advance(problems=len(problems))
     if not problems:
-        problems += _index_problems(store)
-    compared = _to_compare(opened, videos, num_compared) if videos is not None and not broken else []
+        problems += _index_problems(place)
+    compared = _to_compare(opened, Path(videos), num_compared) if videos is not None and not broken else []
     for source in compared:
         problems += [f"{source.video_id}: {problem}" for problem in _differences(opened, source)]
     return Verdict(
-        store=str(store),
+        store=str(place),
         parts=len(names),
         videos=num_videos,
         chunks=num_chunks,
@@ -85,7 +102,7 @@ def verify(store: StorePath, videos: Path | None = None, num_compared: int = 8) 
 
 
 def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
-    """The same choice in every call, of the videos whose file is still the one that was extracted."""
+    """Videos whose file has not changed since it was extracted; the same choice in every call."""
     sources = [source for source in find_sources(videos).sources if source.video_id in store]
     Random(0).shuffle(sources)
     chosen: list[Source] = []
@@ -99,19 +116,19 @@ def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
 
 
 def _differences(store: Store, source: Source) -> Iterator[str]:
-    """What differs when the file is decoded again; another version of a library may differ by a grey level."""
+    """Differences from the file, decoded again. Other versions of the libraries may differ by a grey level."""
     settings, video = ExtractSettings(**store.attributes["settings"]), store[source.video_id]
     with tempfile.TemporaryDirectory(prefix="mgm-") as folder:
         writer = PartWriter(Path(folder), video.height, video.width, settings)
         try:
             writer.add_video(source)
         except Unreadable as error:
-            yield f"its file cannot be read any more: {error}"
+            yield f"its file cannot be decoded any more: {error}"
             return
         writer.finish({})
         again = Video(Path(folder), video.video_id, video.record | {"start": 0, "num_frames": len(writer)})
         if len(again) != len(video):
-            yield f"it has {len(video)} frames, its file {len(again)}"
+            yield f"it has {len(video)} frames and its file has {len(again)}"
             return
         try:
             levels = np.abs(again.frames[:].astype(np.int16) - video.frames[:]).mean()
@@ -120,9 +137,9 @@ def _differences(store: Store, source: Source) -> Iterator[str]:
             yield str(error)
             return
         if levels > MAX_LEVELS:
-            yield f"its frames differ from its file's by {levels:.1f} grey levels"
+            yield f"its frames differ from those of its file by {levels:.1f} grey levels"
         if share_moved > MAX_MOVED:
-            yield f"{share_moved:.1%} of its motion differs from its file's"
+            yield f"{share_moved:.1%} of its motion differs from that of its file"
 
 
 def _sharded(part: StorePath) -> list[str]:
@@ -134,28 +151,28 @@ def _part_problems(store: StorePath, name: str) -> Iterator[str]:
     num_frames = 0
     for video in part_attributes(store, name)["videos"]:
         if video["start"] != num_frames:
-            yield f"{video['video_id']} starts at frame {video['start']}, and the one before ends at {num_frames}"
+            yield f"{video['video_id']} starts at frame {video['start']}, the video before it ends at {num_frames}"
         num_frames = video["start"] + video["num_frames"]
     for array_name in _sharded(part):
         array = ShardedArray.open(part / array_name)
         if array.shape[0] != num_frames:
-            yield f"{array_name} has {array.shape[0]} frames, its videos {num_frames}"
+            yield f"{array_name} has {array.shape[0]} frames, its videos have {num_frames}"
         for chunk, error in array.damage():
             yield f"{array_name}, frames {chunk * array.chunk_frames} and on: {error}"
     for array_name in TRACKS:
         try:
-            # zarr-python checks the crc32c of these two, which are one chunk each.
+            # Each of these two is one chunk, and zarr-python checks its crc32c.
             length = np.size(zarr.open_array(str(part / array_name), mode="r")[:])
             is_there = is_file(part / array_name / "c.0")
         except (ValueError, OSError) as error:
             yield f"{array_name}: {error}"
             continue
         if length != num_frames or not is_there:
-            yield f"{array_name} has {length if is_there else 0} values, its videos {num_frames} frames"
+            yield f"{array_name} has {length if is_there else 0} values, its videos have {num_frames} frames"
 
 
 def _index_problems(store: StorePath) -> Iterator[str]:
     if not is_file(store / INDEX_FILE):
-        yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` makes it"
+        yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` builds it"
     elif not open_store(store).table.equals(read_index(store)):
-        yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` makes it anew"
+        yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` rebuilds it"

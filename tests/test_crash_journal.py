@@ -10,8 +10,9 @@ from synthetic import pan, write_video
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
-from mgm_prep.runtime import crash_journal as strikes
-from mgm_prep.runtime.crash_journal import convicted, journal
+from mgm_prep.runtime import crash_journal
+from mgm_prep.runtime.crash_journal import deadly_videos, journal
+from mgm_prep.runtime.execution import Execution
 from mgm_shared import storage
 from mgm_shared.store import open_store
 
@@ -21,8 +22,8 @@ DEADLY = """
 import os, re, signal
 from mgm_prep.decoding import pyav as decode
 from mgm_prep.extraction import part
-from mgm_prep.runtime import crash_journal as strikes
-strikes.GRACE_S = 1
+from mgm_prep.runtime import crash_journal
+crash_journal.GRACE_S = 1
 open_file, add_video = decode.VideoFile.__init__, part.PartWriter.add_video
 def opens(self, path, settings=None):
     if path.name == "segfault.mp4":
@@ -48,7 +49,7 @@ def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path, monkeypatch):
         write_video(videos / f"{name}.mp4", pan((2, 1), num_frames=6, height=64, width=96))
     (site / "sitecustomize.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
-    summary = extract(videos, tmp_path / "out.store", ExtractSettings(max_seconds=6), workers=2)
+    summary = extract(videos, tmp_path / "out.store", ExtractSettings(max_seconds=6), Execution(workers=2))
     assert (summary.done, summary.failed) == (2, 3)
     assert list(open_store(tmp_path / "out.store").videos.index) == ["a.mp4", "z.mp4"]
     failures = [json.loads(line) for line in (tmp_path / "out.store/failures.jsonl").read_text().splitlines()]
@@ -76,40 +77,42 @@ def test_a_record_that_says_nothing_blames_nobody(tmp_path, text):
     (record,) = tmp_path.rglob("part-*.opening")
     record.write_text(text)
     _dies(tmp_path, "part", "a.mp4")
-    assert convicted(tmp_path, "part") == {}
+    assert deadly_videos(tmp_path, "part") == {}
     assert not record.exists()
 
 
-def test_one_death_convicts_nobody(tmp_path):
+def test_one_death_is_no_proof(tmp_path):
     """Two workers that die at two videos are no proof against either, whatever the ids look like."""
     for video_id in ("a.mp4", "new\nline\udcff.mp4"):
         _dies(tmp_path, "part", video_id)
-    assert convicted(tmp_path, "part") == {}
+    assert deadly_videos(tmp_path, "part") == {}
     _dies(tmp_path, "part", "new\nline\udcff.mp4")
-    assert convicted(tmp_path, "other") == {}
-    assert convicted(tmp_path, "part") == {"new\nline\udcff.mp4": "killed"}
-    assert convicted(tmp_path, "part") == {}
+    assert deadly_videos(tmp_path, "other") == {}
+    assert deadly_videos(tmp_path, "part") == {"new\nline\udcff.mp4": "killed"}
+    assert deadly_videos(tmp_path, "part") == {}
 
 
 def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket, monkeypatch):
     """Since each naming is a request; a death more is needed for it."""
     asked = []
-    write = strikes.write_bytes
-    monkeypatch.setattr(strikes, "write_bytes", lambda path, content: asked.append(content) or write(path, content))
+    write = crash_journal.write_bytes
+    monkeypatch.setattr(
+        crash_journal, "write_bytes", lambda path, content: asked.append(content) or write(path, content)
+    )
 
     def dies_at(*video_ids: str) -> None:
         with monkeypatch.context() as patched, journal(bucket, "part", 0) as notes:
-            patched.setattr(strikes, "remove", lambda record: None)
+            patched.setattr(crash_journal, "remove", lambda record: None)
             for video_id in video_ids:
                 notes.opening(video_id)
 
     dies_at("a.mp4", "b.mp4", "c.mp4")
     assert asked == [b""]
     dies_at("a.mp4", "b.mp4")
-    assert convicted(bucket, "part") == {}
+    assert deadly_videos(bucket, "part") == {}
     dies_at("a.mp4", "b.mp4")
-    assert convicted(bucket, "other") == {}
-    assert convicted(bucket, "part") == {"b.mp4": "killed or crashed"}
+    assert deadly_videos(bucket, "other") == {}
+    assert deadly_videos(bucket, "part") == {"b.mp4": "killed or crashed"}
     assert storage.file_sizes(bucket) == {}
 
 
