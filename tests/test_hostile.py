@@ -149,11 +149,12 @@ def test_an_id_stays_inside_the_store(tmp_path):
     (tmp_path / "a/b/in").mkdir(parents=True)
     clip = write_video(tmp_path / "clip.mp4", pan((2, 1), num_frames=3, height=64, width=96))
     shutil.copy(clip, tmp_path / "a/b/in/x.mp4")
+    shutil.copy(clip, tmp_path / "a/b/in/y.mp4")
     names = [
         "../../../clip.mp4",
         str(clip),
         "x.mp4",
-        "./x.mp4",
+        "./y.mp4",
         "../in/x.mp4",
         "nowhere/../../../../../gone.mp4",
         "/gone.mp4",

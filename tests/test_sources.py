@@ -69,8 +69,8 @@ def test_a_list_file(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4\na.mp4\n")
     with pytest.raises(UserError, match=r"list\.txt: a\.mp4 is listed twice"):
         find_sources(tmp_path / "list.txt")
-    (tmp_path / "list.txt").write_text("b/../a.mp4\na.mp4\n")
-    with pytest.raises(UserError, match=r"a\.mp4 is listed twice \(as b/\.\./a\.mp4 and a\.mp4\)"):
+    (tmp_path / "list.txt").write_text("./a.mp4\na.mp4\n")
+    with pytest.raises(UserError, match=r"a\.mp4 is listed twice \(as \./a\.mp4 and a\.mp4\)"):
         find_sources(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text(". 1\n")
     assert [source.split for source in find_sources(tmp_path / "list.txt").sources] == [None]

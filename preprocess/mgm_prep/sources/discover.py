@@ -130,13 +130,13 @@ def _read_list(file: Path) -> Found:
     """The videos that a list or table names; paths are relative to its directory. UserError for one listed twice."""
     sources: dict[str, Source] = {}
     comments: list[str] = []
-    ids: dict[str, str] = {}
+    ids: dict[PurePosixPath, str] = {}
     for annotation in annotations_of_table(file):
         reading, name = _reading_with_file(annotation, file.parent)
         if annotation.is_optional and not _is_there(file.parent / name):
             comments.append(annotation.shown)
             continue
-        video_id, place = text_of(reading.names[0]), os.path.normpath(name)
+        video_id, place = text_of(reading.names[0]), PurePosixPath(name)
         if place in ids or video_id in sources:
             raise UserError(f"{file}: {video_id} is listed twice" + _also_as(ids.get(place, video_id), video_id))
         ids[place] = video_id
