@@ -50,6 +50,8 @@ def _as_transformers(model: nn.Module, config: ModelConfig, is_classifier: bool)
     settings = transformers_config(config, is_classifier=is_classifier)
     theirs = getattr(transformers, name)(transformers.VideoMAEConfig(**settings, num_labels=5))
     theirs.load_state_dict(to_transformers_state(model.state_dict()), strict=True)
+    # transformers has no setting for these two; VideoMAE's own code has 1e-6.
+    (theirs.fc_norm if is_classifier else theirs.decoder.norm).eps = 1e-6
     return theirs.eval()
 
 

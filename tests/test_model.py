@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from timm.layers import trunc_normal_
 from timm.optim import create_optimizer_v2
 
 from mgm_shared.errors import UserError
@@ -87,8 +88,51 @@ def test_initial_weights() -> None:
             bound = math.sqrt(6 / (module.in_features + module.out_features))
             assert 0.8 * bound < float(module.weight.detach().abs().max()) <= bound
             assert module.bias is None or not module.bias.any()
-    assert 0.005 < float(model.mask_token.detach().std()) < 0.04
     assert model.encoder_to_decoder.bias is None
+
+
+QUANTILES = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+
+
+def _truncated_normal_quantiles(bound: float) -> torch.Tensor:
+    """Quantiles of timm's truncated normal of std 0.02, from many draws."""
+    drawn = torch.empty(200_000)
+    with torch.random.fork_rng(devices=[]):
+        trunc_normal_(drawn, std=0.02, a=-bound, b=bound)
+    return drawn.quantile(QUANTILES)
+
+
+def test_mask_token_is_truncated_at_one_std() -> None:
+    tokens = [build(lambda: VideoMAE(TOY), seed).mask_token.detach().flatten() for seed in range(100)]
+    torch.testing.assert_close(
+        torch.cat(tokens).quantile(QUANTILES), _truncated_normal_quantiles(0.02), atol=1.5e-3, rtol=0
+    )
+    assert float(torch.cat(tokens).abs().max()) <= 0.02
+
+
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_initial_weights_of_a_classifier_are_truncated_normal(attention: str) -> None:
+    config = dataclasses.replace(model_config("vit_tiny", attention=attention), depth=1)
+    model = build(lambda: VideoClassifier(config, 400), seed=3)
+    expected = _truncated_normal_quantiles(2.0)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert len(linears) == (5 if attention == "joint" else 7)
+    for name, module in linears.items():
+        # Xavier's weights of these layers have a std of 0.0255 to 0.072, and no tails.
+        quantiles = module.weight.detach().flatten().quantile(QUANTILES)
+        torch.testing.assert_close(
+            quantiles, expected, atol=1.2e-3, rtol=0, msg=lambda text, name=name: f"{name} {text}"
+        )
+        assert not module.bias.any()
+
+
+def test_every_norm_has_videomaes_epsilon() -> None:
+    for model in (
+        VideoMAE(TOY),
+        VideoClassifier(TOY, 7),
+        VideoClassifier(dataclasses.replace(TOY, attention="divided"), 7),
+    ):
+        assert {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-6}
 
 
 def test_build_is_a_function_of_its_seed_and_leaves_the_global_one() -> None:

@@ -1,7 +1,9 @@
 """Our weights under transformers' names, for its VideoMAEForPreTraining and VideoMAEForVideoClassification.
 
 Two pure functions; let the installed class save itself, for its names differ between versions 4 and 5. Weights
-are those of version 5. Axes: D width.
+are those of version 5. The decoder's last norm and the classifier's norm of the mean token have epsilon 1e-5 in
+transformers, whatever its configuration says, and 1e-6 in VideoMAE and here: set `decoder.norm.eps` or `fc_norm.eps` to
+1e-6 for equal outputs. Axes: D width.
 """
 
 import re

@@ -25,6 +25,7 @@ from mgm_shared.progress import SILENT, Progress
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.evaluation.multiview import ViewDataset, over_videos
+from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import ENCODER_PREFIX, Encoder
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import StopRequest
@@ -44,7 +45,7 @@ class FrozenEncoder(nn.Module):
         state = {name: tensor for name, tensor in weights.state.items() if name.startswith(kept)}
         self.encoder = Encoder(weights.model, has_norm=f"{ENCODER_PREFIX}norm.weight" in state)
         is_pooled = f"{POOLED_NORM_PREFIX}weight" in state
-        self.fc_norm = nn.LayerNorm(weights.model.width) if is_pooled else nn.Identity()
+        self.fc_norm = LayerNorm(weights.model.width) if is_pooled else nn.Identity()
         self.load_state_dict(state, strict=True)
         self.eval().requires_grad_(False)
 

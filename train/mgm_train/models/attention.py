@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# transformers' VideoMAE takes this as `layer_norm_eps`; its decoder's and its pooled norm keep torch's 1e-5.
-BlockNorm = partial(nn.LayerNorm, eps=1e-6)
+# VideoMAE's epsilon for every norm of its models. torch's default is 1e-5.
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 # Plain attention keeps its scores for the way back; from this size on the fused one is taken, which keeps none.
 MAX_SCORES_BYTES = 2**28
@@ -100,10 +100,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = BlockNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = BlockNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 

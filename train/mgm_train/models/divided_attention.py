@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mgm_shared.geometry import TokenGrid
-from mgm_train.models.attention import Attention, BlockNorm
+from mgm_train.models.attention import Attention, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class DividedBlock(nn.Module):
     def __init__(self, width: int, num_heads: int, grid: TokenGrid, drop_path: float = 0.0) -> None:
         super().__init__()
         self.grid = grid
-        self.temporal_norm = BlockNorm(width)
+        self.temporal_norm = LayerNorm(width)
         self.temporal_attn = Attention(width, num_heads)
         # From here on the names of attention.Block.
-        self.norm1 = BlockNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads)
-        self.norm2 = BlockNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 

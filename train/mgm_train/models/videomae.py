@@ -2,8 +2,9 @@
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
-patch · P = Q·3 values of it, colour fastest. Shapes and initial weights are VideoMAE's. Tokens are
-picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, torch.compile keeps one graph.
+patch · P = Q·3 values of it, colour fastest. Shapes, initial weights and the epsilon of the norms are VideoMAE's.
+Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
+keeps one graph.
 """
 
 from collections.abc import Callable
@@ -12,18 +13,21 @@ from typing import Any, TypeVar
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
 from mgm_train.config import MODEL_SIZES, ModelConfig
-from mgm_train.models.attention import BlockNorm, Blocks
+from mgm_train.models.attention import Blocks, LayerNorm
 from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.pos_embed import position_table
 
 PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
 ENCODER_PREFIX = "encoder."
+# Standard deviation of the truncated normals of VideoMAE's initial weights.
+INIT_STD = 0.02
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -69,11 +73,22 @@ def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
     return frames_BCX
 
 
-def _init_linear(module: nn.Module) -> None:
+def _init_for_pretraining(module: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases in linear layers, as in VideoMAE's pretraining model."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _init_for_classification(module: nn.Module) -> None:
+    """Truncated normal weights and zero biases in linear layers, as in VideoMAE's fine-tuning model.
+
+    The bounds are timm's ±2, 100 standard deviations away.
+    """
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
 
 
 class TubeletEmbedding(nn.Module):
@@ -111,7 +126,7 @@ class Encoder(nn.Module):
             self.blocks = DividedBlocks(config.width, config.depth, config.num_heads, config.grid, drop_path)
         else:
             self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
-        self.norm = BlockNorm(config.width) if has_norm else nn.Identity()
+        self.norm = LayerNorm(config.width) if has_norm else nn.Identity()
         table_1ND = position_table(config.grid, config.trained_grid, config.width)
         self.register_buffer("position_1ND", table_1ND, persistent=False)
 
@@ -132,7 +147,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
-        self.norm = nn.LayerNorm(config.decoder_width)
+        self.norm = LayerNorm(config.decoder_width)
         self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
 
     def forward(self, tokens_BNE: Tensor, num_masked: int) -> Tensor:
@@ -154,8 +169,8 @@ class VideoMAE(nn.Module):
         self.decoder = Decoder(config)
         table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
-        self.apply(_init_linear)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.apply(_init_for_pretraining)
+        trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
         """Predicted pixels (B, M, P) of the masked tokens, in ascending order of token.
@@ -184,7 +199,11 @@ class VideoMAE(nn.Module):
 
 
 class VideoClassifier(nn.Module):
-    """The encoder without its last norm, the mean of its tokens, a fresh norm and a linear head."""
+    """The encoder without its last norm, the mean of its tokens, a fresh norm and a linear head.
+
+    Linear layers start from a truncated normal of std 0.02, as in VideoMAE's fine-tuning model and in MViT; the weights
+    of the head are multiplied by `head_init_scale`. `load_encoder` replaces the encoder's by pretrained ones.
+    """
 
     def __init__(
         self,
@@ -200,11 +219,10 @@ class VideoClassifier(nn.Module):
         self.num_features = config.width
         self.num_classes = num_classes
         self.encoder = Encoder(config, has_norm=False, drop_path=drop_path)
-        self.fc_norm = nn.LayerNorm(config.width)
+        self.fc_norm = LayerNorm(config.width)
         self.fc_dropout = nn.Dropout(fc_dropout)
         self.head = nn.Linear(config.width, num_classes)
-        self.apply(_init_linear)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        self.apply(_init_for_classification)
         with torch.no_grad():
             self.head.weight.mul_(head_init_scale)
 
