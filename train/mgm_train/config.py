@@ -149,7 +149,8 @@ class TrainConfig(Config):
     clip_grad: float = option(0.0, "Clip the gradient to this norm; 0 disables clipping", group=OPTIMIZER, ge=0)
     ema_decay: float = option(
         0.0,
-        "Keep an exponential moving average of the weights with this decay, and save and test it; 0 disables it",
+        "Keep an exponential moving average of the weights, and save and test it; the decay rises to this value as "
+        "1 - n^(-2/3) of step n (timm's warm-up); 0 disables it",
         group=OPTIMIZER,
         ge=0,
         lt=1,

@@ -190,7 +190,7 @@ class _Trainer:
             self._one_micro_step(self.to_device(batch), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
-        self.learner.step(rate, is_norm_wanted=self._is_logged(self.step))
+        self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
         self.meter.add_step(self.plan.clips_per_step)
 
     def _one_micro_step(self, batch: dict[str, Any], micro_step: int) -> None:
