@@ -1,5 +1,6 @@
 """Masks: exact counts, the motion peak under the mask, one region, no bias towards the first rows."""
 
+import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -265,6 +266,34 @@ def test_the_sparse_mask_hides_the_patches_of_largest_motion():
     strength_thw = strength_TYX.reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5))
     for masked_hw, strength_hw in zip(masked_thw, strength_thw, strict=True):
         assert strength_hw[masked_hw].min() > strength_hw[~masked_hw].max()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [("mgm-sparse", {}), ("mgm", {"jitter": 0.0, "is_first_guided": True}), ("block", {}), ("tube", {})],
+)
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
+def test_a_clip_without_motion_has_the_same_mask_in_every_slice(strategy, options, ratio):
+    """What is equal, cells, patches or rings of a rectangle, is drawn from once a clip: 49 of 196 places are seen."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        masked_thw = mask_thw(strategy, PAPER_GRID, np.zeros((16, 28, 28), np.float32), rng, ratio, **options)
+        assert (masked_thw == masked_thw[0]).all()
+
+
+def test_equal_patches_of_a_sparse_mask_come_in_one_order_for_the_clip():
+    """A block moves through a still picture: what two slices mask of the patches that are still in both is nested."""
+    strength_TYX = np.zeros((16, 28, 28), np.float32)
+    for k in range(8):
+        strength_TYX[2 * k : 2 * k + 2, 12:16, 3 * k : 3 * k + 1 + k] = 5
+    is_moving_thw = strength_TYX.reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5)) > 0
+    for seed in range(50):
+        masked_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(seed))
+        assert masked_thw[is_moving_thw].all()
+        for a, b in itertools.combinations(range(8), 2):
+            is_still_hw = ~is_moving_thw[a] & ~is_moving_thw[b]
+            of_a, of_b = masked_thw[a][is_still_hw], masked_thw[b][is_still_hw]
+            assert not (of_a & ~of_b).any() or not (of_b & ~of_a).any()
 
 
 def test_the_simulated_rectangle_moves_and_the_static_ones_do_not():

@@ -20,9 +20,10 @@ def cover(
     A rectangle of the sides' proportion grows about `centre` and is moved inside where it meets the border. The scale
     at which it reaches a row or a column has a closed form, and it reaches a patch with the later of the two. So the
     count is exact without trimming, the region is connected (each patch comes after its neighbour towards the centre),
-    and the patch under the centre is always in it.
+    and the patch under the centre is always in it. Patches that the rectangle reaches at the same scale are ordered by
+    one random draw for the whole clip, so a rectangle that stays masks the same patches in every slice.
     """
-    order_thw = rng.random((len(centre_t2), grid.h, grid.w))
+    order_thw = rng.random((1, grid.h, grid.w)).repeat(len(centre_t2), axis=0)
     _order(centre_t2, np.ascontiguousarray(sides_t2), order_thw)
     return lowest(order_thw, num)
 

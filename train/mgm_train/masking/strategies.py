@@ -126,10 +126,15 @@ def mgm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, o
 
 
 def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """Motion-guided, sparse (Table 4e): the patches of largest motion in each slice, equal ones drawn at random."""
+    """Motion-guided, sparse (Table 4e): the patches of largest motion in each slice.
+
+    Patches of equal motion are ordered by one random draw for the whole clip, so in a clip without motion every slice
+    masks the same patches.
+    """
     shape = (grid.t, TUBELET_FRAMES, grid.h, CELLS_PER_PATCH, grid.w, CELLS_PER_PATCH)
     strength_tp = strength_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
-    order_tp = np.lexsort((rng.random(strength_tp.shape), -strength_tp))
+    tie_p = rng.random(strength_tp.shape[1])
+    order_tp = np.lexsort((np.broadcast_to(tie_p, strength_tp.shape), -strength_tp))
     mask_tp = np.zeros(strength_tp.shape, np.bool_)
     np.put_along_axis(mask_tp, order_tp[:, : num_masked_per_slice(grid, ratio)], True, axis=1)
     return mask_tp.reshape(grid.t, grid.h, grid.w)
