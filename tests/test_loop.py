@@ -37,7 +37,7 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.loader import Plan, StepKeys, collate_counted
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, init_distributed
-from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
+from mgm_train.runtime.signals import StopRequest, signals_put_off
 from mgm_train.training import loop
 from mgm_train.training.loop import Job, TrainResult, train
 from mgm_train.training.losses import PretrainObjective
@@ -386,7 +386,7 @@ def test_second_ctrl_c_ends_at_once_and_handlers_come_back() -> None:
 def test_ctrl_c_while_readers_start_comes_after_that_and_only_here() -> None:
     handler, blocked = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, set())
     children = []
-    with pytest.raises(KeyboardInterrupt), ctrl_c_put_off():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), signals_put_off():  # noqa: PT012
         children.append(subprocess.Popen(["sleep", "60"]))
         signal.raise_signal(signal.SIGINT)
         children[0].send_signal(signal.SIGINT)

@@ -9,7 +9,6 @@ Axes: B clips · N tokens.
 """
 
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +21,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
-from mgm_train.data.clips import Sample, collate, start_worker
+from mgm_train.data.clips import Sample, collate
+from mgm_train.data.readers import Packing, start_reader
 from mgm_train.runtime.distributed import Distributed
 
 Key = tuple[int, int]
@@ -149,15 +149,6 @@ class ToDevice:
         return batch | tensors
 
 
-def start_reader(worker: int) -> None:
-    """For DataLoader's `worker_init_fn`: `start_worker`, and whether to stop is left to the process it reads for."""
-    # A terminal sends Ctrl-C, and torchrun SIGTERM, to the whole group; a reader that dies of it would end the run.
-    # A second SIGTERM is the loader's own, to a reader that hangs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    start_worker(worker)
-
-
 def start_method(num_workers: int, worker_start: str) -> str | None:
     """For DataLoader's `multiprocessing_context`: `worker_start`, where there is anything to start and to choose."""
     return worker_start if num_workers and worker_start != "auto" else None
@@ -185,7 +176,7 @@ def make_loader(
         batch_sampler=StepKeys(plan, first_step, distributed),
         num_workers=num_workers,
         multiprocessing_context=start_method(num_workers, worker_start),
-        collate_fn=collate_counted,
+        collate_fn=Packing(collate_counted),
         pin_memory=distributed.device.type == "cuda",
         worker_init_fn=start_reader,
     )

@@ -10,7 +10,8 @@ Axes: N videos · V views · C colours · T frames · H,W pixels · D width.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from mgm_shared.files import replace_file
 from mgm_shared.progress import SILENT, Progress
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.evaluation.multiview import ViewDataset, over_videos
+from mgm_train.evaluation.multiview import ViewDataset, Views, over_videos
 from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import ENCODER_PREFIX, Encoder
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
@@ -95,8 +96,7 @@ class FeatureCache:
         chunks = [range(start, min(start + VIDEOS_PER_CHUNK, len(dataset))) for start in starts]
         missing = [chunk for chunk in chunks[distributed.rank :: distributed.world_size] if not self._is_there(chunk)]
         stop = StopRequest()
-        computed = self._chunks(model, dataset, missing, distributed, progress)
-        with stop.listening():
+        with stop.listening(), closing(self._chunks(model, dataset, missing, distributed, progress)) as computed:
             for chunk, features in zip(missing, computed, strict=False):
                 self._save(chunk, features)
                 if stop.is_asked:
@@ -111,25 +111,29 @@ class FeatureCache:
         chunks: list[range],
         distributed: Distributed,
         progress: Progress,
-    ) -> Iterator[Features]:
+    ) -> Generator[Features]:
         """The features of each chunk, all from one pass of the loader."""
-        videos = over_videos(model, dataset, [index for chunk in chunks for index in chunk], distributed, progress)
-        for chunk in chunks:
-            feature_NVD, labels, video_ids, unreadable = [], [], [], {}
-            for _, (video, feature_VD) in zip(chunk, videos, strict=False):
-                if feature_VD is None:
-                    unreadable[video.video_id] = video.reason
-                    continue
-                feature_NVD.append(feature_VD.half())
-                labels.append(video.label)
-                video_ids.append(video.video_id)
-            empty = torch.zeros(0, dataset.num_views, dataset.model.width, dtype=torch.float16)
-            yield Features(
-                feature_NVD=torch.stack(feature_NVD) if feature_NVD else empty,
-                label_N=torch.tensor(labels, dtype=torch.int64),
-                video_ids=video_ids,
-                unreadable=unreadable,
-            )
+        indices = [index for chunk in chunks for index in chunk]
+        with closing(over_videos(model, dataset, indices, distributed, progress)) as videos:
+            for chunk in chunks:
+                yield self._chunk(chunk, videos, dataset)
+
+    def _chunk(self, chunk: range, videos: Iterable[tuple[Views, Tensor | None]], dataset: ViewDataset) -> Features:
+        feature_NVD, labels, video_ids, unreadable = [], [], [], {}
+        for _, (video, feature_VD) in zip(chunk, videos, strict=False):
+            if feature_VD is None:
+                unreadable[video.video_id] = video.reason
+                continue
+            feature_NVD.append(feature_VD.half())
+            labels.append(video.label)
+            video_ids.append(video.video_id)
+        empty = torch.zeros(0, dataset.num_views, dataset.model.width, dtype=torch.float16)
+        return Features(
+            feature_NVD=torch.stack(feature_NVD) if feature_NVD else empty,
+            label_N=torch.tensor(labels, dtype=torch.int64),
+            video_ids=video_ids,
+            unreadable=unreadable,
+        )
 
     def _file(self, chunk: range) -> Path:
         return self.folder / f"{self.split}-{chunk.start // VIDEOS_PER_CHUNK:05d}.safetensors"

@@ -3,11 +3,12 @@
 Every view of a video (temporal × spatial) is classified and their softmax outputs are averaged, as in the paper's
 tests. A video that cannot be read is listed with its reason and never replaced by another.
 
-Axes: V views · C colours · T frames · H,W pixels · K classes.
+Axes: N readable videos of a batch · V views · C colours · T frames · H,W pixels · K classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import Store, Video
@@ -24,13 +25,13 @@ from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ModelConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, read_class_map
-from mgm_train.data.loader import start_method, start_reader
+from mgm_train.data.loader import start_method
+from mgm_train.data.readers import Packing, reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
 from mgm_train.evaluation.metrics import Prediction, Scores, score
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
-from mgm_train.runtime.signals import ctrl_c_put_off
 
 # Clips of a forward pass; the views of one video may be more.
 CLIPS_AT_ONCE = 32
@@ -100,12 +101,13 @@ def score_views(
     own = range(distributed.rank, len(dataset), distributed.world_size)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
-    for video, logits_VK in over_videos(model, dataset, own, distributed, progress):
-        if logits_VK is None:
-            unreadable[video.video_id] = video.reason
-            continue
-        probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
-        predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
+    with closing(over_videos(model, dataset, own, distributed, progress)) as videos:
+        for video, logits_VK in videos:
+            if logits_VK is None:
+                unreadable[video.video_id] = video.reason
+                continue
+            probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
+            predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
     if distributed.world_size > 1:
         gathered: list[Any] = [None] * distributed.world_size
         dist.all_gather_object(gathered, (predictions, unreadable))
@@ -139,7 +141,7 @@ def over_videos(
     indices: Sequence[int],
     distributed: Distributed,
     progress: Progress = SILENT,
-) -> Iterator[tuple[Views, Tensor | None]]:
+) -> Generator[tuple[Views, Tensor | None]]:
     """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
 
     The main process reports the videos that it has done to `progress`.
@@ -148,15 +150,27 @@ def over_videos(
     heard = progress if distributed.is_main else SILENT
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
     num_unreadable = 0
-    with ctrl_c_put_off():
-        batches = iter(loader)
-    for videos in batches:
-        readable = [video for video in videos if video.frames_VCTHW is not None]
-        outputs = iter(_outputs(model, readable, dataset.config.precision, distributed.device))
-        for video in videos:
-            yield video, None if video.frames_VCTHW is None else next(outputs)
-        num_unreadable += len(videos) - len(readable)
-        heard.advance(len(videos), unreadable=num_unreadable)
+    with reading(loader) as batches:
+        for batch in batches:
+            outputs = iter(_outputs(model, batch, dataset.config.precision, distributed.device))
+            for video, is_readable in zip(batch["videos"], batch["is_readable"], strict=True):
+                yield video, next(outputs) if is_readable else None
+            num_unreadable += batch["is_readable"].count(False)
+            heard.advance(len(batch["videos"]), unreadable=num_unreadable)
+
+
+def collate_views(videos: list[Views]) -> dict[str, Any]:
+    """A batch: `videos` without their frames, `is_readable` of each, and `frames_NVCTHW` of those that can be read.
+
+    One tensor, so that a worker needs one piece of shared memory, and one open file, for a batch.
+    """
+    frames = [video.frames_VCTHW for video in videos if video.frames_VCTHW is not None]
+    batch: dict[str, Any] = {
+        "videos": [replace(video, frames_VCTHW=None) for video in videos],
+        "is_readable": [video.frames_VCTHW is not None for video in videos],
+    }
+    # `default_collate` stacks into shared memory in a worker, which saves a copy.
+    return batch | ({"frames_NVCTHW": default_collate(frames)} if frames else {})
 
 
 def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
@@ -167,7 +181,7 @@ def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) 
         sampler=list(indices),
         num_workers=config.num_workers,
         multiprocessing_context=start_method(config.num_workers, config.worker_start),
-        collate_fn=list,
+        collate_fn=Packing(collate_views),
         worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",
     )
@@ -175,13 +189,14 @@ def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) 
 
 @torch.inference_mode()
 def _outputs(
-    model: Callable[[Tensor], Tensor], videos: list[Views], precision: str, device: torch.device
+    model: Callable[[Tensor], Tensor], batch: Mapping[str, Any], precision: str, device: torch.device
 ) -> Sequence[Tensor]:
-    if not videos:
+    """What the model makes of each readable video of a batch, (V, K) float32 on the CPU."""
+    if "frames_NVCTHW" not in batch:
         return []
     dtype = autocast_dtype(precision, device)
-    views = [video.frames_VCTHW.to(device, non_blocking=True) for video in videos if video.frames_VCTHW is not None]
+    frames_NVCTHW = batch["frames_NVCTHW"].to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = [model(clips).float() for clips in torch.cat(views).split(CLIPS_AT_ONCE)]
-    of_videos: Sequence[Tensor] = torch.cat(outputs).cpu().split([len(clips) for clips in views])
+        outputs = [model(clips_BCTHW).float() for clips_BCTHW in frames_NVCTHW.flatten(0, 1).split(CLIPS_AT_ONCE)]
+    of_videos: Sequence[Tensor] = torch.cat(outputs).cpu().split(frames_NVCTHW.shape[1])
     return of_videos

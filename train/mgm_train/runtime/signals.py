@@ -43,25 +43,27 @@ class StopRequest:
 
 
 @contextmanager
-def ctrl_c_put_off() -> Iterator[None]:
-    """A Ctrl-C in this block is heard at its end, and never by the processes that are started in it.
+def signals_put_off() -> Iterator[None]:
+    """A Ctrl-C or SIGTERM in this block is heard at its end, and stays blocked in the processes started in the block.
 
-    A terminal sends it to a whole group: a process that is still loading its modules would die of it with a traceback,
-    and the one that starts it would leave it half started.
+    Both may be sent to a whole process group: a process that is still loading its modules would die of it with a
+    traceback, and the one that starts it would leave it half started.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # It is started with the first process, and would unblock the signal for the thread that does it.
+    # It is started with the first process, and would unblock the signals for the thread that does it.
     resource_tracker.ensure_running()
+    numbers = (signal.SIGINT, signal.SIGTERM)
     heard: list[int] = []
     # Both: children inherit what is blocked, but other threads of this process may still take the signal.
-    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handlers = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        signal.signal(signal.SIGINT, handler)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for received in heard:
+        signal.raise_signal(received)

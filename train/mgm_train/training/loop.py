@@ -12,6 +12,7 @@ pass over the videos.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_las
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
+from mgm_train.data.readers import reading
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
-from mgm_train.runtime.signals import StopRequest, ctrl_c_put_off
+from mgm_train.runtime.signals import StopRequest
 from mgm_train.training.auto_config import dropped_line
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
@@ -143,10 +145,8 @@ class _Trainer:
         loader = make_loader(
             self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
         )
-        first_step = self.step
-        with self.stop.listening():
-            with ctrl_c_put_off():
-                batches = iter(loader)
+        first_step = self.saved_step = self.step
+        with self.stop.listening(), reading(loader) as batches:
             while self.step < self.plan.num_steps:
                 start_s = time.perf_counter()
                 self._one_step(batches)
@@ -184,7 +184,8 @@ class _Trainer:
     def _one_step(self, batches: Iterator[dict[str, Any]]) -> None:
         for micro_step in range(self.config.grad_accum_steps):
             start_s = time.perf_counter()
-            batch = next(batches)
+            with self._saving_on_error(is_between_steps=micro_step == 0):
+                batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
             self.unreadable.note(batch)
             self._one_micro_step(self.to_device(batch), micro_step)
@@ -192,6 +193,17 @@ class _Trainer:
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
         self.meter.add_step(self.plan.clips_per_step)
+
+    @contextmanager
+    def _saving_on_error(self, is_between_steps: bool) -> Iterator[None]:
+        """An error in this block, between two steps, loses no step. Several processes would have to save together."""
+        try:
+            yield
+        except Exception:
+            if is_between_steps and self.distributed.world_size == 1 and self.step > self.saved_step:
+                self._save_last()
+                self._say(f"saved after step {self.step}; run the same command again to continue")
+            raise
 
     def _one_micro_step(self, batch: dict[str, Any], micro_step: int) -> None:
         seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
@@ -269,7 +281,7 @@ class _Trainer:
         }
         if self.distributed.is_main:
             save_last(self.job.run, state)
-        self.saved_s = time.perf_counter()
+        self.saved_s, self.saved_step = time.perf_counter(), self.step
         self.saving_s = self.saved_s - start_s
         self.meter.pause(self.saving_s)
 
