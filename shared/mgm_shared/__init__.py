@@ -1,17 +1,31 @@
-"""The contract of both stages; for notebooks: `from mgm_shared import open_store`."""
+"""What both stages agree on: the store and how to read it. For notebooks: `from mgm_shared import open_store`."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mgm_shared.errors import UserError
+    from mgm_shared.progress import Progress, TerminalProgress
     from mgm_shared.store import Store, Video, open_store
 
-__all__ = ["Store", "Video", "open_store"]
+# Imported on demand, so that `--help` does not wait for pandas and zarr.
+_HOMES = {
+    "Progress": "progress",
+    "Store": "store",
+    "TerminalProgress": "progress",
+    "UserError": "errors",
+    "Video": "store",
+    "open_store": "store",
+}
+
+__all__ = ["Progress", "Store", "TerminalProgress", "UserError", "Video", "open_store"]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand, so that `--help`, which needs neither pandas nor zarr, is there at once.
-    if name in __all__:
-        from mgm_shared import store
-
-        return getattr(store, name)
+    if name in _HOMES:
+        return getattr(import_module(f"mgm_shared.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
