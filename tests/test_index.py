@@ -28,10 +28,8 @@ FIRST_BATCH = """
 import sys, time
 import torch
 from mgm_shared.store import open_store
-from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.loader import Plan, make_loader
-from mgm_train.data.clips import PretrainDataset
-from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.config import PretrainConfig
 from mgm_train.runtime.distributed import Distributed
 
@@ -41,10 +39,7 @@ def peak_mb():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 before_mb, start_s = peak_mb(), time.process_time()
-mask = MaskGenerator.of(PretrainConfig())
-dataset = PretrainDataset(
-    open_store(sys.argv[1]), num_frames=16, stride=1, augment=PretrainAugment(size_px=64), mask=mask
-)
+dataset = pretrain_dataset(open_store(sys.argv[1]), PretrainConfig(stride=1, image_px=64))
 plan = Plan(num_videos=len(dataset), batch_size=8, grad_accum_steps=1, repeats=1, epochs=1, seed=0)
 distributed = Distributed(rank=0, world_size=1, device=torch.device("cpu"))
 batch = next(iter(make_loader(dataset, plan, 0, distributed, 0)))

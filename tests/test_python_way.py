@@ -12,6 +12,7 @@ import mgm_prep
 import mgm_shared
 import mgm_train
 
+CPU: dict[str, Any] = {"num_workers": 0, "device": "cpu"}
 VIEWS: dict[str, Any] = {
     "stride": 2,
     "num_temporal_views": 1,

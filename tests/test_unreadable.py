@@ -15,10 +15,10 @@ from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import FinetuneAugment, PretrainAugment
+from mgm_train.data.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset, PretrainDataset, collate
-from mgm_train.masking.strategies import MaskGenerator
 from mgm_train.runtime.distributed import init_distributed
+from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.training.loop import train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
@@ -62,8 +62,7 @@ def damaged_store(pan_store, tmp_path):
 
 
 def _pretrain(store) -> PretrainDataset:
-    augment, mask = PretrainAugment(size_px=64), MaskGenerator.of(PretrainConfig())
-    return PretrainDataset(store, num_frames=8, stride=2, augment=augment, mask=mask, repeats=2)
+    return pretrain_dataset(store, PretrainConfig(num_frames=8, stride=2, image_px=64, repeats=2))
 
 
 def test_a_damaged_video_is_named_and_blank_and_the_others_are_as_they_were(damaged_store, pan_store):

@@ -25,11 +25,9 @@ from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
 from mgm_train.data import loader as batches
-from mgm_train.data.augment import PretrainAugment
-from mgm_train.data.clips import PretrainDataset
-from mgm_train.masking.strategies import MaskGenerator
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed, init_distributed
+from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
 
@@ -244,9 +242,7 @@ def train_on_store(run: Path, store: Path, num_workers: int) -> None:
     torch.set_num_threads(1)
     batches._num_cpus = lambda: 3
     sys.stderr = run.with_suffix(".log").open("a")
-    dataset = PretrainDataset(
-        open_store(store), num_frames=4, stride=2, augment=PretrainAugment(size_px=64), mask=MaskGenerator.of(config)
-    )
+    dataset = pretrain_dataset(open_store(store), config)
     with run.with_suffix(".steps").open("a") as notes, init_distributed("cpu") as distributed:
 
         def objective(model: torch.nn.Module, batch: dict[str, Any], seed: int) -> torch.Tensor:

@@ -28,11 +28,9 @@ FIRST_BATCH = """
 import json, sys, time
 import torch
 from mgm_shared.store import open_store
-from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.loader import Plan, make_loader
-from mgm_train.data.clips import PretrainDataset
 from mgm_train.config import PretrainConfig
-from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.runtime.distributed import Distributed
 
 def peak_mb():
@@ -41,8 +39,7 @@ def peak_mb():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 before_mb, start_s = peak_mb(), time.perf_counter()
-augment, mask = PretrainAugment(), MaskGenerator.of(PretrainConfig())
-dataset = PretrainDataset(open_store(sys.argv[1]), num_frames=16, stride=4, augment=augment, mask=mask)
+dataset = pretrain_dataset(open_store(sys.argv[1]), PretrainConfig())
 plan = Plan(num_videos=len(dataset), batch_size=8, grad_accum_steps=1, repeats=1, epochs=1, seed=0)
 batch = next(iter(make_loader(dataset, plan, 0, Distributed(device=torch.device("cpu")), 0)))
 assert len(batch["frames_BCTHW"]) == 8

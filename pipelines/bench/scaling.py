@@ -24,9 +24,8 @@ from mgm_prep.extraction.extract import extract
 from mgm_shared.figures import panels, save
 from mgm_shared.store import Store, open_store
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, collate, start_worker
-from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.tasks.pretrain import pretrain_dataset
 
 CODECS = ("jpeg", "planes")
 LENGTHS, SHORT_SIDES, NUMBERS = (8, 16, 32, 64), (128, 192, 256, 360), (100, 2_400, 24_000, 240_000)
@@ -36,8 +35,7 @@ Figures = dict[str, dict[float, float]]
 
 
 def dataset(store: Store, num_frames: int = 16, size_px: int = 224) -> PretrainDataset:
-    augment, mask = PretrainAugment(size_px=size_px), MaskGenerator.of(PretrainConfig())
-    return PretrainDataset(store, num_frames=num_frames, stride=2, augment=augment, mask=mask)
+    return pretrain_dataset(store, PretrainConfig(num_frames=num_frames, stride=2, image_px=size_px))
 
 
 def clip_ms(stores: dict[str, Store], rounds: int, **settings: int) -> dict[str, float]:

@@ -38,8 +38,8 @@ from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, collate, motion_between, read_clips
 from mgm_train.data.sampling import sample_indices
 from mgm_train.data.views import show, view_motion
-from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.tasks.pretrain import pretrain_dataset
 
 NUM_FRAMES, STRIDE, SIZE_PX = 16, 4, 224
 MIN_LINES = 256
@@ -90,15 +90,7 @@ def shrink(source: Path, out: Path) -> None:
 
 
 def dataset(store: Store) -> PretrainDataset:
-    config = PretrainConfig()
-    return PretrainDataset(
-        store,
-        num_frames=NUM_FRAMES,
-        stride=STRIDE,
-        augment=PretrainAugment(size_px=SIZE_PX),
-        mask=MaskGenerator.of(config),
-        read_field=Guidance.of(config).read,
-    )
+    return pretrain_dataset(store, PretrainConfig(num_frames=NUM_FRAMES, stride=STRIDE, image_px=SIZE_PX))
 
 
 def seen(frames_THWC: NDArray[np.uint8], seed: int) -> torch.Tensor:

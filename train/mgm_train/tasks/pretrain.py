@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
@@ -69,8 +69,22 @@ def pretrain_job(
     shape = model_config(
         config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
     )
-    dataset = PretrainDataset(
-        opened,
+    return Job(
+        task="pretrain",
+        config=config,
+        model=build(lambda: VideoMAE(shape), config.seed),
+        objective=PretrainObjective.of(config),
+        dataset=pretrain_dataset(opened, config),
+        run=RunFolder(Path(run)),
+        store=opened.digest,
+        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+    )
+
+
+def pretrain_dataset(store: Store, config: PretrainConfig) -> PretrainDataset:
+    """The masked clips that pretraining with these options reads of a store."""
+    return PretrainDataset(
+        store,
         num_frames=config.num_frames,
         stride=config.stride,
         augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
@@ -78,14 +92,4 @@ def pretrain_job(
         seed=config.seed,
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
-    )
-    return Job(
-        task="pretrain",
-        config=config,
-        model=build(lambda: VideoMAE(shape), config.seed),
-        objective=PretrainObjective.of(config),
-        dataset=dataset,
-        run=RunFolder(Path(run)),
-        store=opened.digest,
-        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
     )
