@@ -1,4 +1,4 @@
-"""The manners that both programs share: options made from a configuration, --config files, one-line errors, --json.
+"""What both command lines share: options from a configuration, --config files, one-line errors, --json.
 
 Exit codes: 0 done · 1 unexpected error (with its traceback) · 2 usage or bad input · 3 finished, some videos failed ·
 130 interrupted.
@@ -26,7 +26,7 @@ EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
-# A full disk, a missing permission: the user's to mend, and no place for a traceback.
+# Errors that the user can mend, such as a full disk or a missing permission: they get one line, no traceback.
 USERS_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 # Where the options of a --config file wait in click's context for the command.
@@ -86,7 +86,7 @@ class Program(click.Group):
 
 
 class StoreType(click.Path):
-    """A store's place: a local path, or a URL."""
+    """The place of a store: a local path or a URL."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return store_path(value)
@@ -146,7 +146,7 @@ class ConfigOption(click.Option):
 
 
 class NumberList(click.ParamType[tuple[float, ...]]):
-    """Numbers separated by commas, as many as one likes."""
+    """Any number of numbers, separated by commas."""
 
     name = "numbers"
 
@@ -226,7 +226,7 @@ def _option_names(command: click.Command) -> set[str]:
 
 
 def emit(result: dict[str, Any], is_json: bool) -> None:
-    """A command's result on stdout: one JSON object, or a line a value."""
+    """Print the result of a command on stdout: one JSON object, or one line per value."""
     if is_json:
         click.echo(json.dumps(result, default=str))
         return
@@ -236,7 +236,7 @@ def emit(result: dict[str, Any], is_json: bool) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person who waits: on stderr, so that stdout stays the result's."""
+    """Print a line on stderr; stdout is for results."""
     click.echo(line, err=True)
 
 
@@ -254,5 +254,5 @@ def move_aside(path: StorePath) -> Path | None:
 
 
 def is_terminal() -> bool:
-    """Whether progress bars make sense."""
+    """Whether stderr is a terminal, where a progress bar makes sense."""
     return sys.stderr.isatty()

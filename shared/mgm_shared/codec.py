@@ -1,4 +1,4 @@
-"""The codecs of one frame, JPEG and planes: their functions, and the Zarr codecs that wrap them.
+"""Encode and decode one frame as JPEG or as planes, and the Zarr codecs that wrap these functions.
 
 The JPEG codec carries the name and configuration keys of the imagecodecs package, so a store opens with that package as
 well as with this one. Zarr finds both through the entry point group `zarr.codecs`, without an import.
@@ -22,7 +22,7 @@ PLANES_CODEC_NAME = "mgm.planes"
 
 
 class Planes(NamedTuple):
-    """A frame as JFIF holds it (ITU-T T.871): luma (H, W), chroma (H/2, W/2), uint8, BT.601 at full range."""
+    """A frame in YUV 4:2:0 as in JFIF (ITU-T T.871): luma (H, W), chroma (H/2, W/2), uint8, BT.601, full range."""
 
     y_HW: NDArray[np.uint8]
     cb_HW: NDArray[np.uint8]
@@ -30,13 +30,13 @@ class Planes(NamedTuple):
 
 
 def encode_planes(planes: Planes, quality: int) -> bytes:
-    """4:2:0 planes → a baseline JPEG, without a way through RGB. `quality` is libjpeg's, 1–100."""
+    """Encode planes as a baseline JPEG without converting them to RGB. `quality` is that of libjpeg, 1 to 100."""
     encoded: bytes = simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, planes), quality)
     return encoded
 
 
 def encode_jpeg(frame_HWC: NDArray[np.uint8], quality: int) -> bytes:
-    """RGB uint8 → a baseline JPEG with 4:2:0 chroma. `quality` is libjpeg's, 1–100."""
+    """Encode RGB uint8 (H, W, 3) as a baseline JPEG, 4:2:0. `quality` is that of libjpeg, 1 to 100."""
     bgr_HWC = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR)
     is_done, encoded = cv2.imencode(".jpg", bgr_HWC, (cv2.IMWRITE_JPEG_QUALITY, quality))
     if not is_done:
@@ -47,19 +47,19 @@ def encode_jpeg(frame_HWC: NDArray[np.uint8], quality: int) -> bytes:
 def decode_jpeg(
     encoded: bytes | memoryview | NDArray[np.uint8], out_HWC: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """A JPEG → RGB uint8 (H, W, 3), into `out_HWC` if given. ValueError when the bytes are no JPEG."""
+    """Decode a JPEG to RGB uint8 (H, W, 3), into `out_HWC` if given. ValueError if the bytes are no JPEG."""
     frame_HWC: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "RGB", buffer=out_HWC)
     return frame_HWC
 
 
 def pack_planes(planes: Planes) -> bytes:
-    """4:2:0 planes → their bytes one after the other, by LZ4 (a block after its length, as numcodecs writes it)."""
+    """Compress the concatenated planes by LZ4 (one block after its length, as numcodecs writes it)."""
     whole = np.concatenate([plane.reshape(-1) for plane in planes])
     return bytes(lz4.compress(whole))
 
 
 def unpack_planes(packed: bytes | memoryview | NDArray[np.uint8], out: NDArray[np.uint8], width: int) -> Planes:
-    """What `pack_planes` made, as views of `out`: as many bytes as the planes have. ValueError if they do not fit."""
+    """Decompress what `pack_planes` made into `out`; the planes are views of it. ValueError if the size differs."""
     try:
         lz4.decompress(packed, out)
     except RuntimeError as error:
@@ -71,14 +71,14 @@ def unpack_planes(packed: bytes | memoryview | NDArray[np.uint8], out: NDArray[n
 
 
 def rgb_of_planes(planes: Planes) -> NDArray[np.uint8]:
-    """Planes → RGB uint8 (H, W, 3), the chroma interpolated."""
+    """Convert planes to RGB uint8 (H, W, 3), interpolating the chroma."""
     height, width = planes.y_HW.shape
     cb_HW, cr_HW = (cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes[1:])
     return np.asarray(cv2.cvtColor(cv2.merge((planes.y_HW, cr_HW, cb_HW)), cv2.COLOR_YCrCb2RGB), np.uint8)
 
 
 def planes_of_rgb(frame_HWC: NDArray[np.uint8]) -> Planes:
-    """RGB uint8 (H, W, 3), H and W even → planes, the chroma averaged."""
+    """Convert RGB uint8 (H, W, 3), H and W even, to planes, averaging the chroma."""
     height, width = frame_HWC.shape[:2]
     y_HW, cr_HW, cb_HW = cv2.split(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2YCrCb))
     halves = (cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA) for plane in (cb_HW, cr_HW))
@@ -86,7 +86,7 @@ def planes_of_rgb(frame_HWC: NDArray[np.uint8]) -> Planes:
 
 
 class _FrameCodec(ArrayBytesCodec):
-    """One RGB frame a chunk, shape (1, H, W, 3) uint8. What it is made of is said by two functions."""
+    """Base of the Zarr codecs for chunks of one RGB frame, (1, H, W, 3) uint8; subclasses encode and decode it."""
 
     is_fixed_size = False
 
@@ -124,7 +124,7 @@ class _FrameCodec(ArrayBytesCodec):
 
 @dataclass(frozen=True)
 class JpegCodec(_FrameCodec):
-    """A frame as JPEG. `level` is libjpeg's quality."""
+    """Zarr codec for JPEG frames. `level` is the quality of libjpeg."""
 
     level: int = 90
     colorspace_data: str = "RGB"
@@ -133,7 +133,7 @@ class JpegCodec(_FrameCodec):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         configuration = data.get("configuration", {})
-        # imagecodecs has more options; they only matter for writing, and reading any JPEG is all we promise.
+        # imagecodecs has more options. They matter for writing only; reading works for any JPEG.
         return cls(level=configuration.get("level", cls.level))
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class JpegCodec(_FrameCodec):
 
 @dataclass(frozen=True)
 class PlanesCodec(_FrameCodec):
-    """A frame as uncompressed video has it: 4:2:0 planes, BT.601 at full range, one after the other, then LZ4."""
+    """Zarr codec for frames as YUV 4:2:0 planes (BT.601, full range), concatenated and compressed by LZ4."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -175,7 +175,7 @@ class PlanesCodec(_FrameCodec):
 
 
 def num_plane_bytes(height: int, width: int) -> int:
-    """Bytes of a frame's three planes; its sides are even."""
+    """Bytes of the three planes of a frame with even sides."""
     return height * width * 3 // 2
 
 

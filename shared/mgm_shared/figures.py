@@ -1,4 +1,4 @@
-"""Figures of clips: a row of panels for each thing to be seen, a column for each frame; as PNG, PDF or animated GIF.
+"""Figures of clips, as PNG, PDF or animated GIF: a row of panels for each quantity, a column for each frame.
 
 They have the width of a page and are meant to be read at 100 %. matplotlib comes with the extra `notebook` and is
 imported on the first drawing only.
@@ -38,7 +38,7 @@ LETTERS_PER_INCH = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing to be seen: its name, how a panel of the frame number t is drawn, and what explains it."""
+    """One row of a figure: its name, a function that draws the panel of frame t, and its legend."""
 
     name: str
     draw: Callable[["Axes", int], object]
@@ -80,7 +80,7 @@ def movie(
     caption: str = "",
     max_columns: int = 4,
 ) -> list[NDArray[np.uint8]]:
-    """The rows side by side in a block as even as may be, as one picture (H, W, 3) a frame."""
+    """One picture (H, W, 3) per frame, with the rows side by side in a block."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     num_lines = -(-len(rows) // max_columns)
@@ -105,7 +105,7 @@ def movie(
 
 
 def _settle(figure: "Figure", axes: Any, num_spare: int) -> None:
-    """Lay the panels out once, so that they stay where they are, and the last line, which lacks some, in the middle."""
+    """Compute the layout once, so that panels keep their places in all frames, and centre an incomplete last line."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     if num_spare == 0:
@@ -117,7 +117,7 @@ def _settle(figure: "Figure", axes: Any, num_spare: int) -> None:
 
 
 def _trimmed(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Without the rows at the bottom that are white in all of them."""
+    """Remove the rows of pixels at the bottom that are white in all pictures."""
     num_rows = max(int(np.flatnonzero((picture < 255).any((1, 2))).max(initial=0)) for picture in pictures) + 4
     return [picture[:num_rows] for picture in pictures]
 
@@ -169,7 +169,7 @@ def motion_figure(video: Video, indices_T: NDArray[np.int64]) -> "Figure":
 
 
 def motion_movie(video: Video, indices_T: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """As `motion_figure`, in motion."""
+    """The same as `motion_figure`, as a movie."""
     return movie(*_motion_rows(video, indices_T), caption=video.video_id)
 
 
@@ -182,7 +182,7 @@ def _motion_rows(video: Video, indices_T: NDArray[np.int64]) -> tuple[list[Row],
 
 
 def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]) -> list[Row]:
-    """Arrows on the frames, and colours."""
+    """Two rows: motion as arrows on the frames, and as colours."""
     full_px = full_speed(motion_TYX2)
 
     def arrows(axis: "Axes", t: int) -> None:

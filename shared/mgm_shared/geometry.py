@@ -1,4 +1,4 @@
-"""Geometry of pixels, 8×8-pixel motion cells and 16×16-pixel patches, and what a crop, flip or turn does to motion.
+"""Pixels, 8×8-pixel motion cells and 16×16-pixel patches, and how a crop, a flip and a rotation change motion.
 
 Axes: T frames · Y,X cells of 8×8 px (Y = H/8, X = W/8) · 2 = (dx, dy) in pixels per frame, right and down positive.
 A cell without a vector is NaN: missing, which is not the same as static.
@@ -27,7 +27,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid:
-    """A clip's tubelets of 2 frames × 16 × 16 px: t slices of h rows of w patches, flattened in that order."""
+    """The token grid of a clip: t slices of h × w patches, each token a tubelet of 2 frames × 16 × 16 px."""
 
     t: int
     h: int
@@ -35,7 +35,7 @@ class TokenGrid:
 
     @classmethod
     def of_clip(cls, num_frames: int, height_px: int, width_px: int) -> "TokenGrid":
-        """The grid of a clip; ValueError unless its sides are whole tubelets."""
+        """The grid of a clip. ValueError unless the clip divides into whole tubelets."""
         if num_frames % TUBELET_FRAMES or height_px % PATCH_PX or width_px % PATCH_PX:
             raise ValueError(
                 f"a clip of {num_frames} frames of {height_px}×{width_px} px does not divide into tubelets of "
@@ -61,9 +61,9 @@ def stored_size(display_height: float, display_width: float, short_side: int) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """One of the eight ways to lay a coded picture on the screen: transpose first, then flip.
+    """How a decoded picture is displayed: one of the eight combinations of a transpose and two flips, transpose first.
 
-    It stands for the display matrix of a container, with the turn rounded to a right angle.
+    It stands for the display matrix of a container, with the rotation rounded to a right angle.
     """
 
     is_transposed: bool = False
@@ -72,17 +72,17 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """The turn counter-clockwise, after a mirroring left to right if there is one."""
+        """Rotation in degrees, counter-clockwise, applied after a horizontal flip if there is one."""
         if self.is_transposed:
             return 270 if self.is_flipped_x else 90
         return 180 if self.is_flipped_y else 0
 
     def frame(self, frame_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture, or one plane of it, as shown: (H, W) or (H, W, C), a view."""
+        """The picture as displayed, or one plane of it: (H, W) or (H, W, C), a view."""
         return self._lay(frame_HW)
 
     def motion(self, motion_YX2: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Motion of the picture as shown: the cells move with the pixels and the vectors turn with them."""
+        """Motion (…, Y, X, 2) of the picture as displayed: cells and vectors are transposed and flipped together."""
         laid_YX2 = self._lay(motion_YX2)
         if self.is_transposed:
             laid_YX2 = laid_YX2[..., ::-1]

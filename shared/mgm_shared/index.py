@@ -1,10 +1,10 @@
-"""The table of a store's videos, in Arrow: one row a video, sorted by video_id, the same for a notebook and a trainer.
+"""The table of the videos of a store, in Arrow: one row per video, sorted by video_id.
 
-`index.parquet` is derived: the parts hold the truth, and a store whose index does not name exactly its parts is read
-from them. Arrow, because 240,000 rows of Python objects take seconds and half a gigabyte in every reading process.
+`index.parquet` is derived from the parts. When it does not name exactly the parts that exist, the table is read
+from the parts. It is in Arrow because 240,000 rows of Python objects take seconds and half a gigabyte per process.
 
-pyarrow imports pandas, half a second, as soon as it turns Python's or numpy's values into Arrow's or back. What is here
-goes round that: rows come in as JSON and columns go out through DLPack.
+pyarrow imports pandas, which takes half a second, when it converts Python or numpy values. This module avoids that:
+rows come in as JSON, and columns go out through DLPack.
 """
 
 import hashlib
@@ -43,10 +43,10 @@ INDEX_SCHEMA = pa.schema(
     + [("part", pa.string()), ("height", pa.int64()), ("width", pa.int64())]
 )
 
-# Metadata is read of so many parts at a time.
+# Number of parts whose metadata is read at a time.
 PARTS_AT_ONCE = 256
 
-# What decides which pixels and labels a training run sees.
+# The columns that decide which pixels and labels a training run reads.
 DATA_COLUMNS = ("video_id", "part", "start", "num_frames", "label", "split")
 
 
@@ -71,16 +71,16 @@ def all_attributes(store_path: StorePath) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def read_labels(store_path: StorePath) -> dict[str, dict[str, str | None]]:
-    """What `mgm-prep labels` attached: video_id → `label`, `split` or both, instead of what its part says."""
+    """Labels and splits that `mgm-prep labels` attached, by video_id. They replace those in the part."""
     return {row.pop("video_id"): row for row in read_rows(store_path / LABELS_FILE)}
 
 
 def read_index(store_path: StorePath) -> pa.Table:
     """The table of videos, read from the parts themselves and the attached labels."""
     attached = read_labels(store_path)
-    # For a moment, or after a kill, a part is there together with the one that replaces it.
+    # A part and the part that replaces it may both exist for a moment, or after a kill.
     replaced: set[str | None] = set()
-    # As JSON from the start: 240,000 rows as dictionaries take half a gigabyte.
+    # Rows are converted to JSON at once: as dictionaries 240,000 rows take half a gigabyte.
     rows: list[tuple[str, str, str]] = []
     for part, attributes in all_attributes(store_path):
         replaced.add(attributes.get("replaces"))
@@ -110,26 +110,26 @@ def write_index(store_path: StorePath) -> pa.Table:
 
 
 def open_index(store_path: StorePath) -> pa.Table:
-    """The table of videos: index.parquet, or the parts where it is missing or has not heard of all of them."""
+    """The table of videos, from index.parquet, or from the parts if the index is missing or incomplete."""
     try:
         # Not `pq.read_table`: it imports pandas.
         with pq.ParquetFile(pa.BufferReader(read_bytes(store_path / INDEX_FILE))) as file:
             table = file.read(columns=INDEX_SCHEMA.names).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
     except FileNotFoundError:
         return read_index(store_path)
-    # An extraction that was killed leaves parts that the index has not heard of. Behind a URL this listing also has
-    # uploads that have not ended, and takes one request a thousand parts, not twenty.
+    # An extraction that was killed leaves parts that are not in the index. Behind a URL this listing also contains
+    # unfinished uploads, and takes one request per thousand parts instead of twenty.
     is_current = set(table["part"].unique().to_pylist()) == set(folder_names(store_path / PARTS_DIR))
     return table.combine_chunks() if is_current else read_index(store_path)
 
 
 def extracted_ids(store_path: StorePath) -> set[str]:
-    """The videos that the store holds."""
+    """The ids of the videos in the store."""
     return set(open_index(store_path)["video_id"].to_pylist())
 
 
 def find_row(table: pa.Table, video_id: str) -> int | None:
-    """The row of a video; None when it is not there."""
+    """The row of a video, or None if the table does not have it."""
     ids = table["video_id"]
     low, high = 0, len(ids)
     while low < high:
@@ -144,13 +144,13 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str | None]]:
-    """A column of text as (row → place in a list, the list); None where a text is missing."""
+    """A column of text, dictionary encoded: the code of each row, and the text of each code (None for missing)."""
     encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
     return np.asarray(np.from_dlpack(encoded.indices), np.int32), encoded.dictionary.to_pylist()
 
 
 def digest(table: pa.Table) -> str:
-    """Names the data: a hash of which frames of which videos are where. Two equal tables have the same."""
+    """A hash of the data that a training run reads: which frames of which videos lie where, with which label."""
     running = hashlib.sha256()
     for name in DATA_COLUMNS:
         if table.schema.field(name).type == pa.string():

@@ -1,7 +1,7 @@
-"""Loops over numpy arrays compiled by numba: for what would take a dozen passes of numpy over small arrays.
+"""Compile loops over numpy arrays with numba, where numpy would need many passes over small arrays.
 
-Compiled on the first call, for the types it was called with, and kept beside the source for the next process. Importing
-this takes half a second, so nothing that a notebook needs to open a store does.
+A kernel is compiled on its first call, for the types of its arguments, and cached beside its source. Importing this
+module takes half a second, so modules that open a store in a notebook do not import it.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
-    """`function` compiled, without threads and without Python's lock.
+    """Compile `function` without threads and without the GIL.
 
     No fast-math: the same input gives the same bits on every machine.
     """
     try:
         compiled: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:
-        # Neither the source's folder nor the home directory can be written: compiled anew by each process.
+        # Neither the folder of the source nor the home directory is writable: each process compiles the kernel again.
         compiled = numba.njit(nogil=True)(function)
     result: Function = compiled
     return result

@@ -15,18 +15,18 @@ from typing import Any, Literal
 from mgm_shared.errors import UserError
 from mgm_shared.store_files import ByteRange
 
-# Ranges nearer to each other than this come with one request. A request costs the client 2 ms of CPU (s3fs), as much as
-# 2 MB of content; a clip of 16 frames at stride 4 takes 34 ms frame by frame and 4 ms in one piece.
+# Ranges closer together than this are fetched with one request. A request costs the client 2 ms of CPU (s3fs), as much
+# as 2 MB of content; a clip of 16 frames at stride 4 takes 34 ms frame by frame and 4 ms in one piece.
 MAX_GAP_BYTES = 256 * 1024
-# What is longer is fetched in several pieces at once.
+# Longer ranges are fetched in several pieces at once.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
-# A file that is uploaded lies in memory, a shard of frames with 20 MB as JPEG and 180 MB lossless.
+# A file is held in memory while it is uploaded; a shard of frames has 20 MB as JPEG and 180 MB lossless.
 UPLOADS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class Url:
-    """The address of a folder or file behind fsspec. It has no methods that read: mypy finds whoever forgets it."""
+    """The address of a remote folder or file. It cannot be read from, so that mypy finds code for local paths."""
 
     text: str
 
@@ -79,13 +79,13 @@ def fetch_files(urls: Sequence[Url]) -> list[bytes]:
 
 
 def put(url: Url, content: bytes) -> None:
-    """Write or replace a file; S3 shows an object when it has all of it."""
+    """Write or replace a file. S3 shows an object only when it is complete."""
     with _written(url) as files:
         files.pipe_file(str(url), content)
 
 
 def create(url: Url, content: bytes) -> None:
-    """Write a file that is not there yet. FileExistsError when it is; of several that try at once one succeeds."""
+    """Create a file. FileExistsError if it exists; of several processes that try at once, one succeeds."""
     with _written(url) as files:
         files.pipe_file(str(url), content, mode="create")
 
@@ -97,7 +97,7 @@ def is_file(url: Url) -> bool:
 
 
 def names(url: Url, kind: Literal["directory", "file"]) -> list[str]:
-    """What is in a folder, of this kind, sorted; nothing where it is missing."""
+    """The entries of this kind in a folder, sorted; empty if the folder is missing."""
     with _reached(str(url)) as files:
         try:
             entries = files.ls(str(url), detail=True)
@@ -118,7 +118,7 @@ def file_sizes(url: Url) -> dict[str, int]:
 
 
 def delete(url: Url) -> None:
-    """Delete a folder's files, should there be any, or a file."""
+    """Delete a file, or all files below a folder, if there are any."""
     with _reached(str(url)) as files:
         for name in files.find(str(url)):
             with contextlib.suppress(FileNotFoundError):
@@ -126,11 +126,11 @@ def delete(url: Url) -> None:
 
 
 def upload(folder: Path, url: Url, last: str) -> None:
-    """Make the files below `url` those of a local folder; `last` is written when all others are as they should be."""
+    """Make the files below `url` equal to those of a local folder; `last` is written after all others."""
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     names.remove(last)
     with _written(url) as files:
-        # In slices, not by fsspec's `batch_size`, which forgets coroutines when one fails, and Python remarks on each.
+        # In slices: fsspec's own `batch_size` drops coroutines when one fails, and Python warns about each.
         for start in range(0, len(names), UPLOADS_AT_ONCE):
             some = names[start : start + UPLOADS_AT_ONCE]
             files.put([str(folder / name) for name in some], [str(url / name) for name in some])
@@ -161,7 +161,7 @@ def _fetch(ranges: Sequence[ByteRange]) -> list[bytes]:
 
 @contextlib.contextmanager
 def _reached(url: str) -> Iterator[Any]:
-    """The filesystem of a URL; its trouble becomes a UserError, except for a file that is missing or there already."""
+    """The filesystem of a URL. Its errors become UserErrors, except FileNotFoundError and FileExistsError."""
     try:
         yield _filesystem(url)
     except (FileNotFoundError, FileExistsError):
@@ -172,7 +172,7 @@ def _reached(url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _written(url: Url) -> Iterator[Any]:
-    """As `_reached`, for writing, where what is missing is the bucket."""
+    """The same for writing, where FileNotFoundError means that the bucket is missing."""
     with _reached(str(url)) as files:
         try:
             yield files
@@ -181,7 +181,7 @@ def _written(url: Url) -> Iterator[Any]:
 
 
 def _filesystem(url: str) -> Any:
-    """fsspec keeps one a process and thread. Without its cache of listings: other processes write here too."""
+    """The filesystem of this process and thread, without a cache of listings: other processes write here too."""
     try:
         import fsspec
 
@@ -193,7 +193,7 @@ def _filesystem(url: str) -> Any:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What a request can end with; asked for only when one has failed."""
+    """The exceptions of a failed request; their modules are imported only then."""
     kinds: list[type[Exception]] = [OSError]
     with contextlib.suppress(ImportError):
         from aiohttp import ClientError

@@ -1,6 +1,6 @@
-"""What is laid over a frame: arrows, colours and hatching of its motion, masked patches, boxes, heat.
+"""Draw over a frame: arrows, colours and hatching for its motion, masked patches, boxes, heat maps.
 
-Its colours can be told apart by people who are blind to red or green, and none carries alone what matters.
+People who are blind to red or green can tell the colours apart, and colour never carries information alone.
 
 Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame · t,h,w tubelets of 2×16×16 ·
 S ends of line segments.
@@ -28,7 +28,7 @@ MIN_ARROW_SHARE = 0.25
 # Stripes of the hatching along the longer side.
 NUM_STRIPES = 100
 
-# A masked patch is so much fog, of this grey: it darkens a bright picture and lightens a dark one.
+# A masked patch is blended with this grey: it darkens a bright picture and lightens a dark one.
 FOG_SHARE = 0.75
 FOG_GREY = 110
 BOX_COLOUR, RING_COLOUR = "#F0E442", "#56B4E9"
@@ -124,14 +124,14 @@ def draw_missing(axis: "Axes", motion_YX2: NDArray[np.float32]) -> None:
 
 
 def shade_masked(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], fog: float = FOG_SHARE) -> Any:
-    """The clip with its masked tubelets in fog; 1 leaves nothing of them to see."""
+    """The clip with its masked tubelets blended with grey; 1 covers them completely."""
     is_masked_THW1 = pixels_of(mask_thw)[..., None]
     fogged_THWC = np.round((1 - fog) * frames_THWC + fog * FOG_GREY).astype(np.uint8)
     return np.where(is_masked_THW1, fogged_THWC, frames_THWC)
 
 
 def pixels_of(tokens_thw: NDArray[Any]) -> NDArray[Any]:
-    """A value a tubelet as a value a pixel, (T, H, W)."""
+    """Expand one value per tubelet to one value per pixel, (T, H, W)."""
     return tokens_thw.repeat(TUBELET_FRAMES, 0).repeat(PATCH_PX, 1).repeat(PATCH_PX, 2)
 
 
@@ -161,7 +161,7 @@ def draw_boxes(axis: "Axes", boxes: Iterable[Box]) -> None:
 
 
 def draw_heat(axis: "Axes", frame_HWC: NDArray[np.uint8], heat_YX: NDArray[np.float32], full: float) -> None:
-    """A frame in grey under a map of its patches or cells, which lets it through where the map is low."""
+    """Draw a heat map of patches or cells over the grey frame; the frame shows through where the map is low."""
     height, width = frame_HWC.shape[:2]
     axis.imshow(frame_HWC.mean(-1), cmap="gray", vmin=0, vmax=255)
     share_YX = np.clip(heat_YX / full, 0, 1)

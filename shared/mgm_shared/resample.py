@@ -1,4 +1,4 @@
-"""Motion of a picture that is cropped and resized: vectors pooled to the new cells by area, and rescaled.
+"""Resample motion after a crop and a resize: average the vectors under each new cell by area, and rescale them.
 
 Axes: T frames · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame, NaN = none · O output cells, K input cells under one.
 """
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from mgm_shared.geometry import CELL_PX, Box
 from mgm_shared.kernel import kernel
 
-# A resampled cell has a vector when at least this share of its area had one.
+# A resampled cell has a vector if at least this share of its area had one.
 MIN_COVERAGE = 0.5
 
 
 def resample_motion(
     motion_TYX2: NDArray[np.float32], box: Box, height_px: int, width_px: int, *, is_mirrored: bool = False
 ) -> NDArray[np.float32]:
-    """Motion of the picture that is cut out at `box`, resized to height_px × width_px (multiples of 8), then mirrored.
+    """The motion of a picture that is cropped to `box`, resized to height_px × width_px, and mirrored.
 
     Each new cell is the area-weighted mean of the vectors under it, rescaled to the new pixels; NaN where less than
     half of it had a vector. `box` is in pixels of the grid's picture, whose top left pixel is the grid's. A single

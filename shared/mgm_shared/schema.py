@@ -41,7 +41,7 @@ ZSTD_LEVEL = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array of a part. `chunk_frames` frames are read together, at most `max_shard_frames` share a file."""
+    """Specification of one array of a part: chunks of `chunk_frames` frames, files of up to `max_shard_frames`."""
 
     name: str
     dtype: str
@@ -54,12 +54,12 @@ class ArraySpec:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def shard_frames(self, num_frames: int) -> int:
-        """Frames a shard of an array of this length: whole chunks, no longer than the array needs."""
+        """Frames in a shard of an array of this length: whole chunks, and no more than the array needs."""
         whole = -(-num_frames // self.chunk_frames) * self.chunk_frames
         return min(self.max_shard_frames, whole)
 
     def create(self, part: Path, num_frames: int) -> None:
-        """Write the array's metadata under `part`; the shards are written by `ShardWriter`."""
+        """Write the metadata of the array under `part`. `ShardWriter` writes its shards."""
         serializers = {"jpeg": JpegCodec(level=self.jpeg_quality), "planes": PlanesCodec()}
         zarr.create_array(
             str(part / self.name),
@@ -79,7 +79,7 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecord:
-    """What a part's attribute `videos` says of one video; a row of index.parquet."""
+    """One video in the attribute `videos` of a part; also a row of index.parquet."""
 
     video_id: str
     """The path below the dataset directory, with its suffix: unique, and the same on every machine."""
@@ -108,7 +108,7 @@ class VideoRecord:
 
 
 def frames_spec(height: int, width: int, codec: str, jpeg_quality: int) -> ArraySpec:
-    """RGB frames as `codec` jpeg, planes or lossless, one a chunk: a clip with stride 4 touches 16 of 61 frames."""
+    """The array of RGB frames. One frame is one chunk, because a clip with stride 4 reads 16 of 61 frames."""
     return ArraySpec(
         name="frames",
         dtype="uint8",
@@ -123,7 +123,7 @@ def frames_spec(height: int, width: int, codec: str, jpeg_quality: int) -> Array
 
 
 def motion_spec(height: int, width: int) -> ArraySpec:
-    """Displacement of each 8×8-pixel cell since the frame before, in sixteenths of a pixel."""
+    """The array of motion: displacement of each 8×8-pixel cell since the frame before, in 1/16 pixel."""
     return ArraySpec(
         name="motion",
         dtype="int16",
@@ -144,20 +144,20 @@ def motion_spec(height: int, width: int) -> ArraySpec:
 
 
 def flow_spec(height: int, width: int, made_by: dict[str, Any]) -> ArraySpec:
-    """The same by optical flow, which `mgm-prep flow` may add to a part; `made_by` says how."""
+    """The array of optical flow that `mgm-prep flow` adds to a part; `made_by` records method and versions."""
     motion = motion_spec(height, width)
     return replace(motion, name="flow", attributes=motion.attributes | {"made_by": made_by})
 
 
 def pack_motion(motion_YX2: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Pixels a frame, NaN for missing → stored integers. A cell is missing as a whole."""
+    """Convert motion in px per frame, NaN for missing, to stored integers. A cell is missing as a whole."""
     packed = np.clip(np.rint(motion_YX2 * MOTION_UNITS_PER_PX), MISSING + 1, -(MISSING + 1))
     packed[np.isnan(motion_YX2[..., 0]) | np.isnan(motion_YX2[..., 1])] = MISSING
     return packed.astype(np.int16)
 
 
 def unpack_motion(packed_TYX2: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Stored integers → pixels a frame (float32), NaN for missing."""
+    """Convert stored integers to motion in px per frame, float32, NaN for missing."""
     motion_TYX2 = packed_TYX2.astype(np.float32)
     motion_TYX2 *= 1 / MOTION_UNITS_PER_PX
     motion_TYX2[packed_TYX2 == MISSING] = np.nan
@@ -172,7 +172,7 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> bytes:
 
 
 def create_tracks(part: Path, time_s: NDArray[np.float64], picture_type: NDArray[np.uint8]) -> None:
-    """Write the two one-number-a-frame arrays of a part."""
+    """Write the arrays of a part that have one number per frame: time and picture_type."""
     tracks: tuple[tuple[str, NDArray[Any], dict[str, Any]], ...] = (
         ("time", time_s, {"units": "s", "long_name": "presentation time since the video's own zero"}),
         (

@@ -1,12 +1,12 @@
-"""Read and write the shards of one array directly, frame by frame, without zarr-python in between.
+"""Read the shards of one array directly, frame by frame, without zarr-python.
 
-Zarr's sharding codec is a published format (ZEP 2): a file of encoded chunks, then an index of (offset, nbytes) uint64
-pairs, one a chunk in C order, then the index's crc32c. Our shards divide an array along time only, so a shard is
-`c.<k>.0.0.0` and chunk i of it holds frames i·chunk_frames and on. Every chunk ends with its own crc32c.
+Zarr's sharding codec is a published format (ZEP 2): a file of encoded chunks, an index of (offset, nbytes) uint64
+pairs, one per chunk in C order, and the crc32c of the index. Shards divide an array along time only: shard k is the
+file `c.<k>.0.0.0`, and its chunk i starts at frame i·chunk_frames of it. Every chunk ends with its own crc32c.
 
-Reading keeps no file open and holds no lock, so a dataset may be forked or spawned at any time; storage.py gets the
-bytes, from a local file without a thread, from a URL by as few requests as make sense.
-zarr-python takes 9–180 ms for the same clip, depending on its version; the tests hold both readers equal.
+No file stays open and no lock is held, so a dataset can be forked or spawned at any time. `storage.py` reads the bytes:
+of a local file without a thread, of a URL with few requests. zarr-python takes 9 to 180 ms for the same clip, depending
+on its version; tests hold both readers equal.
 
 Axes: T frames · then the array's own inner axes.
 """
@@ -44,12 +44,12 @@ CODECS = {
 
 CRC_BYTES = 4
 NO_CHUNK = 2**64 - 1
-# Read together where nothing is decoded: 10 MB of JPEG frames, 90 MB of lossless ones.
+# Number of chunks that are checked together: 10 MB of JPEG frames, 90 MB of lossless ones.
 CHUNKS_PER_CHECK = 512
 
 
 class DamagedChunk(OSError):
-    """Stored bytes that are missing or fail their checksum; never answered with zeros."""
+    """Stored bytes are missing or fail their checksum. They are never replaced by zeros."""
 
 
 def crc(data: bytes | memoryview) -> bytes:
@@ -57,7 +57,7 @@ def crc(data: bytes | memoryview) -> bytes:
 
 
 def _checked(data: bytes, where: str) -> memoryview:
-    """The payload in front of the checksum; DamagedChunk when the checksum disagrees."""
+    """The payload without its checksum. DamagedChunk if the checksum is wrong."""
     payload = memoryview(data)[:-CRC_BYTES]
     if len(data) < CRC_BYTES or crc(payload) != data[-CRC_BYTES:]:
         raise DamagedChunk(f"{where}: checksum mismatch; `mgm-prep verify` names what to extract again")
@@ -86,7 +86,7 @@ def _metadata(file: StorePath, version: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ShardedArray:
-    """An array of one part, as its `zarr.json` describes it; small, picklable, safe after fork and spawn."""
+    """An array of one part, as its `zarr.json` describes it. It is small, picklable, and safe after fork and spawn."""
 
     path: str
     shape: tuple[int, ...]
@@ -99,7 +99,7 @@ class ShardedArray:
 
     @classmethod
     def open(cls, path: StorePath) -> "ShardedArray":
-        """ValueError when the codecs are not those of schema 1."""
+        """Read the metadata of an array. ValueError if its codecs are not those of schema 1."""
         file = path / METADATA_FILE
         version = file_version(file)
         metadata = _metadata(file, version)
@@ -130,7 +130,7 @@ class ShardedArray:
             self._decode(payload, frames)
         place_T = inverse_T * self.chunk_frames + indices_T % self.chunk_frames
         is_run = len(place_T) > 0 and bool((np.diff(place_T) == 1).all())
-        # Frames in a row, the common case, need no copy.
+        # Consecutive frames, the common case, need no copy.
         wanted = slice(int(place_T[0]), int(place_T[-1]) + 1) if is_run else place_T
         return decoded.reshape(-1, *self.shape[1:])[wanted]
 
@@ -157,7 +157,7 @@ class ShardedArray:
         return -(-self.shape[0] // self.chunk_frames)
 
     def damage(self) -> Iterator[tuple[int, DamagedChunk]]:
-        """Read all chunks and compare their checksums, without decoding: those that do not hold, and why."""
+        """Read all chunks and check their checksums without decoding; yield the damaged ones with the reason."""
         for start in range(0, self.num_chunks, CHUNKS_PER_CHECK):
             chunks = range(start, min(start + CHUNKS_PER_CHECK, self.num_chunks))
             if self._problem(chunks):
@@ -188,7 +188,7 @@ class ShardedArray:
             yield _checked(data, where)
 
     def _place(self, chunk: int) -> ByteRange:
-        """Where a chunk lies, by its shard's index."""
+        """The byte range of a chunk, from the index of its shard."""
         shard, position = divmod(chunk, self._chunks_per_shard)
         path = f"{self.path}/c.{shard}" + ".0" * (len(self.shape) - 1)
         offset, length = _shard_index(path, self._chunks_per_shard, self.version)[position].tolist()
@@ -201,7 +201,7 @@ class ShardedArray:
         return self.shard_frames // self.chunk_frames
 
     def _decode(self, payload: memoryview, frames: NDArray[Any]) -> None:
-        """A chunk's frames, (chunk_frames, …)."""
+        """Decode the frames of a chunk, (chunk_frames, …)."""
         if self.codec == "zstd":
             zstd.decompress(payload, frames)
         elif self.codec == "jpeg":
@@ -215,7 +215,7 @@ class ShardedArray:
         return (num_plane_bytes(*self.shape[1:3]),) if self.codec == "planes" else self.shape[1:]
 
     def _picture(self, payload: memoryview, buffer: NDArray[np.uint8]) -> Planes | NDArray[np.uint8]:
-        """The frame of a chunk that holds one, in `buffer`."""
+        """Decode the frame of a chunk that holds one frame, into `buffer`."""
         if self.codec == "planes":
             return unpack_planes(payload, buffer, self.shape[2])
         if self.codec == "jpeg":

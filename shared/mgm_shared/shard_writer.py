@@ -1,4 +1,4 @@
-"""Write the shards of one array, frame by frame."""
+"""Write the shards of one array, frame by frame; `shard_reader.py` describes the format."""
 
 import os
 from array import array
@@ -21,10 +21,10 @@ from mgm_shared.shard_reader import CRC_BYTES, NO_CHUNK, crc
 
 
 class ShardWriter:
-    """Append frames to one array of a part that is being written; only encoded bytes are held or written.
+    """Append frames to one array of a part. Only encoded bytes are kept in memory.
 
-    `mark` and `rewind` take back a video that turned out unreadable half-way. `close` writes the shard indexes and the
-    metadata; before it the files are not yet a Zarr array.
+    `mark` and `rewind` remove a video that turned out to be unreadable. `close` writes the shard indexes and the
+    metadata; before that, the files are no Zarr array.
     """
 
     def __init__(self, part: Path, spec: ArraySpec) -> None:
@@ -38,14 +38,14 @@ class ShardWriter:
         (part / spec.name).mkdir(parents=True)
 
     def append(self, frame: "NDArray[Any] | Planes") -> None:
-        """Add one frame of the spec's inner shape; or, where they are stored as JPEG or planes, its planes."""
+        """Append one frame of the inner shape of the spec, or its planes where frames are stored as JPEG or planes."""
         self._pending.append(frame)
         self.num_frames += 1
         if len(self._pending) == self.spec.chunk_frames:
             self._write_chunk()
 
     def append_encoded(self, payload: bytes) -> None:
-        """Add one frame as another array of this spec holds it; only where each frame is a chunk of its own."""
+        """Append one frame already encoded by another array of this spec, where each frame is one chunk."""
         assert self.spec.chunk_frames == 1
         self.num_frames += 1
         self._write_payload(payload)
@@ -55,7 +55,7 @@ class ShardWriter:
         return self.num_frames, len(self._lengths), tuple(self._pending)
 
     def rewind(self, mark: tuple[int, int, tuple[NDArray[Any] | Planes, ...]]) -> None:
-        """Forget all that was appended since `mark`."""
+        """Remove what was appended since `mark`."""
         self._close_file()
         self.num_frames, num_chunks, pending = mark
         self._pending = list(pending)
@@ -67,7 +67,7 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the shards and write the metadata."""
         while self._pending and len(self._pending) < self.spec.chunk_frames:
-            # Zarr's chunks are all whole; what lies past the array's end is never read.
+            # All chunks of Zarr are complete; frames beyond the end of the array are never read.
             self._pending.append(np.zeros_like(self._pending[-1]))
         if self._pending:
             self._write_chunk()
@@ -98,7 +98,7 @@ class ShardWriter:
         self._lengths.append(len(payload) + CRC_BYTES)
 
     def _close_file(self) -> None:
-        """Close the shard that is being written; a chunk that follows opens it again."""
+        """Close the current shard; the next chunk opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

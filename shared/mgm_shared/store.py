@@ -23,7 +23,7 @@ from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.storage import StorePath, read_bytes, store_path
 from mgm_shared.store_files import METADATA_FILE
 
-# pandas, a quarter of a second, is imported where a notebook asks for a DataFrame: training and extraction never do.
+# pandas takes a quarter of a second to import. Only `Store.videos` imports it.
 if TYPE_CHECKING:
     import pandas as pd
     import xarray
@@ -34,7 +34,7 @@ Key = int | slice | Sequence[int] | NDArray[np.int64]
 def open_store(path: str | os.PathLike[str] | Url) -> "Store":
     """Open the store at `path`, or at a URL such as s3://bucket/ssv2.store, for reading.
 
-    UserError when there is none, or its schema is another one, or the URL cannot be reached.
+    UserError if there is no store, if its schema has another version, or if the URL cannot be reached.
     """
     store = Store(store_path(path))
     check_schema(store.path)
@@ -42,7 +42,7 @@ def open_store(path: str | os.PathLike[str] | Url) -> "Store":
 
 
 def check_schema(path: StorePath) -> dict[str, Any]:
-    """The root's attributes; UserError unless this is a store of this schema version."""
+    """The attributes of the root group. UserError unless this is a store of this schema version."""
     try:
         attributes: dict[str, Any] = json.loads(read_bytes(path / METADATA_FILE))["attributes"]
         version = attributes["mgm_schema_version"]
@@ -58,7 +58,7 @@ def check_schema(path: StorePath) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Store:
-    """A directory of parts, seen as a table of videos. Cheap to pickle; holds no open file."""
+    """A store: a table of videos, each with its arrays. It holds no open file and is cheap to pickle."""
 
     path: StorePath
 
@@ -72,7 +72,7 @@ class Store:
         """`table` as a pandas DataFrame, indexed by video_id. A missing label or split is None."""
         import pandas as pd
 
-        # Text as str and None, whatever pandas' version makes of it: a NaN for a label would be true.
+        # Text becomes str and None in every version of pandas: NaN for a missing label would be truthy.
         columns = {
             name: np.array(column.to_pylist(), object) if pa.types.is_string(column.type) else column.to_numpy()
             for name, column in zip(self.table.column_names, self.table.columns, strict=True)
@@ -81,12 +81,12 @@ class Store:
 
     @cached_property
     def digest(self) -> str:
-        """Names the data: a hash of which frames of which videos are where. Two equal stores have the same."""
+        """A hash of the data that a training run reads; equal stores have equal digests."""
         return index.digest(self.table)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """The root's attributes: schema version, extraction settings, library versions."""
+        """The attributes of the root group: schema version, extraction settings, library versions."""
         return check_schema(self.path)
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class Store:
         return self.video_at(row)
 
     def video_at(self, row: int) -> "Video":
-        """The video in that row of `table`."""
+        """The video in a row of `table`."""
         names, columns = self.table.column_names, self.table.columns
         record = {name: column[row].as_py() for name, column in zip(names, columns, strict=True)}
         return Video(self.path / PARTS_DIR / record["part"], record.pop("video_id"), record)
@@ -111,7 +111,7 @@ class Store:
         return index.find_row(self.table, video_id)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the cached table: a worker that is spawned reads it again, faster than it is sent.
+        # The cached table is left out: a spawned worker reads it faster than it could be sent.
         return {"path": self.path}
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class Store:
 
 @dataclass(frozen=True, repr=False)
 class Video:
-    """One video of a store; its arrays are read when they are indexed."""
+    """One video of a store. Its arrays are read when they are indexed."""
 
     part: StorePath
     video_id: str
@@ -164,12 +164,12 @@ class Video:
 
     @property
     def motion(self) -> "TimeView":
-        """float32 (T, Y, X, 2): the cell's displacement since the frame before, px a frame; NaN = no vector."""
+        """float32 (T, Y, X, 2): displacement of each cell since the frame before, in px per frame; NaN = no vector."""
         return self._view("motion", "float32", unpack_motion)
 
     @property
     def flow(self) -> "TimeView":
-        """As `motion`, by optical flow; NaN for a video's first frame. UserError before `mgm-prep flow` has run."""
+        """Optical flow in the layout of `motion`; NaN for the first frame. UserError before `mgm-prep flow` has run."""
         try:
             return self._view("flow", "float32", unpack_motion)
         except FileNotFoundError:
@@ -182,7 +182,7 @@ class Video:
 
     @property
     def time_s(self) -> NDArray[np.float64]:
-        """(T,) presentation times in seconds; the first is the container's own, often 0."""
+        """(T,) presentation times in seconds. The first is the one in the container, often 0."""
         return np.asarray(self._track("time"))
 
     @property
@@ -233,7 +233,7 @@ def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, repr=False)
 class TimeView:
-    """A video's stretch of a part's array. `view[k]` is one frame, `view[a:b:s]` and `view[[i, j]]` are several."""
+    """The frames of one video in an array of its part: `view[k]`, `view[a:b:s]`, `view[[i, j]]`."""
 
     array: ShardedArray
     start: int

@@ -1,1 +1,1 @@
-"""The run folder, weights files, and what weights become in another model or another library."""
+"""The run folder, weights files, and the transfer of weights to another model or library."""

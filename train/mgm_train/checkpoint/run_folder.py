@@ -1,9 +1,9 @@
-"""A run's folder: what was asked for, what was measured, the weights, and where to go on.
+"""The folder of a run: its options, metrics, weights, and the state to continue from.
 
-    RUN/config.yaml                           the resolved settings, under the name of the task
+    RUN/config.yaml                           all options, under the name of the task
     RUN/environment.json                      versions and machine
-    RUN/metrics.jsonl                         one line a log interval
-    RUN/checkpoints/last.pt                   everything needed to go on
+    RUN/metrics.jsonl                         one line per log interval
+    RUN/checkpoints/last.pt                   everything needed to continue
     RUN/checkpoints/epoch-0050.safetensors    weights, with the model's configuration in the file's metadata
 
 Every file but metrics.jsonl is written beside its place, flushed to the disk and renamed: a killed run leaves
@@ -32,7 +32,7 @@ from mgm_train.config import TrainConfig
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run, and its small files."""
+    """The paths and the small files of a run."""
 
     root: Path
 

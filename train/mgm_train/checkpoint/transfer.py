@@ -8,16 +8,16 @@ from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ModelConfig
 from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
 
-# These decide the shape of the encoder; the decoder's do not outlive pretraining.
+# The options that decide the shape of the encoder. The decoder is only used in pretraining.
 ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
 
-# The norm of the pooled token, which a fine-tuned model passes on to the next one; the head belongs to its classes.
+# The norm of the pooled token is transferred from one fine-tuned model to the next; the head is not.
 POOLED_NORM_PREFIX = "fc_norm."
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferReport:
-    """What became of each tensor when an encoder was loaded. `str()` says it in one line."""
+    """Which tensors were used, new and dropped when an encoder was loaded; `str()` is one line."""
 
     used: tuple[str, ...]
     new: tuple[str, ...]
@@ -30,7 +30,7 @@ class TransferReport:
 
 
 def _modules(names: Iterable[str]) -> str:
-    """The modules that the tensors belong to; of the encoder, the parts."""
+    """The modules that own the tensors; of the encoder, its submodules."""
     modules = {
         ".".join(name.split(".")[:2]) if name.startswith(ENCODER_PREFIX) else name.split(".")[0] for name in names
     }
@@ -40,7 +40,7 @@ def _modules(names: Iterable[str]) -> str:
 def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
     """`config` for a model that takes the encoder of `weights`, positions included; its clips may have another size.
 
-    UserError when the file holds another encoder.
+    UserError if the file holds an encoder of another shape.
     """
     differing = [
         f"{name.replace('_', '-')} {getattr(weights.model, name)} instead of {getattr(config, name)}"
@@ -56,8 +56,8 @@ def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
 def load_encoder(model: VideoClassifier, weights: Weights) -> TransferReport:
     """Load the encoder of a weights file into `model`, which `fitted` shaped for it.
 
-    Strict: every tensor of the model's encoder must be in the file, in its shape. The file's last encoder norm and
-    its decoder are not needed by a classifier, and the head of another one neither. UserError when a tensor is missing.
+    Every tensor of the model's encoder must be in the file, in its shape. A classifier does not use the decoder, the
+    last norm of a pretrained encoder, or the head of another classifier. UserError if a tensor is missing.
     """
     if model.config != fitted(model.config, weights):
         raise ValueError(f"the model's positions are not those of {weights.path}: build it with `fitted`")
@@ -77,7 +77,7 @@ def load_encoder(model: VideoClassifier, weights: Weights) -> TransferReport:
 
 
 def _positions(config: ModelConfig) -> str:
-    """What became of the positions, where anything did."""
+    """How the position table was changed; empty if it was not."""
     if config.grid == config.trained_grid:
         return ""
     trained, own = ((config.trained_frames, config.trained_px), (config.num_frames, config.image_px))

@@ -19,7 +19,7 @@ from mgm_train.config import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A weights file: tensors by name, the model they belong to, and free text metadata (task, epoch, labels…)."""
+    """A weights file: tensors by name, the configuration of their model, and text metadata (task, epoch, labels…)."""
 
     path: Path
     state: dict[str, Tensor]
@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def classes(self) -> list[str]:
-        """The names of a classifier's classes, in order. UserError when it is none."""
+        """The class names of a classifier, in order. UserError if the file holds no classifier."""
         if "labels" not in self.metadata:
             raise UserError(f"{self.path} holds no classifier; give the run of `mgm-train finetune`")
         names: list[str] = json.loads(self.metadata["labels"])
@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def folder(self) -> Path:
-        """Where what belongs to these weights goes: their run's folder, or the one they lie in."""
+        """The folder for results of these weights: their run folder, or the folder of the file."""
         parent = self.path.parent
         return parent.parent if parent == RunFolder(parent.parent).checkpoints else parent
 
@@ -55,7 +55,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, m
 
 
 def find_weights(path: Path) -> Path:
-    """`path` itself, or of a run folder its latest epoch-XXXX.safetensors. UserError when there is none."""
+    """`path` itself, or the latest epoch-XXXX.safetensors of a run folder. UserError if there is none."""
     if path.is_file():
         return path
     found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"))
@@ -67,7 +67,7 @@ def find_weights(path: Path) -> Path:
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file, or a run folder's latest. UserError if it is none, or none of ours."""
+    """Read a weights file, or the latest one of a run folder. UserError if mgm-train did not write it."""
     path = find_weights(path)
     try:
         with safe_open(path, framework="pt") as file:

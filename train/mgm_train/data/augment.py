@@ -1,4 +1,4 @@
-"""Cropping, flipping and colouring of clips: one crop and one flip for the frames and their motion.
+"""Crop, flip and colour clips: all frames of a clip and their motion get the same crop and flip.
 
 Axes: T frames · H,W pixels · C = RGB. Crops are even whole pixels of the stored frame.
 """
@@ -33,10 +33,10 @@ ERASED_ASPECT = (0.3, 1 / 0.3)
 def multi_scale_crop(
     height: int, width: int, rng: Generator, *, scales: Sequence[float] = CROP_SCALES, is_offset_fixed: bool = True
 ) -> Box:
-    """A crop of two of the scales of the short side, at most one step apart, for width and height (as in VideoMAE).
+    """Draw a crop whose width and height are scales of the short side, at most one step apart (as in VideoMAE).
 
-    It lies on one of the 13 points of a quarter grid that TSN uses (centre, corners, edges, quarters), or
-    anywhere with `is_offset_fixed=False`.
+    It lies at one of the 13 points of the quarter grid of TSN (centre, corners, edges, quarters), or anywhere with
+    `is_offset_fixed=False`.
     """
     sides = [even(min(height, width) * scale) for scale in scales]
     pairs = [(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1]
@@ -60,7 +60,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = ASPECT_RATIOS,
 ) -> Box:
-    """A crop of a share in `scale` of the area and a width/height in `aspect`; after ten misfits the centre square."""
+    """Draw a crop with an area in `scale` and a width/height in `aspect`; the centre square after ten misfits."""
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
         ratio = np.exp(rng.uniform(*np.log(aspect)))
@@ -72,7 +72,7 @@ def random_resized_crop(
 
 
 def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
-    """Squares of the short side for a test: evenly spread along the long side; one view is the centre."""
+    """Square crops of the short side for testing, evenly spread along the long side; one view is the centre."""
     side = min(height, width)
     shares = np.linspace(0, 1, num_views).tolist() if num_views > 1 else [0.5]
     return [
@@ -83,7 +83,7 @@ def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
 
 @contextmanager
 def global_random(seed: int) -> Iterator[None]:
-    """Python's and numpy's global generators, which timm draws from, seeded here and put back after."""
+    """Seed the global generators of Python and numpy, which timm draws from, and restore them afterwards."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -96,7 +96,7 @@ def global_random(seed: int) -> Iterator[None]:
 
 @lru_cache(maxsize=4)
 def _rand_augment(config: str, size_px: int) -> "RandAugment":
-    # Not above: timm loads torchvision and torch's compiler, 190 MB, in each process that reads clips for pretraining.
+    # Not at the top: timm loads torchvision and the compiler of torch, 190 MB in each data loading process.
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.constants import IMAGENET_DEFAULT_MEAN
 
@@ -107,7 +107,7 @@ def _rand_augment(config: str, size_px: int) -> "RandAugment":
 
 
 def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:
-    """timm's RandAugment (`config` is its string), with the same operations and strengths for every frame."""
+    """RandAugment of timm (`config` is its string), with the same operations and magnitudes for every frame."""
     transform = _rand_augment(config, min(frames_CTHW.shape[2:]))
     seed = int(rng.integers(2**32))
     out_CTHW = np.empty_like(frames_CTHW)
@@ -120,7 +120,7 @@ def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) ->
 
 
 def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-    """Noise of ImageNet's mean and spread in one random box, the same box in all frames (VideoMAE's fine-tuning)."""
+    """Fill one random box, the same in all frames, with noise of ImageNet's mean and std (as VideoMAE fine-tunes)."""
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     height, width = frames_CTHW.shape[2:]
@@ -148,13 +148,13 @@ class PretrainAugment:
         return _maybe_mirrored(multi_scale_crop(height, width, rng), self.size_px, self.flip, rng)
 
     def finish(self, clip: Clip, rng: Generator) -> Clip:
-        """The clip as it is."""
+        """Return the clip unchanged."""
         return clip
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneAugment:
-    """Random resized crop, flip, RandAugment and erasing, each one draw for all frames.
+    """Random resized crop, flip, RandAugment and erasing, each drawn once for all frames of a clip.
 
     The crop comes first, as in timm: RandAugment of the whole frame, VideoMAE's order, costs twice as much.
     """
@@ -167,7 +167,7 @@ class FinetuneAugment:
 
     @classmethod
     def of(cls, config: FinetuneConfig) -> "FinetuneAugment":
-        """What the configuration says."""
+        """The augmentation of a configuration."""
         names = ("flip", "randaug", "random_erasing", "crop_min_scale")
         return cls(size_px=config.image_px, **{name: getattr(config, name) for name in names})
 
@@ -177,7 +177,7 @@ class FinetuneAugment:
         return _maybe_mirrored(box, self.size_px, self.flip, rng)
 
     def finish(self, clip: Clip, rng: Generator) -> Clip:
-        """The clip with other colours, and perhaps a part of it erased."""
+        """Apply RandAugment and random erasing."""
         frames_CTHW = clip.frames_CTHW
         if self.randaug:
             frames_CTHW = rand_augment(frames_CTHW, self.randaug, rng)

@@ -1,7 +1,7 @@
-"""From a store to clips: frames as a view shows them, their motion, the datasets of pretraining and fine-tuning.
+"""Read clips from a store: frames, their motion, and the datasets of pretraining and fine-tuning.
 
-A sample depends on (seed, epoch, index) alone, so workers hold no state and a resumed run draws what it would have.
-Augmenting and masking come in as callables: `augment.py` and `masking.py` have them.
+A sample depends on (seed, epoch, index) only. Workers therefore hold no state, and a resumed run reads the same
+samples. Augmentation and masking are passed in; see `augment.py` and `masking/`.
 
 Axes: T sampled frames · S stored frames, from the first sampled to the last · H,W pixels · C = RGB ·
 Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens · B clips of a batch.
@@ -33,8 +33,8 @@ Sample = dict[str, Any]
 class Clip:
     """Frames (3, T, H, W) uint8 and their motion (T, H/8, W/8, 2), NaN = missing; label −1 = none.
 
-    `motion_TYX2` has no cells (T, 0, 0, 2) where nobody needs motion. `problem` says why the video could not be read;
-    the clip is then black and without motion.
+    `motion_TYX2` is empty, (T, 0, 0, 2), when motion was not asked for. `problem` says why the video could not be read;
+    the clip is then black and has no motion.
     """
 
     frames_CTHW: NDArray[np.uint8]
@@ -50,13 +50,13 @@ class Clip:
 
 
 class Augment(Protocol):
-    """What is done to a clip at random; the same draws for all its frames and their motion."""
+    """Random augmentation of a clip; its frames and their motion share every draw."""
 
     def view(self, height: int, width: int, rng: Generator) -> View:
-        """Which pixels of a video of this size are shown."""
+        """Draw the view of a video of this size."""
 
     def finish(self, clip: Clip, rng: Generator) -> Clip:
-        """What is changed of the pixels after that."""
+        """Change the pixels of the clip."""
 
 
 MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_]]
@@ -66,8 +66,8 @@ ReadField = Callable[[Video, slice], NDArray[np.float32]]
 def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64]) -> NDArray[np.float32]:
     """Motion of a strided clip, (T, Y, X, 2), from the motion of every stored frame indices_T[0] … indices_T[-1].
 
-    In a clip "the frame before" is the sampled one before: its motion is the mean, over the stored frames since then,
-    of the vectors that exist, which also bridges I frames. The first frame keeps its own; a repeated one has not moved.
+    The motion of a sampled frame is measured from the sampled frame before it: the mean of the existing vectors of the
+    stored frames since then, which also bridges I frames. The first frame keeps its own motion; a repeated one has 0.
     """
     motion_TYX2 = np.empty((len(indices_T), *motion_SYX2.shape[1:]), np.float32)
     flat_SK = np.ascontiguousarray(motion_SYX2).reshape(len(motion_SYX2), -1)
@@ -77,7 +77,7 @@ def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64
 
 @kernel
 def _average(motion_SK: NDArray[np.float32], stop_T: NDArray[np.int64], mean_TK: NDArray[np.float32]) -> None:
-    """Frame t of the clip is the mean of S from the stop before it to its own; K is Y·X·2."""
+    """Frame t of the clip is the mean of the stored frames from stop t−1 to stop t; K is Y·X·2."""
     start = 0
     num_K = np.empty(mean_TK.shape[1], np.float32)
     for t in range(len(stop_T)):
@@ -98,7 +98,7 @@ def _average(motion_SK: NDArray[np.float32], stop_T: NDArray[np.int64], mean_TK:
 
 
 def vectors(video: Video, frames: slice) -> NDArray[np.float32]:
-    """The codec's vectors at some stored frames, (S, Y, X, 2): the `ReadField` of the paper."""
+    """Read the motion vectors of some stored frames, (S, Y, X, 2): the guidance of the paper."""
     packed_SYX2 = video.packed_motion[frames]
     motion_SYX2 = np.empty(packed_SYX2.shape, np.float32)
     _unpack(packed_SYX2.reshape(-1), motion_SYX2.reshape(-1))
@@ -107,7 +107,7 @@ def vectors(video: Video, frames: slice) -> NDArray[np.float32]:
 
 @kernel
 def _unpack(packed: NDArray[np.int16], motion: NDArray[np.float32]) -> None:
-    """`schema.unpack_motion` in one pass, a sixth of the time."""
+    """`schema.unpack_motion` in one pass, in a sixth of the time."""
     for k in range(len(packed)):
         is_known = packed[k] != MISSING
         motion[k] = packed[k] * np.float32(1 / MOTION_UNITS_PER_PX) if is_known else np.float32(np.nan)
@@ -121,9 +121,9 @@ def read_clips(
     label: int = -1,
     read_field: ReadField | None = vectors,
 ) -> list[Clip]:
-    """The frames at ascending `indices_T` and the motion between them, once for each view. OSError where damaged.
+    """Read the frames at ascending `indices_T` and the motion between them, once per view. OSError for damaged data.
 
-    What `read_field` reads is there in the place of the motion; nothing for None.
+    `read_field` reads what stands in the place of the motion; None reads nothing.
     """
     motions = [np.zeros((len(indices_T), 0, 0, 2), np.float32)] * len(views)
     if read_field is not None:
@@ -138,7 +138,7 @@ def read_clips(
 
 @dataclass(eq=False)
 class _ClipDataset(Dataset[list[Sample]]):
-    """What both datasets are told: where the clips are, how long they are, how they are cropped."""
+    """What both datasets share: the store, the length and stride of clips, the augmentation."""
 
     store: Store
     _: KW_ONLY
@@ -150,7 +150,7 @@ class _ClipDataset(Dataset[list[Sample]]):
     seed: int = 0
 
     def _generators(self, key: tuple[int, int]) -> list[Generator]:
-        """One for each repeat; the first also draws the frames, which all repeats share."""
+        """One generator per repeat. The first one also draws the frames, which all repeats share."""
         return [np.random.default_rng((self.seed, *key, repeat)) for repeat in range(self.repeats)]
 
     def _clips(
@@ -162,7 +162,7 @@ class _ClipDataset(Dataset[list[Sample]]):
         label: int,
         read_field: ReadField | None,
     ) -> list[Clip]:
-        """One clip for each repeat, of the same frames; blank ones where the video cannot be read."""
+        """One clip per repeat, all of the same frames; blank clips if the video cannot be read."""
         views = [self.augment.view(video.height, video.width, rng) for rng in rngs]
         try:
             clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
@@ -172,7 +172,7 @@ class _ClipDataset(Dataset[list[Sample]]):
 
 
 def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
-    """What stands in the place of a clip that cannot be read, so that its batch has the shape of all others."""
+    """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
     size_px, num_cells = view.size_px, view.size_px // CELL_PX
     return Clip(
         frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
@@ -251,15 +251,15 @@ def _sample(clip: Clip, index: int) -> Sample:
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
-    """The samples of several videos as one batch; the repeats of a video stand side by side.
+    """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. Where
-    videos could not be read, `unreadable` says which and why (video_id → reason), and `kept_K` (int64) which samples of
-    the batch are true; the others are blank.
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. If
+    videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
+    that could; the others are blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
-        # Not `torch.stack`: in a worker this stacks into memory that the training process sees, which saves a copy.
+        # Not `torch.stack`: in a worker `default_collate` stacks into shared memory, which saves a copy.
         "frames_BCTHW": default_collate([sample["frames_CTHW"] for sample in samples]),
         "label_B": torch.tensor([sample["label"] for sample in samples]),
         "index_B": torch.tensor([sample["index"] for sample in samples]),
@@ -274,6 +274,6 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
 
 
 def start_worker(worker_id: int) -> None:
-    """For DataLoader's `worker_init_fn`: one thread a worker, since there are as many workers as cores."""
+    """A `worker_init_fn` for DataLoader: one thread per worker, since there is a worker per core."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

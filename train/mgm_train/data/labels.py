@@ -1,7 +1,7 @@
-"""Which class a video shows: the labels of a split as numbers, all of them or those that a class map names.
+"""Labels as class numbers: of all videos of a split, or of those that a class map names.
 
-A class map says which label of a store counts as which class, and leaves the videos of other labels out. So fourteen
-classes of one data set can be trained under the names of another, and tested there (partial domain adaptation).
+A class map assigns a class to some labels of a store; videos with other labels are left out. It lets a model train on
+the classes that two data sets share, and be tested on the other data set (partial domain adaptation).
 """
 
 import csv
@@ -22,7 +22,7 @@ LEFT_OR_RIGHT = re.compile(r"\b(left|right)\b")
 
 
 def read_class_map(file: Path) -> dict[str, str]:
-    """Label → class, of a CSV file with the columns `label` and `class`. UserError for anything else."""
+    """Read a CSV file with the columns `label` and `class` as label → class. UserError for anything else."""
     try:
         lines = read_lines(file)
     except UserError as error:
@@ -40,9 +40,9 @@ def read_class_map(file: Path) -> dict[str, str]:
 
 
 def split_rows(store: Store, split: str) -> NDArray[np.int64]:
-    """The rows of `store.table` of a split, ascending. UserError when there are none.
+    """The rows of `store.table` that belong to a split, ascending. UserError if there are none.
 
-    Where no video is marked for training, those without a mark train; where some are, as in HMDB51, only these do.
+    If no video is marked for training, the videos without a split are; otherwise, as in HMDB51, only the marked ones.
     """
     code_of_row, splits = codes(store.table, "split")
     unmarked = "none" if "train" in splits else "train"
@@ -54,7 +54,7 @@ def split_rows(store: Store, split: str) -> NDArray[np.int64]:
 
 
 def class_names(store: Store, split: str = "train", class_map: Mapping[str, str] | None = None) -> list[str]:
-    """The classes of a split, sorted: class k is the k-th. UserError when a video of it has no label."""
+    """The sorted class names of a split; class k is the k-th name. UserError if a video has no label."""
     _, name_of_row = _classes(store, split, class_map)
     return sorted(set(name_of_row.tolist()))
 
@@ -62,7 +62,7 @@ def class_names(store: Store, split: str = "train", class_map: Mapping[str, str]
 def label_numbers(
     store: Store, split: str, classes: list[str], class_map: Mapping[str, str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of a split that take part, and the place of each in `classes`; UserError for a class that is missing."""
+    """The rows of a split that are used, and the class number of each. UserError for a label not in `classes`."""
     rows, name_of_row = _classes(store, split, class_map)
     names, code_of_row = np.unique(name_of_row, return_inverse=True)
     place_of = {name: place for place, name in enumerate(classes)}
@@ -72,7 +72,7 @@ def label_numbers(
 
 
 def describe_map(store: Store, split: str, class_map: Mapping[str, str]) -> str:
-    """How many videos of a split a class map lets take part, and which of its labels no video of the store has."""
+    """Describe how many videos of a split a class map uses, and which of its labels no video of the store has."""
     rows, _ = _classes(store, split, class_map)
     text = f"the class map takes {len(rows)} of {len(split_rows(store, split))} videos of split {split!r}"
     absent = sorted(set(class_map) - set(codes(store.table, "label")[1]))
@@ -80,9 +80,9 @@ def describe_map(store: Store, split: str, class_map: Mapping[str, str]) -> str:
 
 
 def mirror_pair(store: Store) -> tuple[str, str] | None:
-    """Two labels of the store that a mirror makes of one another: left and right change places; None if there are none.
+    """Two labels that a mirror image exchanges, such as "moving left" and "moving right"; None if there are none.
 
-    Something-Something's classes do so, and a model that learns from mirrored clips cannot tell them apart.
+    A model that learns from mirrored clips cannot tell them apart. Something-Something has such classes.
     """
     labels = {label.lower(): label for label in codes(store.table, "label")[1] if label}
     for name, label in sorted(labels.items()):
@@ -93,7 +93,7 @@ def mirror_pair(store: Store) -> tuple[str, str] | None:
 
 
 def mirror_warning(store: Store) -> str:
-    """What to say when clips are mirrored and a mirrored class is another class; empty otherwise."""
+    """A warning for runs that mirror clips of classes that a mirror image exchanges; empty otherwise."""
     pair = mirror_pair(store)
     if pair is None:
         return ""
@@ -103,7 +103,7 @@ def mirror_warning(store: Store) -> str:
 def _classes(
     store: Store, split: str, class_map: Mapping[str, str] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """The rows of a split that take part, and their classes. UserError when one has no label, or none takes part."""
+    """The rows of a split that are used, and their class names. UserError if one has no label, or none is used."""
     rows = split_rows(store, split)
     code_of_row, labels = codes(store.table, "label")
     code_of_row = code_of_row[rows]

@@ -1,9 +1,9 @@
-"""Which videos make up which step, on which process, and the loader that reads them.
+"""Distribute videos over steps and processes, and build the loader that reads them.
 
 The order of an epoch is a function of (seed, epoch), the same on every process. A step takes the next `batch_size`
-videos of it; each process reads only its own slice, and a resumed run starts at any step without reading what came
-before. The dataset is asked for `dataset[(epoch, index)]`: so workers need to be told nothing when an epoch ends, and
-live as long as the run. It gives a list of clips of one video (see `clips.py`), which stand side by side in a batch.
+videos, each process reads only its own slice, and a resumed run starts at any step without reading earlier videos.
+The key of a sample is (epoch, index), so workers live as long as the run and are told nothing when an epoch ends. A
+sample is a list of clips of one video (see `clips.py`), which are adjacent in a batch.
 
 Axes: B clips · N tokens.
 """
@@ -29,7 +29,7 @@ Key = tuple[int, int]
 
 
 class KeyedDataset(Protocol):
-    """Anything with a length and `dataset[(epoch, index)]`; a `torch.utils.data.Dataset` will do."""
+    """Anything with a length and `dataset[(epoch, index)]`, such as a `torch.utils.data.Dataset`."""
 
     def __len__(self) -> int: ...
 
@@ -38,7 +38,7 @@ class KeyedDataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How many videos, steps and clips a run has."""
+    """The numbers of videos, steps and clips of a run, and the order of its videos."""
 
     num_videos: int
     batch_size: int
@@ -49,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: TrainConfig, num_videos: int) -> "Plan":
-        """The plan of a configuration. UserError when there are fewer videos than a step needs."""
+        """The plan of a configuration. UserError if there are fewer videos than a step needs."""
         if num_videos < config.batch_size:
             raise UserError(
                 f"there are {num_videos} videos to train on, but batch-size is {config.batch_size}; lower batch-size"
@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch; the last few videos of its order, fewer than a step needs, are left out."""
+        """Optimizer steps per epoch. The last videos of an epoch, fewer than a step needs, are left out."""
         return self.num_videos // self.batch_size
 
     @property
@@ -71,11 +71,11 @@ class Plan:
         return self.batch_size * self.repeats
 
     def position(self, step: int) -> dict[str, int]:
-        """Where the data stand after `step` steps. It names no process and no worker: any number of them goes on."""
+        """The position in the data after `step` steps, valid for any number of processes and workers."""
         return {"epoch": step // self.steps_per_epoch, "samples_seen": step * self.batch_size, "seed": self.seed}
 
     def step_at(self, position: Mapping[str, Any]) -> int:
-        """The steps done at a position that `position` gave."""
+        """The number of steps at a position that `position` returned."""
         return int(position["samples_seen"]) // self.batch_size
 
     def order(self, epoch: int) -> NDArray[np.int64]:
@@ -84,7 +84,7 @@ class Plan:
 
 
 class StepKeys(Sampler[list[Key]]):
-    """The keys of this process's clips: for each step from `first_step` on, `grad_accum_steps` lists."""
+    """The keys of this process's samples: `grad_accum_steps` lists for each step from `first_step` on."""
 
     def __init__(self, plan: Plan, first_step: int, distributed: Distributed) -> None:
         if plan.batch_size % (plan.grad_accum_steps * distributed.world_size):
@@ -117,7 +117,7 @@ class StepKeys(Sampler[list[Key]]):
 
 
 def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
-    """`clips.collate`; with masks, also `num_masked`, the masked tokens of each clip. ValueError if that differs."""
+    """`clips.collate` with `num_masked`, the number of masked tokens per clip. ValueError if clips differ in it."""
     batch: dict[str, Any] = collate(videos)
     if "mask_BN" in batch:
         num_masked_B = batch["mask_BN"].sum(1)
@@ -128,14 +128,14 @@ def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
 
 
 class ToDevice:
-    """Brings batches to the device. A GPU copies a batch while it still computes on the one before."""
+    """Move batches to the device. A GPU copies a batch while it computes on the one before."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The tensors of the batch on the device; the rest as it was."""
+        """The batch with its tensors on the device."""
         if self.stream is None:
             return batch
         computing = torch.cuda.current_stream(self.device)
@@ -144,13 +144,14 @@ class ToDevice:
             tensors = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
         computing.wait_stream(self.stream)
         for tensor in tensors.values():
-            # Their memory is the copying stream's; it must not be used anew before the computing one is done with it.
+            # The memory belongs to the copying stream. It must not be reused before the computing stream is done with
+            # it.
             tensor.record_stream(computing)
         return batch | tensors
 
 
 def start_method(num_workers: int, worker_start: str) -> str | None:
-    """For DataLoader's `multiprocessing_context`: `worker_start`, where there is anything to start and to choose."""
+    """The `multiprocessing_context` for DataLoader; None lets Python choose, or if there are no workers."""
     return worker_start if num_workers and worker_start != "auto" else None
 
 
@@ -166,9 +167,9 @@ def make_loader(
     num_workers: int,
     worker_start: str = "auto",
 ) -> DataLoader[Any]:
-    """A loader of this process's batches from `first_step` to the end of the run; no more workers than CPUs.
+    """A loader of this process's batches from `first_step` to the end of the run, with at most one worker per CPU.
 
-    `worker_start` is fork, spawn, forkserver, or auto: what this Python takes by itself.
+    `worker_start` is fork, spawn, forkserver, or auto, the default of this Python.
     """
     num_workers = min(num_workers, _num_cpus())
     return DataLoader(

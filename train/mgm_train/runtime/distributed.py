@@ -1,6 +1,6 @@
-"""The processes that train together: none but this one, or those that torchrun started.
+"""The processes that train together: this one alone, or those that torchrun started.
 
-A single process needs no process group, and makes none.
+A single process creates no process group.
 """
 
 import os
@@ -17,7 +17,7 @@ from mgm_shared.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """Which process this is, of how many, and the device it computes on."""
+    """The rank of this process, the number of processes, and the device of this process."""
 
     device: torch.device
     rank: int = 0
@@ -29,29 +29,29 @@ class Distributed:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on each of them."""
+        """The sum over all processes, returned on each of them."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def any(self, is_true: bool) -> bool:
-        """Whether it is true on any process. All processes must ask together."""
+        """Whether it is true on any process. All processes must call it together."""
         if self.world_size == 1:
             return is_true
         return bool(self.sum(torch.tensor(float(is_true), device=self.device)) > 0)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived here."""
         if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Iterator[Distributed]:
-    """This process among those that torchrun started (its WORLD_SIZE, RANK and LOCAL_RANK), or alone.
+    """Join the processes that torchrun started (WORLD_SIZE, RANK and LOCAL_RANK), or run alone.
 
-    `device` is auto, cpu or cuda; auto is a GPU where there is one. UserError when cuda is asked for and absent.
+    `device` is auto, cpu or cuda; auto is a GPU if there is one. UserError if cuda is asked for and there is none.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))

@@ -1,4 +1,4 @@
-"""What training minimises: the error of the masked patches (paper §3.1), or the cross entropy of the label.
+"""Losses: the error of the masked patches (paper §3.1), and the cross entropy of the label.
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q = 2·16·16 pixels of
 a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
@@ -24,10 +24,10 @@ Batch = dict[str, Any]
 
 
 class Objective(Protocol):
-    """What the loop calls: the mean loss of a batch, a scalar. `seed` decides everything random in it.
+    """The mean loss of a batch, a scalar tensor. `seed` decides everything random in it.
 
-    A clip that could not be read (`collate` in clips.py) counts as one without loss: the others have the weight that
-    they have anyway, on however many processes the batch lies.
+    A clip that could not be read (`collate` in clips.py) counts with a loss of 0, so that the weight of the others does
+    not depend on it, nor on the number of processes.
     """
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
@@ -36,7 +36,7 @@ class Objective(Protocol):
 def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
     """Mean squared error over the masked patches, a float32 scalar.
 
-    Values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in the mask is masked.
+    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in `mask_BN` = masked.
     """
     num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
     _, masked_BM = split_mask(mask_BN, num_masked)
@@ -51,7 +51,7 @@ class PretrainObjective:
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "PretrainObjective":
-        """With the error compiled, like the model, where the configuration says so."""
+        """The objective of a configuration; with `compile` the error is compiled like the model."""
         return cls(error=torch.compile(masked_mse)) if config.compile else cls()
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
@@ -67,15 +67,15 @@ class PretrainObjective:
 
 
 def _no_loss(output: Tensor) -> Tensor:
-    """Zero, with gradients of zero: all processes go backward together."""
+    """Zero with zero gradients, since all processes must run the backward pass together."""
     return output.float().sum() * 0
 
 
 def mix_video(frames_BCTHW: Tensor, label_B: Tensor, mixup: Mixup, seed: int) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of each clip with its mirror in the batch: mixed float frames, soft labels (B, K).
+    """Mix each clip with the one at the mirrored place in the batch: mixed float frames, soft labels (B, K).
 
-    timm's CutMix cuts the third and fourth axis, which on video are time and height, without an error. With time
-    folded into the colours its box lies in the picture, the same in all frames. UserError for an odd batch.
+    timm's CutMix cuts the third and fourth axis. On video these are time and height, and no error is raised. With time
+    folded into the channels, its box lies in the picture, the same in all frames. UserError for an odd batch.
     """
     if len(frames_BCTHW) % 2:
         raise UserError(
@@ -97,7 +97,7 @@ class FinetuneObjective:
 
     @classmethod
     def of(cls, config: FinetuneConfig, num_classes: int) -> "FinetuneObjective":
-        """Mixup, CutMix and label smoothing as the configuration says."""
+        """The objective of a configuration, with its Mixup, CutMix and label smoothing."""
         mixup = None
         if config.mixup or config.cutmix:
             mixup = Mixup(
@@ -121,7 +121,7 @@ class FinetuneObjective:
             loss: Tensor = criterion(logits_BK, target)
             return loss
         if self.mixup is not None:
-            # A clip that was mixed with a blank one is no true one either.
+            # A clip that was mixed with a blank one is left out too.
             kept_K = kept_K[torch.isin(len(logits_BK) - 1 - kept_K, kept_K)]
         if not len(kept_K):
             return _no_loss(logits_BK)

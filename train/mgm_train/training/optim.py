@@ -1,4 +1,4 @@
-"""The optimiser of a run and its learning rate over time."""
+"""The optimizer of a run and its learning rate schedule."""
 
 import math
 
@@ -14,9 +14,9 @@ REFERENCE_BATCH = 256
 
 
 def learning_rate(step: int, *, peak: float, floor: float, num_warmup: int, num_steps: int) -> float:
-    """Learning rate of a step, counted from 0: a straight climb, `peak` at its last step, then a cosine to `floor`.
+    """Learning rate of a step, counted from 0: linear warm-up to `peak`, then a cosine to `floor`.
 
-    The last step of all has exactly `floor`. This is VideoMAE's schedule without its first step, which is at 0.
+    The last step has exactly `floor`. This is VideoMAE's schedule without its first step, whose rate is 0.
     """
     if step < num_warmup:
         return peak * (step + 1) / num_warmup
@@ -37,7 +37,7 @@ def planned_rate(step: int, config: TrainConfig, plan: Plan) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, layer_decay: float | None) -> torch.optim.Optimizer:
-    """AdamW by timm: no weight decay on biases, norms and the mask token; with `layer_decay`, a rate for each layer."""
+    """AdamW by timm: no weight decay on biases, norms and the mask token; layer-wise rates with `layer_decay`."""
     return create_optimizer_v2(
         model,
         "adamw",
@@ -50,6 +50,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig, layer_decay: float | N
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group of weights its share of the learning rate."""
+    """Set the learning rate of each parameter group, scaled by its layer decay."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,4 +1,4 @@
-"""What the decoder should predict: normalised pixels of the masked patches (VideoMAE)."""
+"""Targets of the decoder: normalized pixels of the masked patches (VideoMAE)."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from mgm_train.models.videomae import patchify, pick
 
 
 def target_pixels(frames_BCTHW: Tensor, masked_BM: Tensor) -> Tensor:
-    """What the decoder should predict, (B, M, Q, 3) float32, of uint8 frames.
+    """Normalized pixels of the masked patches, (B, M, Q, 3) float32, from uint8 frames.
 
     Each colour of each patch has mean 0 and std 1 over its 512 pixels, as in VideoMAE: unbiased variance, 1e-6 on
     the std of values in [0, 1]. Uniform patches become 0.

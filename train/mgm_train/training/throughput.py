@@ -1,6 +1,6 @@
-"""What is measured between two lines of metrics.jsonl: loss, speed, and the time spent waiting for data.
+"""Measure loss, speed and the wait for data between two lines of metrics.jsonl.
 
-Losses are added up on the device, so that no step waits for it.
+Losses are summed on the device, so that no step waits for it.
 """
 
 import math
@@ -15,7 +15,7 @@ from mgm_train.runtime.distributed import Distributed
 
 
 class Meter:
-    """Sums since the last line. `loss_sum` and `num_micro_steps` are saved in last.pt: a resumed run adds to them."""
+    """Sums since the last line. `loss_sum` and `num_micro_steps` are saved in last.pt for a resumed run."""
 
     def __init__(self, distributed: Distributed) -> None:
         self.distributed = distributed
@@ -28,39 +28,39 @@ class Meter:
         self.start_s = time.perf_counter()
 
     def add_loss(self, loss: Tensor) -> None:
-        """The mean loss of one part of a step, on this process."""
+        """Add the mean loss of a micro-step of this process."""
         self.loss_sum += loss.detach()
         self.num_micro_steps += 1
 
     def add_step(self, num_clips: int) -> None:
-        """A step is done, with that many clips over all processes."""
+        """Count a step with that many clips over all processes."""
         self.num_steps += 1
         self.num_clips += num_clips
 
     def loss(self) -> float:
-        """Mean over all parts and processes; nan before the first. All processes must ask together."""
+        """Mean loss over all micro-steps and processes; NaN before the first. All processes must call it together."""
         if self.num_micro_steps == 0:
             return math.nan
         return float(self.distributed.sum(self.loss_sum)) / (self.num_micro_steps * self.distributed.world_size)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the sums of `state`."""
+        """Continue from the sums of `state`."""
         self.loss_sum.fill_(state["loss_sum"])
         self.num_micro_steps = state["num_micro_steps"]
 
     def state(self) -> dict[str, Any]:
-        """The sums, as the mean over processes. All processes must ask together."""
+        """The sums, averaged over processes. All processes must call it together."""
         return {
             "loss_sum": float(self.distributed.sum(self.loss_sum)) / self.distributed.world_size,
             "num_micro_steps": self.num_micro_steps,
         }
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that was not spent training."""
+        """Exclude time that was not spent on training."""
         self.start_s += seconds
 
     def speed(self, flops_per_clip: float | None, peak_flops_per_s: float) -> dict[str, Any]:
-        """What metrics.jsonl says of the speed, over all processes, but for the wait and the memory: this one's.
+        """Speed for metrics.jsonl: throughput of all processes, wait and memory of this one.
 
         The wait is the time until a batch was there, per step and as a share; `mfu` is None where nobody counted the
         operations of a clip, `gpu_memory_gib`, the most that was used at a time, without a GPU.
@@ -86,8 +86,8 @@ def time_left(seconds: float) -> str:
 
 
 def step_line(row: Mapping[str, Any], num_steps: int, left_s: float) -> str:
-    """A row of metrics.jsonl for people."""
-    # Without a GPU the peak is what a moment's measuring of shared cores came to, and says nothing to people.
+    """A row of metrics.jsonl as a line of text."""
+    # Without a GPU the peak is a short measurement on shared cores, which means little.
     has_mfu = row["mfu"] is not None and row["gpu_memory_gib"] is not None
     mfu = f"MFU {row['mfu']:.0%} | " if has_mfu else ""
     return (

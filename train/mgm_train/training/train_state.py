@@ -1,7 +1,7 @@
-"""The model while it learns: its optimiser and its running average, on one device or many; forward, backward, step.
+"""The state of a training: model, optimizer and EMA, on one device or many; forward, backward, step.
 
-Several processes hold copies that exchange gradients (DDP), or shares of one model (FSDP2, `fsdp`). What is saved is
-always whole: a run that was begun one way goes on in the other, and with any number of processes.
+Several processes hold copies that exchange gradients (DDP), or shards of one model (FSDP2, `fsdp`). Checkpoints always
+hold whole tensors: a run can continue in the other mode and with another number of processes.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from mgm_train.training.optim import make_optimizer, set_rate
 class Learner:
     """A model in training. All processes must call its methods together.
 
-    `state` is what `state()` of an earlier one gave; it holds whole tensors, from however many processes they came.
+    `state` is what `state()` of an earlier run returned. It holds whole tensors, from any number of processes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Learner:
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.is_sharded = config.fsdp and distributed.world_size > 1
         self.grad_norm: Tensor | None = None
-        # The weights are loaded before they are cut up, the optimiser's moments after.
+        # Weights are loaded before the model is sharded, the moments of the optimizer after.
         if state is not None:
             self.model.load_state_dict(state["model"])
         if state is not None and self.ema is not None:
@@ -58,11 +58,11 @@ class Learner:
 
     @property
     def scored_model(self) -> nn.Module:
-        """What is saved and tested: the average, if there is one, otherwise the model."""
+        """The model that is saved and tested: the EMA if there is one, otherwise the model itself."""
         return self.model if self.ema is None else self.ema.module
 
     def _spread(self) -> nn.Module:
-        """What the objective calls: the model, compiled if it shall be, in step with the other processes."""
+        """Wrap the model with FSDP2 or DDP, optionally compiled."""
         if self.is_sharded:
             self._shard()
             return self.model
@@ -73,7 +73,7 @@ class Learner:
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
     def _shard(self) -> None:
-        """Cut up every block by itself, so that one process needs the whole of one block at a time, then the rest."""
+        """Shard each block on its own, so that a process gathers one block at a time, and then the rest."""
         mesh = init_device_mesh(self.distributed.device.type, (self.distributed.world_size,))
         for model in filter(None, (self.model, self.ema and self.ema.module)):
             for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
@@ -91,7 +91,7 @@ class Learner:
         self.optimizer.load_state_dict({**state, "state": of_parameter})
 
     def forward_backward(self, objective: Callable[[nn.Module], Tensor], micro_step: int) -> Tensor:
-        """Forward and backward of the part number `part` of a step; its loss."""
+        """Forward and backward pass of a micro-step; returns its loss."""
         device_type = self.distributed.device.type
         dtype = autocast_dtype(self.config.precision, self.distributed.device)
         with self._exchange(is_last=micro_step == self.config.grad_accum_steps - 1):
@@ -101,7 +101,7 @@ class Learner:
         return loss.detach()
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients in the last part of a step only."""
+        """Exchange gradients between processes in the last micro-step only."""
         if self.is_sharded:
             self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         elif self.distributed.world_size > 1 and not is_last:
@@ -127,14 +127,14 @@ class Learner:
             self.ema.update(self.model, step=step)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on, whole and on the CPU; only the main process's is complete."""
+        """Everything needed to continue, as whole tensors on the CPU; complete on the main process only."""
         modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         state = {name: module.state_dict() for name, module in modules.items()}
         gathered: dict[str, Any] = self._gathered(state | {"optimizer": self.optimizer.state_dict()})
         return gathered
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights of the scored model, whole and on the CPU; only the main process's are complete."""
+        """The weights of the scored model, whole and on the CPU; complete on the main process only."""
         weights: dict[str, Tensor] = self._gathered(self.scored_model.state_dict())
         return weights
 
@@ -142,7 +142,7 @@ class Learner:
         if isinstance(values, dict):
             return {name: self._gathered(value) for name, value in values.items()}
         if isinstance(values, Tensor):
-            # One tensor at a time is whole on every process; only one process keeps them all.
+            # One tensor at a time is gathered on every process; only the main process keeps them.
             tensor = _whole(values.detach())
             return tensor.cpu() if self.distributed.is_main else None
         return values
@@ -153,7 +153,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _share(value: Any, parameter: Tensor) -> Any:
-    """This process's share of an optimiser's tensor, cut as its parameter is."""
+    """The shard of an optimizer tensor for this process, sharded like its parameter."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value

@@ -1,7 +1,7 @@
-"""The videos that could not be read during a run: named, counted over all processes, and too many of them end it.
+"""Count the videos that cannot be read during a run, over all processes; too many of them end it.
 
-A blank clip stands in the place of each (`clips.py`) and has no share in the loss (`objective.py`), so what the others
-teach does not depend on it, nor on the number of workers and processes.
+A blank clip takes the place of each (`clips.py`) and has no weight in the loss (`losses.py`). The gradients of the
+others depend neither on it nor on the number of workers and processes.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from mgm_train.runtime.distributed import Distributed
 
 
 class UnreadableVideos:
-    """video_id → reason, since the run began: `known` is what an earlier process of it had found."""
+    """The unreadable videos of a run, video_id → reason; `known` are those of its earlier starts."""
 
     def __init__(self, distributed: Distributed, num_allowed: int, known: Mapping[str, str]) -> None:
         self.distributed = distributed
@@ -23,13 +23,13 @@ class UnreadableVideos:
         self._new: dict[str, str] = {}
 
     def note(self, batch: Mapping[str, Any]) -> None:
-        """Take up what `collate` says of this process's batch."""
+        """Add the unreadable videos of a batch of this process."""
         self._new |= batch.get("unreadable", {})
 
     def gather(self) -> dict[str, str]:
-        """Those that all processes have found since the last call and never before; they must ask together.
+        """The videos that any process found since the last call. All processes must call it together.
 
-        UserError when there are now more than allowed.
+        UserError if there are more than allowed.
         """
         found = self._new
         if self.distributed.world_size > 1:
