@@ -1,4 +1,4 @@
-"""Every command of pipelines/README.md, run at toy size; and that each row's chain of runs holds together.
+"""Every command of docs/paper-tables.md, run at toy size; and that each row's chain of runs holds together.
 
 Commands that come to the same at toy size (an epoch instead of 400, 800 …) are run once.
 """
@@ -21,7 +21,7 @@ from mgm_prep.cli import main as prep
 from mgm_train.cli import main as train
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "pipelines" / "README.md").read_text()
+PAGE = (ROOT / "docs" / "paper-tables.md").read_text()
 SECTIONS = {text.splitlines()[0]: text for text in PAGE.split("\n## ")[1:]}
 
 TOY_RUN = "--model vit_tiny --num-frames 4 --image-px 32 --batch-size 2 --epochs 1 --warmup-epochs 0 --num-workers 0"
