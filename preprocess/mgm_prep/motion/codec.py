@@ -1,7 +1,7 @@
 """Codec motion vectors → one grid of velocities a picture: how far each 8×8 cell moved since the frame before.
 
 What FFmpeg exports is a displacement to a reference picture that may lie several frames away, on either side, and it
-does not say how far. DESIGN.md §4 has the facts; the rules below follow it.
+does not say how far. docs/architecture.md and docs/motion-and-masks.md explain the rules.
 
 Axes: L lists, past and future references · Y,X cells of 8×8 coded px · 2 = (dx, dy) px per frame interval, right and
 down positive, NaN = none.
