@@ -6,11 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import CPU, GOLDEN_TOLERANCE, assert_same_run, golden_losses, losses_of, pretrain_job, run_toy, toy_config
+from torch.profiler import ProfilerActivity, profile
+from toy import (
+    CPU,
+    GOLDEN_TOLERANCE,
+    MovingStripes,
+    assert_same_run,
+    golden_losses,
+    losses_of,
+    pretrain_job,
+    run_processes,
+    run_toy,
+    toy_config,
+)
 
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.checkpoint.weights import load_weights
+from mgm_train.data.loader import collate_counted
+from mgm_train.runtime.distributed import init_distributed
 from mgm_train.training.loop import train
+from mgm_train.training.train_state import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +107,30 @@ def test_the_average_by_hand(tmp_path: Path, ema_decay: float) -> None:
     torch.testing.assert_close(saved.state[name], average)
     assert saved.metadata["mgm_ema_decay"] == str(ema_decay)
     assert not torch.allclose(average, stepped[-1], atol=1e-4)
+
+
+def _note_buffers(out: Path) -> None:
+    with init_distributed("cpu") as distributed:
+        job = pretrain_job(out)
+        learner = Learner(job.model, job.config, distributed, None, None)
+        batch = collate_counted([MovingStripes()[(0, index)] for index in range(2)])
+
+        def run_twice() -> None:
+            for _ in range(2):
+                learner.forward_backward(lambda model: job.objective(model, batch, 0), 0)
+
+        # In the first iterations DDP also agrees on the order of its buckets.
+        run_twice()
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            run_twice()
+        names = [event.name for event in profiled.events()]
+    counts = {kind: sum(f"c10d::{kind}" in name for name in names) for kind in ("allreduce_", "broadcast_")}
+    out.with_suffix(f".{distributed.rank}").write_text(f"{counts['allreduce_']} {counts['broadcast_']}")
+
+
+def test_processes_exchange_gradients_and_no_constant_tables(tmp_path: Path) -> None:
+    assert run_processes(2, _note_buffers, tmp_path / "counts") == [0, 0]
+    for rank in range(2):
+        num_reduced, num_broadcast = map(int, (tmp_path / f"counts.{rank}").read_text().split())
+        assert num_reduced >= 2
+        assert num_broadcast == 0

@@ -107,7 +107,7 @@ WORKER_START = option(
     "auto", "Multiprocessing start method of the data loading processes", group=HARDWARE, may_change=True
 )
 PRECISION = option(
-    "auto", "Number format of the forward pass; auto: bf16 on a GPU that has it, else fp32", group=HARDWARE
+    "auto", "Number format of the forward pass; auto: bf16 on a GPU that computes in it, else fp32", group=HARDWARE
 )
 DEVICE = option("auto", "Device for the model; auto: a GPU if there is one", group=HARDWARE, may_change=True)
 

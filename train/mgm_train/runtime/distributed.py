@@ -80,7 +80,21 @@ def _place(device: str, local_rank: int) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16, or None for float32. auto: bfloat16 on a GPU that has it, float32 elsewhere."""
+    """bfloat16, or None for float32. auto: bfloat16 on a GPU that computes in it, float32 elsewhere."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if device.type == "cuda" and not _is_bf16_emulated(device) else None
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def precision_remark(precision: str, device: torch.device) -> str:
+    """What to say where a GPU only emulates bfloat16, which is slower than float32; empty everywhere else."""
+    if precision == "fp32" or not _is_bf16_emulated(device):
+        return ""
+    name = torch.cuda.get_device_name(device)
+    if precision == "auto":
+        return f"{name} has no bfloat16 arithmetic: computing in float32"
+    return f"warning: {name} only emulates bfloat16; --precision fp32 is faster"
+
+
+def _is_bf16_emulated(device: torch.device) -> bool:
+    return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)

@@ -13,6 +13,7 @@ from mgm_train.data.labels import describe_map, read_class_map
 from mgm_train.evaluation.metrics import Scores, write_reports
 from mgm_train.evaluation.multiview import ViewDataset, classifier, score_views
 from mgm_train.runtime.distributed import init_distributed
+from mgm_train.tasks.training_run import say_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ def evaluate(
         progress.say(describe_map(dataset.store, config.split, read_class_map(Path(config.class_map))))
     model = classifier(loaded)
     with init_distributed(config.device) as distributed:
+        say_precision(config.precision, distributed, progress)
         scores, predictions = score_views(model.to(distributed.device), dataset, distributed, progress)
         if not distributed.is_main:
             return None

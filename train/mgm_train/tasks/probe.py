@@ -17,7 +17,7 @@ from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, write
 from mgm_train.evaluation.metrics import Scores, score, write_reports
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.runtime.distributed import Distributed, init_distributed
-from mgm_train.tasks.training_run import restart
+from mgm_train.tasks.training_run import restart, say_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ def probe(
     opened = _open(store, config)
     with init_distributed(config.device) as distributed:
         restart(Path(run), force, distributed, progress)
+        say_precision(config.precision, distributed, progress)
         train, scored = _features(opened, Path(run), config, distributed, progress)
         if not distributed.is_main:
             return None

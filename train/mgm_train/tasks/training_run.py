@@ -10,7 +10,7 @@ from mgm_shared.progress import Progress
 from mgm_train.checkpoint.run_folder import recorded_options
 from mgm_train.data.loader import Plan
 from mgm_train.evaluation.multiview import EpochTest
-from mgm_train.runtime.distributed import Distributed, init_distributed
+from mgm_train.runtime.distributed import Distributed, init_distributed, precision_remark
 from mgm_train.training.auto_config import Machine, choose_options
 from mgm_train.training.loop import Job, TrainResult, train
 
@@ -64,9 +64,16 @@ def run_job(job: Job, progress: Progress, *, force: bool, test: MakeEpochTest | 
     """
     with init_distributed(job.config.device) as distributed:
         restart(job.run.root, force, distributed, progress)
+        say_precision(job.config.precision, distributed, progress)
         if test is not None:
             job = replace(job, on_epoch_end=test(distributed))
         return train(replace(job, say=progress.say), distributed)
+
+
+def say_precision(precision: str, distributed: Distributed, progress: Progress) -> None:
+    """Report on the main process where a GPU does not compute in bfloat16."""
+    if distributed.is_main and (remark := precision_remark(precision, distributed.device)):
+        progress.say(remark)
 
 
 def restart(folder: Path, force: bool, distributed: Distributed, progress: Progress) -> None:

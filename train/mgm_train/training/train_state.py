@@ -70,6 +70,9 @@ class Learner:
         if self.distributed.world_size > 1:
             devices = [self.distributed.device] if self.distributed.device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            # The only buffers are position tables, which are equal on all processes and never change. The attribute,
+            # because the argument's name depends on the version of torch.
+            model.broadcast_buffers = False
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
     def _shard(self) -> None:
