@@ -48,10 +48,19 @@ class Weights:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str]) -> None:
-    """Write a model's state dict as safetensors with its configuration in the metadata."""
+    """Write a model's state dict as safetensors with its configuration in the metadata.
+
+    UserError when a number in it is not finite; an earlier file is then left as it is.
+    """
+    _check_finite(path, state)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     texts = {"format": "pt", "mgm_model": json.dumps(asdict(config)), **metadata}
     replace_file(path, lambda beside: save_file(state, beside, metadata=texts))
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{path}: {broken} is not finite (NaN or infinite): the training diverged; lower base-lr")
 
 
 def find_weights(path: Path) -> Path:
@@ -67,7 +76,7 @@ def find_weights(path: Path) -> Path:
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file, or the latest one of a run folder. UserError if mgm-train did not write it."""
+    """Read a weights file, or the latest one of a run folder. UserError if it is not from mgm-train or holds NaN."""
     path = find_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -77,5 +86,6 @@ def load_weights(path: Path) -> Weights:
         raise UserError(f"{path} is no safetensors file; give an epoch-XXXX.safetensors or a run folder") from error
     if "mgm_model" not in metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
+    _check_finite(path, state)
     model = ModelConfig(**json.loads(metadata["mgm_model"]))
     return Weights(path=path, state=state, model=model, metadata=metadata)

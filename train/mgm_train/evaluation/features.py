@@ -25,6 +25,7 @@ from mgm_shared.files import replace_file
 from mgm_shared.progress import SILENT, Progress
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
+from mgm_train.evaluation.metrics import diverged
 from mgm_train.evaluation.multiview import ViewDataset, Views, over_videos
 from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import ENCODER_PREFIX, Encoder
@@ -57,12 +58,20 @@ class FrozenEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The videos of a split that can be read: (N, V, D) float16, their classes (N,), and why the others cannot."""
+    """The videos of a split that can be read: (N, V, D) float16, their classes (N,), and why the others cannot.
+
+    UserError for features that are not finite, or too large for float16.
+    """
 
     feature_NVD: Tensor
     label_N: Tensor
     video_ids: list[str]
     unreadable: dict[str, str]
+
+    def __post_init__(self) -> None:
+        is_finite_N = self.feature_NVD.flatten(1).isfinite().all(dim=1)
+        if not is_finite_N.all():
+            raise diverged(self.video_ids[int(is_finite_N.int().argmin())])
 
     @property
     def num_listed(self) -> int:

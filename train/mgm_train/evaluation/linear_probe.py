@@ -151,7 +151,7 @@ def fit_and_score(
         Choice(learning_rate=rate, weight_decay=decay, held_out_top1=held_top1, held_out_loss=held_loss, top1=top1)
         for (rate, decay), held_top1, held_loss, top1 in zip(grid(config), *shares, strict=True)
     ]
-    best = max(range(len(choices)), key=lambda number: choices[number].held_out)
+    best = max(_finite_heads(held_NGK, probability_NGK), key=lambda number: choices[number].held_out)
     predictions = [
         Prediction(video_id=video_id, label=label, probability_K=probability_GK[best].numpy())
         for video_id, label, probability_GK in zip(
@@ -159,6 +159,14 @@ def fit_and_score(
         )
     ]
     return choices, best, predictions
+
+
+def _finite_heads(*probabilities_NGK: Tensor) -> list[int]:
+    """The numbers of the heads whose outputs are all finite. UserError when there is none."""
+    is_finite_G = torch.cat([part.isfinite().all(dim=2) for part in probabilities_NGK]).all(dim=0)
+    if not is_finite_G.any():
+        raise UserError("the outputs of all heads are not finite: their training diverged; lower learning-rates")
+    return is_finite_G.nonzero().flatten().tolist()
 
 
 def _top1(probability_NGK: Tensor, label_N: Tensor) -> list[float]:

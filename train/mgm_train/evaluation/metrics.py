@@ -15,13 +15,25 @@ from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 
 
+def diverged(video_id: str) -> UserError:
+    """The error for a model whose output for a video is NaN or infinite."""
+    return UserError(
+        f"the model's output for video {video_id!r} is not finite, so nothing is scored: its training diverged; train "
+        "again with a lower base-lr, or with clip-grad 1"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One scored video: the mean softmax over its views, (K,)."""
+    """One scored video: the mean softmax over its views, (K,). UserError for numbers that are not finite."""
 
     video_id: str
     label: int
     probability_K: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.probability_K).all():
+            raise diverged(self.video_id)
 
     @property
     def guess(self) -> int:
@@ -48,7 +60,8 @@ def rank_of_label(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
     label_B = np.array([prediction.label for prediction in predictions])
     probability_BK = np.stack([prediction.probability_K for prediction in predictions])
     true_B1 = np.take_along_axis(probability_BK, label_B[:, None], axis=1)
-    return np.asarray((probability_BK >= true_B1).sum(axis=1))
+    # Not `>=`, of which NaN would make rank 0.
+    return np.asarray((~(probability_BK < true_B1)).sum(axis=1))
 
 
 def score(predictions: Sequence[Prediction], unreadable: Mapping[str, str]) -> Scores:

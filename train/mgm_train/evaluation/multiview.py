@@ -29,7 +29,7 @@ from mgm_train.data.loader import start_method
 from mgm_train.data.readers import Packing, reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
-from mgm_train.evaluation.metrics import Prediction, Scores, score
+from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 
@@ -96,23 +96,33 @@ def classifier(weights: Weights) -> VideoClassifier:
 def score_views(
     model: Callable[[Tensor], Tensor], dataset: ViewDataset, distributed: Distributed, progress: Progress = SILENT
 ) -> tuple[Scores, list[Prediction]]:
-    """Score every video of the dataset once, over all processes; the result is the same on each of them."""
+    """Score every video of the dataset once, over all processes; the result is the same on each of them.
+
+    UserError, on all processes, when the model's output for a video is not finite.
+    """
     # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
     own = range(distributed.rank, len(dataset), distributed.world_size)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
+    not_finite: list[str] = []
     with closing(over_videos(model, dataset, own, distributed, progress)) as videos:
         for video, logits_VK in videos:
             if logits_VK is None:
                 unreadable[video.video_id] = video.reason
                 continue
+            if not logits_VK.isfinite().all():
+                not_finite.append(video.video_id)
+                break
             probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
             predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
     if distributed.world_size > 1:
         gathered: list[Any] = [None] * distributed.world_size
-        dist.all_gather_object(gathered, (predictions, unreadable))
-        predictions = [prediction for part, _ in gathered for prediction in part]
-        unreadable = {video_id: reason for _, part in gathered for video_id, reason in part.items()}
+        dist.all_gather_object(gathered, (predictions, unreadable, not_finite))
+        predictions = [prediction for part, _, _ in gathered for prediction in part]
+        unreadable = {video_id: reason for _, part, _ in gathered for video_id, reason in part.items()}
+        not_finite = [video_id for _, _, part in gathered for video_id in part]
+    if not_finite:
+        raise diverged(min(not_finite))
     predictions.sort(key=lambda prediction: prediction.video_id)
     return score(predictions, unreadable), predictions
 

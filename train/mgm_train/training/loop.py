@@ -222,6 +222,18 @@ class _Trainer:
             )
         return loss
 
+    def _check_finite(self) -> None:
+        """UserError, before anything is scored or overwritten, where the loss or the weights are not finite.
+
+        A loss is that of the weights before an update, so the last update of all shows in the weights alone.
+        """
+        self._checked_loss()
+        if not self.learner.is_finite():
+            raise UserError(
+                f"the weights are not finite after step {self.step}; the checkpoints are as they were. Take a lower "
+                "base-lr, or clip-grad 1, and a new run folder"
+            )
+
     def _report_unreadable(self) -> None:
         for video_id, reason in self.unreadable.gather().items():
             if self.distributed.is_main:
@@ -250,6 +262,7 @@ class _Trainer:
     def _end_epoch(self, epoch: int) -> None:
         start_s = time.perf_counter()
         if self.job.on_epoch_end is not None:
+            self._check_finite()
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
             self.job.model.train()
             if self.distributed.is_main and scores:
@@ -259,7 +272,7 @@ class _Trainer:
         self.meter.pause(time.perf_counter() - start_s)
 
     def _save_weights(self, epoch: int) -> None:
-        self._checked_loss()
+        self._check_finite()
         weights = self.learner.weights()
         metadata = {"mgm_task": self.job.task, "mgm_epoch": str(epoch), **self.job.metadata}
         if self.config.ema_decay:
@@ -268,7 +281,7 @@ class _Trainer:
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
 
     def _save_last(self) -> None:
-        self._checked_loss()
+        self._check_finite()
         self._report_unreadable()
         start_s = time.perf_counter()
         state = {

@@ -129,6 +129,18 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model, step=step)
 
+    def is_finite(self) -> bool:
+        """Whether weights, EMA and the optimizer's moments hold neither NaN nor infinity, on any process.
+
+        It waits for the device.
+        """
+        moments = [value for of_parameter in self.optimizer.state.values() for value in of_parameter.values()]
+        tensors = [*self.model.parameters(), *self.scored_model.parameters(), *moments]
+        local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        # The optimizer counts steps in tensors without axes, which may lie on the CPU.
+        flags = [tensor.isfinite().all() for tensor in local if tensor.dim()]
+        return not self.distributed.any(not torch.stack(flags).all())
+
     def state(self) -> dict[str, Any]:
         """Everything needed to continue, as whole tensors on the CPU; complete on the main process only."""
         modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
