@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from mgm_prep.runtime.execution import Execution, num_usable_cores
+from mgm_prep.runtime.execution import Execution
 from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED, emit, json_option, say
+from mgm_shared.cores import num_usable_cores
 from mgm_shared.progress import TerminalProgress
 from mgm_shared.signals import raise_on_sigterm
 

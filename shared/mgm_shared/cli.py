@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from mgm_shared.config import Config, check, extra_of, flag, renamed
 from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
+from mgm_shared.printable import one_line
 from mgm_shared.recipe import read_recipe, section_names
 from mgm_shared.storage import StorePath, store_path
 
@@ -74,11 +75,12 @@ class Program(click.Group):
         except UserError as error:
             # A DataLoader's worker sends its error with a traceback in front.
             message = str(error).strip().rpartition("UserError: ")[2]
-            click.echo(f"{ctx.info_name}: {message}", err=True)
+            click.echo(f"{ctx.info_name}: {one_line(message)}", err=True)
         except OSError as error:
             if error.errno not in USERS_ERRNOS:
                 raise
-            click.echo(f"{ctx.info_name}: {error.filename or 'cannot write'}: {error.strerror}", err=True)
+            place = one_line(str(error.filename or "cannot write"))
+            click.echo(f"{ctx.info_name}: {place}: {error.strerror}", err=True)
         except KeyboardInterrupt:
             say("stopped")
             ctx.exit(EXIT_INTERRUPTED)
@@ -232,12 +234,12 @@ def emit(result: dict[str, Any], is_json: bool) -> None:
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+        click.echo(f"{name.replace('_', ' '):<{width}}  {one_line(str(value))}")
 
 
 def say(line: str) -> None:
     """Print a line on stderr; stdout is for results."""
-    click.echo(line, err=True)
+    click.echo(one_line(line), err=True)
 
 
 def move_aside(path: StorePath) -> Path | None:

@@ -6,6 +6,8 @@ A library call is silent unless it is given a `Progress`. The programs give it a
 import sys
 from typing import Any, Protocol
 
+from mgm_shared.printable import one_line
+
 
 class Progress(Protocol):
     """What a caller hears of long work. Implement it to draw a bar, fill a log, or update a widget."""
@@ -64,7 +66,7 @@ class TerminalProgress:
     def say(self, line: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.refresh()
 

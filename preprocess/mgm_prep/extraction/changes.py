@@ -71,13 +71,13 @@ def refreshed_plan(
 ) -> list[PlannedPart]:
     """The plan of the store, without the videos that are to be extracted again."""
     plan, failures = _whole_plan(store), read_failures(store)
-    anew = set(changes.changed) if is_refresh else set()
-    anew |= failures.keys() & sources.keys() if is_retry else set()
-    if anew:
-        plan = plan_without(plan, anew, extracted=changes.changed)
+    again = set(changes.changed) if is_refresh else set()
+    again |= failures.keys() & sources.keys() if is_retry else set()
+    if again:
+        plan = plan_without(plan, again, extracted=changes.changed)
         # The plan first: after a run that is killed in between, the same command does the rest.
         write_plan(store, plan)
-        write_failures(store, (failure for failure in failures.values() if failure.video_id not in anew))
+        write_failures(store, (failure for failure in failures.values() if failure.video_id not in again))
     return plan
 
 

@@ -120,7 +120,7 @@ def extract(
     settings: ExtractSettings | None = None,
     execution: Execution | None = None,
     *,
-    labels: Sequence[Path] = (),
+    labels: Sequence[str | os.PathLike[str]] = (),
     fold: int = 1,
     refresh: bool = False,
     retry_failed: bool = False,

@@ -4,6 +4,7 @@ Parts never change, so attached labels are stored beside them in labels.jsonl. T
 part.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,22 +58,23 @@ class LabelSummary:
     splits: dict[str, int] = field(default_factory=dict)
 
 
-def read_label_files(files: Sequence[Path], fold: int = 1) -> list[Annotation]:
+def read_label_files(files: Sequence[str | os.PathLike[str]], fold: int = 1) -> list[Annotation]:
     """The annotations of files, of directories of such files, or of directories of videos in class folders."""
     annotations: list[Annotation] = []
-    is_videos = {file: file.is_dir() and not is_annotation_folder(file, fold) for file in files}
-    for folder in (file for file in files if is_videos[file]):
+    paths = [Path(file) for file in files]
+    is_videos = {path: path.is_dir() and not is_annotation_folder(path, fold) for path in paths}
+    for folder in (path for path in paths if is_videos[path]):
         for source in find_sources(folder).sources:
             annotation = Annotation(names=(source.video_id,), values={})
             annotation.values.update({"label": source.label} if source.label else {})
             annotation.values.update({"split": source.split} if source.split else {})
             annotations.append(annotation)
-    return annotations + read_annotations([file for file in files if not is_videos[file]], fold)
+    return annotations + read_annotations([path for path in paths if not is_videos[path]], fold)
 
 
 def attach_labels(
     store: PathLike,
-    files: Sequence[Path],
+    files: Sequence[str | os.PathLike[str]],
     *,
     fold: int = 1,
     is_dry_run: bool = False,

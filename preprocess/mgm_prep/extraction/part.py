@@ -1,7 +1,7 @@
-"""Write one part of a store: the videos of one stored size, decoded once, whole or not at all.
+"""Write one part of a store: videos of one stored size, each decoded once.
 
-A part is written beside the store's parts and put into its place when all its bytes are on disk, so a reader never sees
-half of one, and a run that was killed leaves only a directory to delete.
+A part is written to a scratch folder, and moved to its place when all its bytes are on disk. So a reader never sees an
+unfinished part, and a run that is killed leaves only a folder to delete.
 """
 
 import uuid
@@ -49,13 +49,13 @@ Item = TypeVar("Item")
 
 DECODERS = {"pyav": VideoFile, "mv-extractor": CapturedFile}
 
-# What reading a bad file can raise. Anything else is our mistake.
+# What reading a bad file can raise. Any other error is a fault of this program.
 REJECTED = (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, av.FFmpegError, cv2.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part(Task):
-    """A planned part; its stored size in px."""
+    """A planned part, with its stored size in pixels."""
 
     height: int
     width: int
@@ -63,7 +63,7 @@ class Part(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class PartResult:
-    """What a worker sends back: counts and reasons, never arrays."""
+    """What a worker returns: counts and reasons, never arrays."""
 
     part: str
     num_videos: int
@@ -72,8 +72,8 @@ class PartResult:
 
 
 def extract_part(part: Part, store: StorePath, settings: ExtractSettings) -> PartResult:
-    """Decode the part's videos and commit it; nothing is committed when every video of it is rejected."""
-    # A name of its own: Dask may start a task again while the first try is still running somewhere.
+    """Decode the videos of a part and publish it; a part whose videos are all rejected is not published."""
+    # A unique name: Dask may start a task again while the first try is still running elsewhere.
     with scratch_folder(store / UNFINISHED_DIR / f"{part.name}-{uuid.uuid4().hex}") as folder:
         writer = PartWriter(folder, part.height, part.width, settings)
         failures = list(part.rejected)
@@ -112,9 +112,9 @@ class PartWriter:
         self._picture_type = array("B")
 
     def add_video(self, source: Source) -> None:
-        """Decode `source` and append it. Unreadable when it cannot be read; then `rewind`.
+        """Decode a video and append it. Unreadable when it cannot be decoded; call `rewind` then.
 
-        An OSError is then one of writing: a full disk is not the video's fault.
+        An OSError comes from writing, for example to a full disk, and is not the fault of the video.
         """
         version = _version(source)
         start = self._frames.num_frames
@@ -166,7 +166,7 @@ class PartWriter:
         time_s: NDArray[np.float64],
         picture_type: NDArray[np.uint8],
     ) -> None:
-        """Append a video as another part holds it, without decoding a frame."""
+        """Append a video of another part without decoding a frame."""
         start = self._frames.num_frames
         for payload in encoded_frames:
             self._frames.append_encoded(bytes(payload))
@@ -177,21 +177,21 @@ class PartWriter:
         self.records.append(replace(record, start=start))
 
     def __len__(self) -> int:
-        """Frames so far."""
+        """Number of frames so far."""
         return self._motion.num_frames
 
     def mark(self) -> tuple[Any, Any]:
-        """A point to `rewind` to."""
+        """The current position, for `rewind`."""
         return self._frames.mark(), self._motion.mark()
 
     def rewind(self, mark: tuple[Any, Any]) -> None:
-        """Forget what was appended since `mark`."""
+        """Drop what was appended since `mark`."""
         self._frames.rewind(mark[0])
         self._motion.rewind(mark[1])
         del self._time_s[self._motion.num_frames :], self._picture_type[self._motion.num_frames :]
 
     def finish(self, attributes: dict[str, Any]) -> None:
-        """Write indexes and metadata, the part's own `attributes` among them, and wait until all is on disk."""
+        """Write the indexes of the shards and the metadata with `attributes`, and wait until all is on disk."""
         self._frames.close()
         self._motion.close()
         create_tracks(self._directory, np.array(self._time_s), np.array(self._picture_type, np.uint8))
@@ -213,7 +213,7 @@ class PartWriter:
     def _converted(
         self, pictures: Iterator[Picture], motion_source: str
     ) -> Iterator[tuple[Picture, Planes | NDArray[np.uint8], NDArray[np.float32]]]:
-        """Each picture with its frame and motion, both as shown and at the stored size."""
+        """Each picture with its frame and its motion, upright and at the stored size."""
         height, width = self._size
         scaler = PlaneScaler()
         if motion_source == "codec":
@@ -233,7 +233,7 @@ class PartWriter:
             yield from ((*item, missing_YX2) for item in shown)
 
     def _frame(self, picture: Picture, scaler: PlaneScaler) -> Planes | NDArray[np.uint8]:
-        """The picture as shown, at the stored size; one of another shape than the first is stretched to it."""
+        """The picture, upright and at the stored size; one with another shape than the first is stretched to it."""
         lay = picture.orientation.frame
         size = self._size[::-1] if picture.orientation.is_transposed else self._size
         if self._settings.frame_codec != "lossless":
@@ -242,7 +242,7 @@ class PartWriter:
 
 
 def file_version(path: Path) -> tuple[int, float]:
-    """Bytes and modification time of a file. OSError where there is none."""
+    """Size in bytes and modification time of a file. OSError when there is none."""
     status = path.stat()
     return status.st_size, status.st_mtime
 
@@ -255,7 +255,7 @@ def _version(source: Source) -> tuple[int, float]:
 
 
 def _reading(converted: Iterator[Item]) -> Iterator[Item]:
-    """The same items; what goes wrong in bringing them forth is the video's fault, so Unreadable."""
+    """The same items. An error while decoding them is the fault of the video, so it becomes Unreadable."""
     while True:
         try:
             item = next(converted)

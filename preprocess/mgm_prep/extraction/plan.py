@@ -25,7 +25,7 @@ from mgm_shared.storage import StorePath, read_rows, write_rows
 PARTS_PER_DATASET = 64
 MIN_PART_FRAMES, MAX_PART_FRAMES = 256, 8192
 MOTION_WITHOUT_VECTORS = {
-    "transcode": "their motion is taken from an H.264 transcode",
+    "transcode": "their motion comes from an H.264 transcode",
     "estimate": "their motion is estimated by block matching",
     "skip": "their motion is left missing",
 }

@@ -140,7 +140,7 @@ def transcode_one(copy: Copy, out: Path, settings: TranscodeSettings) -> list[Fa
 
 def _planned(videos: Path, out: Path) -> list[Copy]:
     if out.absolute().is_relative_to(videos.absolute()):
-        raise UserError(f"{out} lies within {videos}, and its copies would be taken for more videos")
+        raise UserError(f"{out} lies within {videos}, so the next call would transcode the copies")
     return plan_copies(find_sources(videos).sources, out)
 
 
