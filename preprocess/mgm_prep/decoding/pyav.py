@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.codec.context import Flags2
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
@@ -249,12 +249,30 @@ class VideoFile:
 
 
 def side_data(frame: av.VideoFrame, kind: str) -> Any:
-    """What the decoder tells of a frame beside its picture, as a buffer; None where it has nothing of this kind.
+    """The frame's side data of this kind as a buffer, None where it has none. Other kinds are ignored.
 
     Not by `frame.side_data`: that and the frame refer to each other, so that Python would hold a hundred frames which
     nobody needs any more, and of a long video's the more the longer it is.
     """
+    _accept_unknown_kinds()
     return SideDataContainer(frame).get(kind)  # type: ignore[call-arg]
+
+
+@cache
+def _accept_unknown_kinds() -> None:
+    """Let PyAV read a frame with side data of a kind that FFmpeg has and PyAV's table lacks, such as Exif.
+
+    PyAV names all of a frame's side data before it gives any, and its enum raises ValueError for an unknown number
+    (PyAV 18.1, sidedata.py; pull request 2392 completes the table, until FFmpeg's grows again). Here the enum makes a
+    member of the number, as enum.Flag does. No other function of PyAV hands out side data or its numbers.
+    """
+
+    def unknown(cls: type[Type], number: object) -> Type:
+        kind: Any = object.__new__(cls)
+        kind._name_, kind._value_ = f"UNKNOWN_{number}", number
+        return cast(Type, kind)
+
+    Type._missing_ = classmethod(unknown)  # type: ignore[method-assign, assignment]
 
 
 def _orientation(matrix: Any) -> Orientation:
