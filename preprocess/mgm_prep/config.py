@@ -40,7 +40,8 @@ class ExtractSettings(Config):
     )
     max_corrupt: float = option(
         0.5,
-        "Reject a video when more than this share of its frames is damaged; 1 keeps everything that decodes",
+        "Reject a video when more than this share of its frames is damaged, or missing because the file is cut off; "
+        "1 keeps everything that decodes",
         group=LIMITS,
         ge=0,
         le=1,

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable, main_stream, open_container
+from mgm_prep.decoding.demuxer import Demuxer
 from mgm_prep.decoding.h264 import is_reference, nal_length_bytes
 from mgm_prep.decoding.pyav import VECTOR_DTYPE, Picture, VideoFile
 from mgm_shared.schema import PICTURE_TYPES
 
-Tag = tuple[float, int, bool | None]
-"""What a packet tells of its picture: time, place in decoding order, whether others refer to it."""
+Tag = tuple[int, float, int, bool | None]
+"""What a packet tells of its picture: clock, time on it, place in decoding order, whether others refer to it."""
 
 # The columns of mv-extractor's vectors, int32 (K, 10).
 COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -30,6 +31,7 @@ class CapturedFile(VideoFile):
     def __init__(self, path: Path, settings: ExtractSettings | None = None) -> None:
         super().__init__(path, settings)
         self._path = path
+        self._num_lost, self._is_last_cut = 0, False
 
     def pictures(self) -> Iterator[Picture]:
         """All that mv-extractor gives, in display order. Unreadable when that is nothing."""
@@ -40,7 +42,7 @@ class CapturedFile(VideoFile):
             self._check_time()
             if not num_pictures and (frame.height, frame.width) != (self.header.height, self.header.width):
                 raise Unreadable("mv-extractor reads another stream of it than the main one")
-            time_s, decode_index, is_referred = next(tags, (float("nan"), num_pictures, None))
+            _, time_s, decode_index, is_referred = next(tags, (0, float("nan"), num_pictures, None))
             num_pictures += 1
             yield Picture(
                 frame=frame,
@@ -57,22 +59,26 @@ class CapturedFile(VideoFile):
             )
         if not num_pictures:
             raise Unreadable("mv-extractor decodes no picture of it; the decoder pyav does")
-        self.num_errors = max(0, len(scheduled) - num_pictures)
+        self.num_errors = self._num_lost + max(self._is_last_cut, len(scheduled) - num_pictures)
 
     def _tags(self) -> Iterator[Tag]:
         """What the packets tell of the pictures."""
         with open_container(self._path, {}) as container:
             stream = main_stream(container)
             length_bytes = nal_length_bytes(stream.codec_context.extradata)
-            try:
-                for decode_index, packet in enumerate(container.demux(stream)):
-                    if packet.size and not packet.is_discard:
-                        ticks = packet.pts if packet.pts is not None else packet.dts
-                        time_s = float("nan") if ticks is None else float(ticks * stream.time_base)
-                        is_referred = is_reference(bytes(packet), length_bytes) if self._codec == "h264" else None
-                        yield time_s, decode_index, is_referred
-            except av.FFmpegError:
-                return
+            demuxer = Demuxer(self._path, container, stream)
+            clock, last_dts = 0, None
+            for decode_index, packet in enumerate(demuxer.packets()):
+                if not packet.is_discard:
+                    if packet.dts is not None:
+                        # Decoding times always rise, unless streams were joined.
+                        clock += last_dts is not None and packet.dts < last_dts
+                        last_dts = packet.dts
+                    ticks = packet.pts if packet.pts is not None else packet.dts
+                    time_s = float("nan") if ticks is None else float(ticks * stream.time_base)
+                    is_referred = is_reference(bytes(packet), length_bytes) if self._codec == "h264" else None
+                    yield clock, time_s, decode_index, is_referred
+            self._num_lost, self._is_last_cut = demuxer.num_lost, demuxer.is_last_cut
 
     def _captured(self) -> Iterator[tuple[av.VideoFrame, NDArray[np.void] | None, int]]:
         from mvextractor.videocap import VideoCap

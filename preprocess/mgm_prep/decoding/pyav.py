@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable, main_stream, open_container, reason_of, size_without_decoding
+from mgm_prep.decoding.demuxer import DEFAULT_FRAME_RATE, Demuxer
 from mgm_prep.decoding.h264 import is_reference, nal_length_bytes, num_references
 from mgm_shared.geometry import Orientation
-
-DEFAULT_FRAME_RATE = 25
 
 # AVMotionVector of libavutil/motion_vector.h. PyAV's `to_ndarray` builds this type anew for every picture.
 VECTOR_DTYPE = np.dtype(
@@ -113,6 +112,7 @@ class VideoFile:
     def __init__(self, path: Path, settings: ExtractSettings | None = None) -> None:
         settings = settings or ExtractSettings()
         self.num_errors = 0
+        self._cut_index: int | None = None
         self._max_pixels = settings.max_pixels
         self._max_seconds = settings.max_seconds
         self._deadline_s = time.monotonic() + (settings.max_seconds or float("inf"))
@@ -124,6 +124,8 @@ class VideoFile:
         try:
             self._stream = main_stream(self._container)
             self._configure(ffmpeg_limit)
+            self._demuxer = Demuxer(path, self._container, self._stream)
+            self.max_pause_s = self._demuxer.max_pause_s
             self._pictures = self._decode()
             first = next(self._pictures, None)
             if first is None:
@@ -189,18 +191,23 @@ class VideoFile:
                     yield self._picture(frame)
                 else:
                     self.num_errors += 1
+        # Of a packet that the file's end cuts there is a picture, or an error, or neither.
+        self.num_errors += self._cut_index is not None
 
     def _packets(self) -> Iterator["av.Packet[Any] | None"]:
         """The stream's packets, then None, which flushes the decoder; a read error is the end of the file."""
-        try:
-            # An empty packet would end the decoding.
-            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
-        except av.FFmpegError as error:
-            self._note(error)
+        for decode_index, packet in enumerate(self._demuxer.packets()):
+            if self._demuxer.is_last_cut:
+                self._cut_index = decode_index
+            yield packet
+        self.num_errors += self._demuxer.num_lost
+        if self._demuxer.error is not None:
+            self._last_error = reason_of(self._demuxer.error)
         yield None
 
     def _note(self, error: Exception) -> None:
         self.num_errors += 1
+        self._cut_index = None
         self._last_error = reason_of(error)
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
@@ -210,6 +217,9 @@ class VideoFile:
         if is_referred is None:
             # Outside H.264, I and P pictures are references and B pictures are not.
             is_referred = frame.pict_type != PictureType.B
+        is_cut = decode_index == self._cut_index
+        if is_cut:
+            self._cut_index = None
         pts, dts, base = frame.pts, frame.dts, self._time_base
         return Picture(
             frame=frame,
@@ -221,7 +231,7 @@ class VideoFile:
             decode_index=decode_index,
             is_reference=is_referred,
             num_references=self._num_references,
-            is_corrupt=frame.is_corrupt,
+            is_corrupt=frame.is_corrupt or is_cut,
             codec=self._codec,
             orientation=_orientation(matrix),
         )

@@ -130,15 +130,16 @@ class PartWriter:
                 dts_s.append(picture.dts_s)
                 self._picture_type.append(picture.picture_type)
                 num_corrupt += picture.is_corrupt
-            num_errors = video.num_errors
-        time_s = shown_at(pts_s, dts_s, header.frame_rate)
+            num_errors, max_pause_s = video.num_errors, video.max_pause_s
+        time_s = shown_at(pts_s, dts_s, header.frame_rate, max_pause_s)
         self._time_s.extend(time_s)
         if _version(source) != version:
             raise Unreadable("the file changed while it was read")
         num_corrupt += num_errors
         share = num_corrupt / (len(time_s) + num_errors)
         if share > self._settings.max_corrupt:
-            raise Unreadable(f"{share:.0%} of it is damaged, more than max-corrupt = {self._settings.max_corrupt:.0%}")
+            limit = f"more than max-corrupt = {self._settings.max_corrupt:.0%}"
+            raise Unreadable(f"{share:.0%} of it is missing or damaged, {limit}")
         self.records.append(
             VideoRecord(
                 video_id=source.video_id,
