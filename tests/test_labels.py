@@ -101,11 +101,16 @@ def _bytes(folder):
 
 def test_labels_are_attached_and_no_frame_is_touched(store, tmp_path):
     parts, digest = _bytes(store / "parts"), open_store(store).digest
-    (tmp_path / "mine.csv").write_text("path,label\ntrain/left/0.mp4,west\ntest/up/0.mp4,north\nnone.mp4,x\n0.mp4,y\n")
+    text = "path,label\ntrain/left/0.mp4,west\ntest/up/0.mp4,north\nnone.mp4,x\n0.mp4,y\n#train/up/0.mp4,z\n"
+    (tmp_path / "mine.csv").write_text(text)
     result = _labels(store, tmp_path / "mine.csv", "--json")
     assert result.exit_code == 3
     summary = json.loads(result.stdout)
-    assert (summary["listed"], summary["attached"], summary["unmatched"], summary["ambiguous"]) == (4, 2, 1, 1)
+    assert (summary["listed"], summary["attached"], summary["unmatched"], summary["ambiguous"]) == (5, 2, 1, 1)
+    assert summary["comments"] == 1
+    assert (
+        "1 entries begin with # and name no video, so they count as comments, such as #train" in result.stderr
+    )
     assert "1 entries name no video of the store, such as none.mp4" in result.stderr
     videos = open_store(store).videos
     assert videos["label"].to_dict() == {

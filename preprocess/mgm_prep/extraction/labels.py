@@ -15,7 +15,7 @@ from mgm_prep.extraction.plan import read_plan
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.annotations import Annotation, is_annotation_folder, read_annotations
 from mgm_prep.sources.discover import find_sources
-from mgm_prep.sources.names import has_video_suffix, text_of
+from mgm_prep.sources.names import normalized, text_of, without_video_suffix
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.progress import SILENT, Progress
@@ -230,8 +230,8 @@ class _Finder:
 
 def _tails(path: str) -> Iterable[str]:
     """`a/b/c`, `b/c`; the name alone is no path."""
-    parts = PurePosixPath(path).parts
     yield path
+    parts = PurePosixPath(path).parts
     for start in range(1, len(parts) - 1):
         yield "/".join(parts[start:])
 
@@ -241,9 +241,7 @@ def _last(path: str) -> str:
 
 
 def _without_suffix(name: str) -> str:
-    """The path, normalized, without the suffix of a video file."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("") if has_video_suffix(name) else path)
+    return without_video_suffix(normalized(name))
 
 
 def _some(names: Iterable[str]) -> str:

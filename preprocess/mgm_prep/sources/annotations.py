@@ -32,7 +32,7 @@ HMDB51_LINE = re.compile(r"(.+?)\s+([012])")
 HMDB51_SPLITS: dict[str, str | None] = {"0": None, "1": "train", "2": "test"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Annotation:
     """What a file says about one video."""
 
@@ -155,7 +155,7 @@ def _of_json(content: Any, file: Path) -> list[Annotation]:
     return [_of_row(row, split, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
 
 
-def _of_lines(lines: Sequence[Line], file: Path) -> list[Annotation]:
+def _of_lines(lines: Iterable[Line], file: Path) -> list[Annotation]:
     split = _split_in_name(file)
     return [_of_line(line, split) for line in lines]
 
@@ -174,6 +174,8 @@ def _of_line(line: Line, default_split: str | None) -> Annotation:
         found = [reading for reading in found if reading.names[0].startswith(COMMENT_SIGN)] + [_comment(line.text)]
     elif problem and not found:
         raise problem
+    if len(found) == 1 and not line.is_optional:
+        return found[0]
     return replace(found[0], is_optional=line.is_optional, alternatives=tuple(found[1:]))
 
 

@@ -12,6 +12,7 @@ from mgm_prep.sources.names import (
     VIDEO_SUFFIXES,
     bytes_name,
     has_video_suffix,
+    normalized,
     split_of,
     text_of,
     unique_ids,
@@ -21,7 +22,7 @@ from mgm_shared.errors import UserError
 LIST_SUFFIXES = (".txt", ".csv", ".lst")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """A video to extract."""
 
@@ -130,13 +131,13 @@ def _read_list(file: Path) -> Found:
     """The videos that a list or table names; paths are relative to its directory. UserError for one listed twice."""
     sources: dict[str, Source] = {}
     comments: list[str] = []
-    ids: dict[PurePosixPath, str] = {}
+    ids: dict[str, str] = {}
     for annotation in annotations_of_table(file):
         reading, name = _reading_with_file(annotation, file.parent)
         if annotation.is_optional and not _is_there(file.parent / name):
             comments.append(annotation.shown)
             continue
-        video_id, place = text_of(reading.names[0]), PurePosixPath(name)
+        video_id, place = text_of(reading.names[0]), normalized(name)
         if place in ids or video_id in sources:
             raise UserError(f"{file}: {video_id} is listed twice" + _also_as(ids.get(place, video_id), video_id))
         ids[place] = video_id
@@ -149,9 +150,9 @@ def _read_list(file: Path) -> Found:
 
 def _reading_with_file(annotation: Annotation, folder: Path) -> tuple[Annotation, str]:
     """The first reading of a line that names a file, with the file's name; the most likely one when none does."""
+    if not annotation.alternatives and "\\x" not in annotation.names[0]:
+        return annotation, annotation.names[0]
     names = [(reading, name) for reading in annotation.readings for name in _spellings(reading.names[0])]
-    if len(names) == 1:
-        return names[0]
     return next(((reading, name) for reading, name in names if _is_there(folder / name)), names[0])
 
 

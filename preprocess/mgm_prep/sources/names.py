@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+from posixpath import splitext
 
 # Names that FFmpeg's whitelisted demuxers (container.py) read. Other files are counted and named, never opened.
 VIDEO_SUFFIXES = frozenset(
@@ -19,18 +20,30 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+NEEDS_NORMALIZING = re.compile(r"//|(?:^|/)\.(?:/|$)|./$")
 ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 def has_video_suffix(name: str) -> bool:
     """Whether the name ends in a suffix of a video file, in any case."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+    return splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def without_video_suffix(name: str) -> str:
+    """The name without the suffix of a video file."""
+    return splitext(name)[0] if has_video_suffix(name) else name
+
+
+def normalized(name: str) -> str:
+    """The path without `.`, doubled and final slashes, so that one file has one path. `..` stays."""
+    # Lists have hundreds of thousands of paths, and pathlib is slow.
+    return str(PurePosixPath(name)) if NEEDS_NORMALIZING.search(name) else name
 
 
 def split_of(name: str) -> str | None:
     """The split that the first folder of a path stands for; None when it is not a split's name."""
-    folders = PurePosixPath(name).parts[:-1]
-    return SPLITS.get(folders[0].lower()) if folders else None
+    first, separator, _ = normalized(name).partition("/")
+    return SPLITS.get(first.lower()) if separator else None
 
 
 def text_of(name: str) -> str:
@@ -45,7 +58,7 @@ def text_of(name: str) -> str:
 
 def bytes_name(name: str) -> str:
     r"""The file name that `text_of` wrote as `name`, with surrogate escapes in place of `\xNN`."""
-    return ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name)
+    return ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name) if "\\x" in name else name
 
 
 def unique_ids(names: Iterable[str]) -> dict[str, str]:

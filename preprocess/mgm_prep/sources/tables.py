@@ -12,6 +12,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mgm_prep.sources.names import SPLITS, VIDEO_SUFFIXES, has_video_suffix
@@ -51,7 +52,7 @@ class Line:
     """Whether it begins with `#`, and so is a comment unless it names a video."""
 
 
-def read_table(file: Path) -> list[Line]:
+def read_table(file: Path) -> Iterator[Line]:
     """The lines of a delimited file with or without a header, or of a list that is split at white space.
 
     UserError for a line that fits neither the header nor `path,label,split`, and for a file that is not text.
@@ -62,16 +63,15 @@ def read_table(file: Path) -> list[Line]:
     header = [column_name(cell) for cell in _cells(entries[0][1], delimiter)] if entries else []
     if not set(header) & set(NAME_COLUMNS):
         header = []
-    lines = []
     for number, text in texts:
         if header and number == entries[0][0]:
             continue
         where = f"{file}, line {number}"
         found = _under_header(text, delimiter, header, where) if header else _without_header(text, delimiter, where)
-        lines.append(Line(where=where, text=text, readings=found, is_optional=_is_marked(text)))
-    return lines
+        yield Line(where=where, text=text, readings=found, is_optional=_is_marked(text))
 
 
+@cache
 def column_name(name: str) -> str:
     """The name in lower case, without spaces and punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
@@ -132,6 +132,8 @@ def _is_good(cells: list[str]) -> bool:
 def _common_delimiter(lines: list[str], file: Path) -> str | None:
     """The delimiter that divides each line into the same number of values, more than one."""
     for delimiter in "\t;,":
+        if any(delimiter not in line for line in lines):
+            continue
         try:
             widths = {len(_delimited(line, delimiter)) for line in lines}
         except csv.Error as error:
