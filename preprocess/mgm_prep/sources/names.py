@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from posixpath import splitext
 
-# Names that FFmpeg's whitelisted demuxers (container.py) read. Other files are counted and named, never opened.
+# Names of what FFmpeg's allowed demuxers (decoding/formats.py) read. Other files are counted and named, never opened.
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .dav .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg "
     ".mpg .mts .mxf .nut .ogm .ogv .pmp .rm .rmvb .ts .vob .webm .wmv .xmv".split()
