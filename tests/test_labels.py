@@ -108,9 +108,7 @@ def test_labels_are_attached_and_no_frame_is_touched(store, tmp_path):
     summary = json.loads(result.stdout)
     assert (summary["listed"], summary["attached"], summary["unmatched"], summary["ambiguous"]) == (5, 2, 1, 1)
     assert summary["comments"] == 1
-    assert (
-        "1 entries begin with # and name no video, so they count as comments, such as #train" in result.stderr
-    )
+    assert "1 entries begin with # and name no video, so they count as comments, such as #train" in result.stderr
     assert "1 entries name no video of the store, such as none.mp4" in result.stderr
     videos = open_store(store).videos
     assert videos["label"].to_dict() == {

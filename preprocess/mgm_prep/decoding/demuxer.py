@@ -47,7 +47,7 @@ class Demuxer:
         is_discontinuous = self._container.format.flags & TS_DISCONT
         return MAX_PAUSE_DISCONTINUOUS_S if is_discontinuous else MAX_PAUSE_S
 
-    def packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Iterator["av.Packet[Any]"]:
         """The packets in decoding order, without empty ones. A read error ends them and is not raised."""
         held = None
         try:
@@ -69,7 +69,7 @@ class Demuxer:
             yield held
         self.num_lost = self._count_lost()
 
-    def _note(self, packet: av.Packet) -> None:
+    def _note(self, packet: "av.Packet[Any]") -> None:
         ticks = packet.pts if packet.pts is not None else packet.dts
         # PyAV's own last packet has neither. AVI has empty ones that repeat a frame, and counts them.
         self._num_packets += bool(packet.size) or ticks is not None
@@ -104,7 +104,8 @@ class Demuxer:
         entries, size = self._stream.index_entries, self._container.size
         if self._num_packets == len(entries) and not self.is_last_cut:
             return 0
-        return sum(entry.pos + entry.size > size for entry in entries) - self.is_last_cut
+        num_beyond: int = sum(entry.pos + entry.size > size for entry in entries)
+        return num_beyond - self.is_last_cut
 
     def _num_missing(self) -> int:
         """Frames between the last packet and the end that the container states, at the rate of those before."""

@@ -98,7 +98,7 @@ def _riff(file: BinaryIO, size: int) -> int:
             return size
         position += 8 + length
         if position >= size:
-            return position
+            return int(position)
         position += length & 1
     return size
 
