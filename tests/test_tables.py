@@ -3,38 +3,17 @@
 Commands that come to the same at toy size (an epoch instead of 400, 800 …) are run once.
 """
 
-import json
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from synthetic import write_video
+from desk import ROOT, Desk, Results, commands_by_run, invoke, make_videos
 
-from mgm_prep.cli import main as prep
-from mgm_train.cli import main as train
-
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "paper-tables.md").read_text()
 SECTIONS = {text.splitlines()[0]: text for text in PAGE.split("\n## ")[1:]}
-
-TOY_RUN = "--model vit_tiny --num-frames 4 --image-px 32 --batch-size 2 --epochs 1 --warmup-epochs 0 --num-workers 0"
-TOY = {
-    "pretrain": f"{TOY_RUN} --repeats 1",
-    "finetune": f"{TOY_RUN} --repeats 1",
-    "evaluate": "--num-workers 0",
-    "probe": "--num-workers 0 --epochs 1",
-    "flow": "--workers 0 --method farneback",
-    "saliency": "",
-}
-# What a toy's own flags replace.
-REPLACED = re.compile(r"--(epochs|model|method|weights) \S+ ?")
 
 
 def _rows(section: str) -> list[dict[str, str]]:
@@ -60,58 +39,7 @@ def _commands(section: str) -> list[str]:
 
 
 ALL_COMMANDS = [command for section in SECTIONS.values() for command in _commands(section)]
-MAKES = {match[1]: command for command in ALL_COMMANDS if (match := re.search(r"--run (runs/\S+)", command))}
-
-
-@dataclass
-class Desk:
-    """Where the commands run: small stores under the names that they use, and what has been run."""
-
-    folder: Path
-    stores: dict[str, Path]
-    runs: dict[str, Path] = field(default_factory=dict)
-    results: dict[str, dict] = field(default_factory=dict)
-
-    def run(self, command: str) -> dict:
-        """What the command prints as JSON. Runs that it needs and that are not there yet are made first."""
-        program, name, *_ = command.split()
-        own = next(iter(re.findall(r"--run (runs/\S+)", command)), "")
-        for needed in set(re.findall(r"runs/\S+", command)) - {own, *self.runs}:
-            self.run(MAKES[needed])
-        key = REPLACED.sub("", re.sub(r"runs/\S+", "RUN", f"{command} "))
-        for needed, folder in self.runs.items():
-            command = re.sub(rf"(?<!\S){re.escape(needed)}(?!\S)", str(folder), command)
-        if key not in self.results:
-            self.results[key] = self._invoke(program, name, self._toy(command, name, own))
-        if own:
-            self.runs[own] = Path(self.results[key]["folder"])
-        return self.results[key]
-
-    def _toy(self, command: str, name: str, own: str) -> list[str]:
-        words = shlex.split(f"{REPLACED.sub('', command + ' ')} {TOY[name]} --json")[1:]
-        places = {f"{store}.store": path for store, path in self.stores.items()}
-        places |= {"ssv2-boxes": self.folder / "boxes", own: self.folder / own}
-        words = [str(places.get(word, word)) for word in words]
-        return [str(ROOT / word) if word.startswith("pipelines/") else word for word in words]
-
-    def _invoke(self, program: str, name: str, words: list[str]) -> dict:
-        result = CliRunner().invoke({"mgm-prep": prep, "mgm-train": train}[program], words)
-        assert result.exit_code == 0, f"{' '.join(words)}: {result.output}"
-        folder = words[words.index("--run") + 1] if "--run" in words else ""
-        return json.loads(result.stdout) | {"folder": folder, "task": name}
-
-
-def _make_store(folder: Path) -> Path:
-    """Six training and four test videos of textures that move, 64×80 px."""
-    rng = np.random.default_rng(0)
-    for number in range(10):
-        ground_HWC = np.repeat(np.repeat(rng.integers(0, 256, (24, 24, 3), np.uint8), 8, 0), 8, 1)
-        frames = [np.ascontiguousarray(np.roll(ground_HWC, 2 * t, 1)[:64, :80]) for t in range(12)]
-        write_video(folder / f"{number}.mp4", frames)
-    store = folder / "small.store"
-    result = CliRunner().invoke(prep, ["extract", str(folder), str(store), "--workers", "0"])
-    assert result.exit_code == 0, result.output
-    return store
+MAKES = commands_by_run(ALL_COMMANDS)
 
 
 def _labelled(store: Path, name: str, labels: list[str], split: str) -> Path:
@@ -121,25 +49,26 @@ def _labelled(store: Path, name: str, labels: list[str], split: str) -> Path:
     table = store.with_name(f"{name}.csv")
     rows = [f"{number}.mp4,{labels[number % 5]},{'train' if number < 6 else split}" for number in range(10)]
     table.write_text("\n".join(rows) + "\n")
-    result = CliRunner().invoke(prep, ["labels", str(copy), str(table)])
-    assert result.exit_code == 0, result.output
+    invoke(["labels", copy, table])
     return copy
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("tables")
-    store = _make_store(folder)
+    videos, store = make_videos(folder / "videos"), folder / "small.store"
+    invoke(["extract", videos, store, "--workers", "0"])
     kinetics = _labelled(store, "kinetics", ["jump", "jump", "run", "sit", "walk"], "val")
     ucf = _labelled(store, "ucf", ["Diving", "Diving", "Fencing", "Knitting", "Fencing"], "test")
     hmdb = _labelled(store, "hmdb", ["dive", "dive", "fencing", "brush_hair", "fencing"], "test")
-    (folder / "boxes").mkdir()
+    boxes = folder / "desk" / "ssv2-boxes"
+    boxes.mkdir(parents=True)
     for number in range(10):
-        (folder / "boxes" / f"{number}.txt").write_text("".join(f"{t},1,9,9,24,24,1\n" for t in range(1, 13)))
+        (boxes / f"{number}.txt").write_text("".join(f"{t},1,9,9,24,24,1\n" for t in range(1, 13)))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     stores = dict.fromkeys(("ssv2", "k400", "mini_k200"), kinetics) | {"ucf101": ucf, "diving48": ucf, "hmdb51": hmdb}
-    yield Desk(folder, stores)
+    yield Desk(folder / "desk", stores, MAKES, "ssv2", videos, Results())
     torch.set_num_threads(before)
 
 

@@ -39,13 +39,18 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 class Command(click.Command):
     """A command that lists the options of its configuration under headings, and knows the names of earlier versions."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def option_groups(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """The options and their help by heading, in the order of --help: those of no configuration come last."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            # click 8.5 has a record for an argument too, which is no option and stands in the usage line.
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
-        for group, records in sorted(groups.items(), key=lambda item: item[0] == "Options"):
+        return dict(sorted(groups.items(), key=lambda item: item[0] == "Options"))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group, records in self.option_groups(ctx).items():
             with formatter.section(group):
                 formatter.write_dl(records)
 

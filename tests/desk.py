@@ -1,0 +1,262 @@
+"""Runs the commands and the Python that pages show, at toy size: a folder with small stores under the names they use.
+
+`test_tables.py` runs the tables of the paper in it, `test_docs.py` README.md and docs/.
+"""
+
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner
+from synthetic import write_video
+
+from mgm_prep.cli import main as prep
+from mgm_train.cli import main as train
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = {"mgm-prep": prep, "mgm-train": train}
+
+TOY_CLIP = "--model vit_tiny --num-frames 4 --image-px 32"
+TOY_RUN = f"{TOY_CLIP} --batch-size 2 --epochs 1 --warmup-epochs 0 --num-workers 0"
+# Appended to a command of that name; of an option that is given twice the last one counts.
+TOY_OPTIONS = {
+    "pretrain": f"{TOY_RUN} --repeats 1",
+    "finetune": f"{TOY_RUN} --repeats 1",
+    "evaluate": "--num-workers 0",
+    "probe": "--num-workers 0 --epochs 1",
+    "ablate": "--dry-run",
+    "flow": "--workers 0 --method farneback",
+    "extract": "--workers 0",
+    "transcode": "--workers 0",
+    "verify": "--workers 0",
+}
+# What a toy's own options replace, or what has no place on one machine.
+REPLACED = re.compile(r"--(epochs|model|method|weights|scheduler|workers|gpus) \S+ ?")
+# Keyword arguments of a call in Python, in the place of those that a page shows.
+TOY_CALL: dict[str, Any] = {"model": "vit_tiny", "num_frames": 4, "image_px": 32, "batch_size": 2, "epochs": 1}
+TOY_CALLS: dict[str, dict[str, Any]] = {
+    "PretrainConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0},
+    "FinetuneConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0, "repeats": 1},
+    "ProbeConfig": {"epochs": 1, "num_workers": 0},
+    "EvaluateConfig": {"num_workers": 0},
+}
+
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^>]+?) -->\n+)?"
+    r"(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
+RUN = re.compile(r"(?<!\S)runs/\S+")
+STORE = re.compile(r"(?:s3://\S+/)?[\w./-]+\.store")
+# `video.frames[0:64:4]  # uint8 (16, 256, 456, 3), and more`
+SHOWN_ARRAY = re.compile(r"^(?P<code>\S.*?)  # (?P<dtype>(?:u?int|float)\d+) \((?P<shape>[\d, ]+)\)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and why it is not run, if so."""
+
+    language: str
+    text: str
+    reason: str
+
+    def commands(self) -> list[str]:
+        """The lines behind `$ `, without comments; a line that ends with a backslash goes on with the next."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        shown = [line.removeprefix("$ ").split("  #")[0] for line in lines if line.startswith("$ ")]
+        return [" ".join(command.split()) for command in shown]
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, in their order."""
+    return [Block(match["language"], dedent(match["text"]), match["reason"] or "") for match in BLOCK.finditer(page)]
+
+
+def commands_by_run(commands: list[str]) -> dict[str, str]:
+    """The first command that makes each run folder."""
+    made: dict[str, str] = {}
+    for command in commands:
+        if match := re.search(r"--run(?:-dir)? (runs/\S+)", command):
+            made.setdefault(match[1], command)
+    return made
+
+
+@dataclass
+class Results:
+    """What has been run already: commands that come to the same at toy size are run once, whichever page shows them."""
+
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass
+class Desk:
+    """A working directory. A store that a command reads is there, a run that it starts from is made first.
+
+    `stores` has the store behind each name; `default` is the name for every other one. `makers` has the command for
+    each run folder. `urls` says which address stands for which.
+    """
+
+    folder: Path
+    stores: dict[str, Path]
+    makers: dict[str, str]
+    default: str
+    videos: Path
+    results: Results
+    urls: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "home"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "pipelines").symlink_to(ROOT / "pipelines")
+
+    def run(self, command: str) -> dict[str, Any]:
+        """What the command prints as JSON; nothing of one that does not belong to mgm."""
+        words = shlex.split(command)
+        while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words[0] == "torchrun":
+            words = ["mgm-train", *words[words.index("mgm_train") + 1 :]]
+        if words[0] in PROGRAMS:
+            return self._run_program(shlex.join(words))
+        ELSEWHERE[words[0]](words)
+        return {}
+
+    def execute(self, code: str, names: dict[str, Any]) -> None:
+        """Run a snippet at toy size; the arrays whose type and shape it shows are compared."""
+        tree = ast.fix_missing_locations(ToyCalls().visit(ast.parse(code)))
+        for name in _opened_stores(tree):
+            self._lay_out(name)
+        with chdir(self.folder):
+            exec(compile(tree, "snippet", "exec"), names)
+            for match in SHOWN_ARRAY.finditer(code):
+                array = np.asarray(eval(match["code"], names))
+                shape = tuple(map(int, match["shape"].replace(" ", "").rstrip(",").split(",")))
+                assert (str(array.dtype), array.shape) == (match["dtype"], shape), match[0]
+
+    def _run_program(self, command: str) -> dict[str, Any]:
+        own = next(iter(commands_by_run([command])), "")
+        for run in dict.fromkeys(RUN.findall(command)):
+            if run != own and not (self.folder / run).exists():
+                self.run(self.makers[run])
+        key = REPLACED.sub("", RUN.sub("RUN", f"{command} "))
+        if key not in self.results.values:
+            self.results.values[key] = self._invoke(*self._toy_words(command))
+            self.results.folders[key] = (self.folder / own).resolve()
+        elif own and not (self.folder / own).exists():
+            (self.folder / own).symlink_to(self.results.folders[key])
+        return self.results.values[key]
+
+    def _toy_words(self, command: str) -> tuple[str, list[str]]:
+        program, name, *_ = command.split()
+        words = shlex.split(f"{REPLACED.sub('', f'{command} ')} {TOY_OPTIONS.get(name, '')} --json")[1:]
+        if name in ("extract", "transcode"):
+            self._lay_out_videos(words[1])
+        else:
+            for word in filter(STORE.fullmatch, words):
+                self._lay_out(word)
+        return program, [self._place(word) for word in words]
+
+    def _place(self, word: str) -> str:
+        for url, place in self.urls.items():
+            word = word.replace(url, place)
+        return re.sub("^~", str(self.folder / "home"), word)
+
+    def _invoke(self, program: str, words: list[str]) -> dict[str, Any]:
+        with chdir(self.folder):
+            result = CliRunner().invoke(PROGRAMS[program], words)
+        assert result.exit_code == 0, f"{shlex.join(words)}: {result.output} {result.exception!r}"
+        return {**json.loads(result.stdout), "task": words[0]}
+
+    def _lay_out(self, name: str) -> None:
+        """A copy of a toy store under a name that a command or snippet reads."""
+        source = self.stores.get(Path(name).stem, self.stores[self.default])
+        if "://" in name:
+            self._upload(source, self._place(name))
+        elif not (self.folder / name).exists():
+            shutil.copytree(source, self.folder / name)
+
+    def _upload(self, source: Path, url: str) -> None:
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(url)
+        if not files.exists(root):
+            files.put(str(source), root, recursive=True)
+
+    def _lay_out_videos(self, name: str) -> None:
+        place = self.folder / self._place(name)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(self.videos, place)
+
+
+class ToyCalls(ast.NodeTransformer):
+    """Gives the calls that TOY_CALLS names their keyword arguments."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        toy = TOY_CALLS.get(name, {})
+        kept = [keyword for keyword in node.keywords if keyword.arg not in toy]
+        node.keywords = [*kept, *(ast.keyword(arg=key, value=ast.Constant(value)) for key, value in toy.items())]
+        return node
+
+
+def _opened_stores(tree: ast.AST) -> Iterator[str]:
+    """The stores that a snippet reads: all that it names but those that it extracts."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    written = {id(argument) for call in calls if getattr(call.func, "id", "") == "extract" for argument in call.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in written and STORE.fullmatch(str(node.value)):
+            yield str(node.value)
+
+
+def _check_make(words: list[str]) -> None:
+    """The Makefile has the target; nothing is built."""
+    subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def _check_pip(words: list[str]) -> None:
+    """The extras of `pip install '.[a,b]'` exist."""
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for extras in re.findall(r"\[([\w,]+)\]", " ".join(words)):
+        assert set(extras.split(",")) <= set(setup["options.extras_require"]), words
+
+
+def _run_python(words: list[str]) -> None:
+    subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True, env=os.environ)
+
+
+ELSEWHERE = {"make": _check_make, "pip": _check_pip, "python": _run_python}
+
+
+def make_videos(folder: Path) -> Path:
+    """Six training and four test videos of textures that move, 64×80 px: 0.mp4 … 9.mp4."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(10):
+        ground_HWC = np.repeat(np.repeat(rng.integers(0, 256, (24, 24, 3), np.uint8), 8, 0), 8, 1)
+        frames = [np.ascontiguousarray(np.roll(ground_HWC, 2 * t, 1)[:64, :80]) for t in range(12)]
+        write_video(folder / f"{number}.mp4", frames)
+    return folder
+
+
+def invoke(words: list[str | Path]) -> None:
+    """Run mgm-prep for a fixture."""
+    result = CliRunner().invoke(prep, list(map(str, words)))
+    assert result.exit_code == 0, result.output
