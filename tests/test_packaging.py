@@ -171,20 +171,36 @@ def test_help_starts_fast(arguments):
     assert modules.strip() == "[]"
 
 
-def test_the_readme_names_commands_and_files_that_exist():
-    text = (ROOT / "README.md").read_text()
-    for program, command in re.findall(r"(mgm-prep|mgm-train) (\w+) ", text):
-        assert command in (prep if program == "mgm-prep" else train).commands, (program, command)
-    for make_target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
-        assert f"\n{make_target}:" in (ROOT / "Makefile").read_text()
-    tree = text.split("```text")[1].split("```")[0]
-    folder = None
-    for line in tree.splitlines():
-        if match := re.match(r"(\S+/)\s", line):
-            folder = ROOT / match[1]
-            assert folder.is_dir(), line
-        elif match := re.match(r"    (\w+/)\s", line):
-            assert (folder / match[1]).is_dir(), line
-    for package in ("preprocess/mgm_prep", "train/mgm_train"):
-        for room in (ROOT / package).glob("*/__init__.py"):
-            assert f"    {room.parent.name}/ " in tree, f"README's tree lacks {room.parent}"
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_local_links_lead_somewhere() -> None:
+    """mkdocs checks docs/; README.md and CONTRIBUTING.md lie outside."""
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_the_checks_are_the_same_everywhere() -> None:
+    """.ci/run, GitHub's CI and pre-commit run what the Makefile has, on the Python versions that setup.cfg allows."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["check"]
+    make = "make lint test docs"
+    assert make in (ROOT / ".ci" / "run").read_text()
+    assert any(step.get("run", "").startswith(make) for step in job["steps"])
+    versions = job["strategy"]["matrix"]["python"]
+    assert versions == ["3.11", "3.12", "3.13"]
+    assert _setup()["options"]["python_requires"] == f">={versions[0]}"
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    lint = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    in_make = {command.split()[0] for command in re.findall(r"\$\(BIN\)/(.*)", lint)}
+    assert {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]} == in_make
+
+
+def test_the_citation_has_the_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == _setup()["metadata"]["version"]
+    (paper,) = citation["references"]
+    assert paper["title"] == "Motion-Guided Masking for Spatiotemporal Representation Learning"
+    assert [author["family-names"] for author in paper["authors"]][:2] == ["Fan", "Wang"]

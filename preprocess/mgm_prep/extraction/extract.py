@@ -136,7 +136,8 @@ def extract(
         store: The store to create or to extend, a path or a URL.
         settings: Options that decide the bytes of the store.
         execution: Workers and progress. By default everything runs silently in this process.
-        labels, fold: Files with labels, and the official split, as in `attach_labels`.
+        labels: Files with labels, as in `attach_labels`.
+        fold: Official split in a folder of several, as in `attach_labels`.
         refresh: Extract videos again whose file changed.
         retry_failed: Try rejected videos again.
         force: Move an existing store aside and start over.
