@@ -20,7 +20,7 @@ from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_figure, moti
 from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.overlays import draw_heat, draw_heat_scale
 from mgm_shared.store import Store, Video, open_store
-from mgm_train.config import PretrainConfig
+from mgm_train.config import Mask, PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, read_clips
 from mgm_train.data.views import View
@@ -38,7 +38,8 @@ TURN_T, TURN_BOX = np.arange(20, 52, 2), Box(x=0, y=0, width=256, height=256)
 SHOWN_T = np.array([30, 31, 33, 53])
 # Frames of a clip, and strategies in one picture.
 CLIP_TITLES, ROWS_SHOWN = {t: f"frame {t}" for t in (0, 6, 12)}, 4
-FREQUENCY_MASKS, NUM_EPOCHS = ("mgm", "smm", "tube"), 200
+FREQUENCY_MASKS: tuple[Mask, ...] = ("mgm", "smm", "tube")
+NUM_EPOCHS = 200
 
 
 def draw_all(folder: Path) -> None:
@@ -70,7 +71,10 @@ def masked_share(store: Store, config: PretrainConfig, num_epochs: int) -> NDArr
     grid = TokenGrid.of_clip(config.num_frames, config.image_px, config.image_px)
     keys = [(epoch, index) for epoch in range(num_epochs) for index in range(len(dataset))]
     shape = (grid.t, grid.h, grid.w)
-    return np.mean([dataset[key][0]["mask_N"].numpy().reshape(shape).all(0) for key in keys], axis=0)
+    share_hw: NDArray[np.float64] = np.mean(
+        [dataset[key][0]["mask_N"].numpy().reshape(shape).all(0) for key in keys], axis=0
+    )
+    return share_hw
 
 
 def _subject(video: Video, indices_T: NDArray[np.int64], box: Box) -> Subject:
