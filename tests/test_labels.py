@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from mgm_prep.cli import main
-from mgm_prep.extraction.labels import match_videos
+from mgm_prep.extraction.matching import match_videos
 from mgm_prep.sources.annotations import Annotation, read_annotations
 from mgm_shared.store import open_store
 

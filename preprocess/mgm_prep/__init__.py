@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
-    from mgm_prep.extraction.extract import ExtractPreview, ExtractSummary, extract, preview_extract
+    from mgm_prep.extraction.extract import ExtractSummary, extract
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
+    from mgm_prep.extraction.preview import ExtractPreview, preview_extract
     from mgm_prep.runtime.execution import Execution
     from mgm_prep.store_tools.add_flow import FlowSummary, add_flow
     from mgm_prep.store_tools.build_index import IndexSummary, build_index
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # Imported on demand, so that `--help` does not wait for decoders.
 _HOMES = {
     "Execution": "runtime.execution",
-    "ExtractPreview": "extraction.extract",
+    "ExtractPreview": "extraction.preview",
     "ExtractSettings": "config",
     "ExtractSummary": "extraction.extract",
     "FlowSettings": "config",
@@ -55,7 +56,7 @@ _HOMES = {
     "draw_video": "store_tools.describe",
     "extract": "extraction.extract",
     "find_video": "store_tools.describe",
-    "preview_extract": "extraction.extract",
+    "preview_extract": "extraction.preview",
     "preview_transcode": "transcoding.transcode",
     "repair": "store_tools.repair",
     "saliency": "store_tools.saliency",

@@ -5,44 +5,30 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import pyarrow as pa
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
 from mgm_prep.extraction.failures import Failure, read_failures, write_failures
-from mgm_prep.extraction.labels import match_videos, merge_labels, read_label_files, say_unattached
+from mgm_prep.extraction.labels import merge_labels, read_label_files, say_unattached
+from mgm_prep.extraction.matching import match_videos
 from mgm_prep.extraction.part import extract_part
-from mgm_prep.extraction.plan import PlannedPart, extended_plan, known_videos, read_plan
+from mgm_prep.extraction.plan import PlannedPart, all_failures, extended_plan, known_videos
+from mgm_prep.extraction.store_root import check_place, clear_unfinished, open_or_create
 from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
 from mgm_prep.runtime.cluster import open_cluster
 from mgm_prep.runtime.execution import Execution
-from mgm_prep.runtime.lock import LOCK_FILE, locked
+from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.annotations import Annotation
 from mgm_prep.sources.discover import Found, Source, describe_ignored, find_sources
 from mgm_shared.cli import move_aside
-from mgm_shared.errors import UserError
-from mgm_shared.index import all_attributes, codes, committed_parts, extracted_ids, numbers, write_index
-from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
+from mgm_shared.index import codes, committed_parts, numbers, write_index
 from mgm_shared.signals import stop_after_block
-from mgm_shared.storage import (
-    PathLike,
-    StorePath,
-    file_names,
-    folder_names,
-    is_file,
-    remove,
-    store_path,
-    write_bytes,
-)
-from mgm_shared.store import check_schema
-from mgm_shared.store_files import METADATA_FILE
+from mgm_shared.storage import PathLike, StorePath, store_path
 
 FAILURES_EVERY_S = 10
 
@@ -72,46 +58,6 @@ class ExtractSummary:
     """Videos of the store that are not in the data set any more."""
     without_vectors: dict[str, int] = field(default_factory=dict)
     """Number of videos for each codec that has no motion vectors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractPreview:
-    """What `extract` would do."""
-
-    store: str
-    listed: int
-    done: int
-    failed: int
-    changed: int
-    vanished: int
-    to_do: int
-    """Videos that would be extracted."""
-    new: int
-    """Videos among them that are not planned yet."""
-
-
-def preview_extract(videos: str | os.PathLike[str], store: PathLike) -> ExtractPreview:
-    """Compare a data set with its store without opening a video. UserError as `extract`."""
-    found, place = find_sources(Path(videos)), store_path(store)
-    if is_file(place / METADATA_FILE):
-        check_schema(place)
-        changes = find_changes(place, {source.video_id: source for source in found.sources})
-        done = extracted_ids(place)
-    else:
-        changes, done = Changes(), set()
-    planned = {video_id for part in read_plan(place) for video_id in part.videos}
-    failed = read_failures(place).keys()
-    listed = {source.video_id for source in found.sources}
-    return ExtractPreview(
-        store=str(place),
-        listed=len(listed),
-        done=len(listed & done),
-        failed=len(listed & failed),
-        changed=len(changes.changed),
-        vanished=len(changes.vanished),
-        to_do=len(listed - done - failed),
-        new=len(listed - planned - failed),
-    )
 
 
 def extract(
@@ -153,12 +99,12 @@ def extract(
     annotations = read_label_files(labels, fold)
     if force and (aside := move_aside(place)):
         execution.progress.say(f"moved the old {place} to {aside}")
-    _check_place(place)
+    check_place(place)
     if found.ignored or found.comments:
         execution.progress.say(f"skipped: {describe_ignored(found)}")
     with locked(place, execution.progress) as check_lock:
-        _open_or_create(place, settings)
-        _clear_unfinished(place)
+        open_or_create(place, settings)
+        clear_unfinished(place)
         try:
             with open_cluster(execution) as cluster:
                 job = Job(
@@ -173,9 +119,9 @@ def extract(
             with stop_after_block():
                 check_lock()
                 # After the cluster is closed, since its workers may write there until then.
-                _clear_unfinished(place)
+                clear_unfinished(place)
                 table = write_index(place)
-                write_failures(place, _all_failures(place).values())
+                write_failures(place, all_failures(place).values())
     return _summary(place, table, found, Changes(vanished=changes.vanished) if refresh else changes, num_extracted)
 
 
@@ -221,47 +167,6 @@ def _summary(store: StorePath, table: pa.Table, found: Found, changes: Changes, 
     )
 
 
-def _check_place(store: StorePath) -> None:
-    """UserError when the path is neither free, nor a store, nor what a run that was killed at once has left."""
-    if is_file(store / METADATA_FILE):
-        return
-    foreign = {*folder_names(store), *file_names(store)} - {PARTS_DIR, UNFINISHED_DIR, LOCK_FILE}
-    if is_file(store) or foreign or committed_parts(store):
-        raise UserError(f"{store} exists and is not an mgm store; choose another place for the store")
-
-
-def _open_or_create(store: StorePath, settings: ExtractSettings) -> None:
-    """Write the root group of a new store. UserError when an existing store was made with other settings."""
-    if not is_file(store / METADATA_FILE):
-        names = ["mgm", "av", "zarr", "numcodecs"]
-        names += ["motion-vector-extractor"] if settings.decoder == "mv-extractor" else []
-        libraries = {name: version(name) for name in names}
-        ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
-        attributes = {
-            "mgm_schema_version": SCHEMA_VERSION,
-            "settings": settings.recorded(),
-            # OpenCV has several package names (headless, contrib), or none.
-            "libraries": libraries | {"opencv": cv2.__version__, "ffmpeg": ffmpeg},
-        }
-        write_bytes(store / PARTS_DIR / METADATA_FILE, group_metadata())
-        # Last, because this file makes the folder a store.
-        write_bytes(store / METADATA_FILE, group_metadata(attributes))
-        return
-    recorded = check_schema(store)["settings"]
-    differing = [name for name, value in settings.recorded().items() if recorded.get(name) != value]
-    if differing:
-        was = ", ".join(f"{name} = {recorded.get(name)}" for name in differing)
-        raise UserError(f"{store} was extracted with {was}; use the same settings, or another store, or --force")
-
-
-def _clear_unfinished(store: StorePath) -> None:
-    """Delete unfinished parts."""
-    remove(store / UNFINISHED_DIR)
-    parts = store / PARTS_DIR
-    for name in set(folder_names(parts)) - set(committed_parts(store)):
-        remove(parts / name)
-
-
 def _extract_parts(
     job: Job[StorePath, ExtractSettings], plan: Iterable[PlannedPart], sources: Mapping[str, Source]
 ) -> int:
@@ -305,15 +210,3 @@ def _missing_parts(
         and not failures.keys() >= set(row.videos)
         and not sources.keys().isdisjoint(row.videos)
     ]
-
-
-def _all_failures(store: StorePath) -> dict[str, Failure]:
-    """The rejected videos of the list, and those of parts that a killed run did not add to the list."""
-    failures = read_failures(store)
-    planned = {row.name: row.videos for row in read_plan(store)}
-    for part, attributes in all_attributes(store):
-        for row in attributes["failures"]:
-            # A video that has no place in the plan was tried again.
-            if row["video_id"] in planned.get(part, ()):
-                failures.setdefault(row["video_id"], Failure(**row))
-    return failures

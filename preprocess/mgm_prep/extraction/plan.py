@@ -15,7 +15,7 @@ from mgm_prep.extraction.part import Part
 from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
 from mgm_prep.sources.discover import Source
-from mgm_shared.index import extracted_ids
+from mgm_shared.index import all_attributes, extracted_ids
 from mgm_shared.progress import Progress
 from mgm_shared.schema import PLAN_FILE
 from mgm_shared.storage import StorePath, read_rows, write_rows
@@ -130,6 +130,18 @@ def known_videos(store: StorePath, plan: Iterable[PlannedPart]) -> set[str]:
     """The videos that are extracted, planned or rejected."""
     planned = {video_id for part in plan for video_id in part.videos}
     return planned | read_failures(store).keys() | extracted_ids(store)
+
+
+def all_failures(store: StorePath) -> dict[str, Failure]:
+    """The rejected videos of the list, and those of parts that a killed run did not add to the list."""
+    failures = read_failures(store)
+    planned = {row.name: row.videos for row in read_plan(store)}
+    for part, attributes in all_attributes(store):
+        for row in attributes["failures"]:
+            # A video that has no place in the plan was tried again.
+            if row["video_id"] in planned.get(part, ()):
+                failures.setdefault(row["video_id"], Failure(**row))
+    return failures
 
 
 def _say_without_vectors(probes: Sequence[Probe], settings: ExtractSettings, progress: Progress) -> None:
