@@ -104,7 +104,7 @@ class VideoRecord:
     motion_source: str
     """codec, transcode, estimate or none."""
     num_corrupt: int
-    """Frames the decoder flagged as damaged."""
+    """Frames that are damaged, errors of the decoder, and frames missing because the file ends early."""
 
 
 def frames_spec(height: int, width: int, codec: str, jpeg_quality: int) -> ArraySpec:

@@ -15,6 +15,9 @@ OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 TRANSPORT_TAIL_BYTES = 204 * 40
 # Matroska's masters that hold other elements, down to the single frame (RFC 9559, 5.1).
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
+# A hostile file may have one every few bytes, and a day in fragments of a second has fewer.
+MAX_ELEMENTS = 1_000_000
+MAX_INDEX_BYTES = 32 + 12 * 65535
 # Bytes of a frame of DV's two television systems (IEC 61834-2): 525 and 625 lines.
 DV_FRAME_BYTES = (120_000, 144_000)
 
@@ -42,7 +45,9 @@ def _iso_boxes(file: BinaryIO, size: int) -> int:
     Only of fragmented files: of the others FFmpeg's index knows each sample's place, and what else is lost is no frame.
     """
     position, promised, is_fragmented = 0, 0, False
-    while position < size:
+    for _ in range(MAX_ELEMENTS):
+        if position >= size:
+            break
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))
         if length == 1:
@@ -52,7 +57,7 @@ def _iso_boxes(file: BinaryIO, size: int) -> int:
             break
         is_fragmented |= kind == b"moof"
         if kind == b"sidx" and position + length <= size:
-            promised = max(promised, position + length + _indexed_bytes(file.read(length - 8)))
+            promised = max(promised, position + length + _indexed_bytes(file.read(MAX_INDEX_BYTES)))
         position += length
     return max(position, promised) if is_fragmented else size
 
@@ -69,7 +74,9 @@ def _indexed_bytes(sidx: bytes) -> int:
 def _matroska(file: BinaryIO, size: int) -> int:
     """Matroska and WebM: EBML elements (RFC 8794, 5 and 6); inside those of unknown size, their children."""
     position = 0
-    while position < size:
+    for _ in range(MAX_ELEMENTS):
+        if position >= size:
+            break
         file.seek(position)
         header = file.read(12)
         identifier_bytes = 9 - header[0].bit_length()
@@ -91,7 +98,9 @@ def _matroska(file: BinaryIO, size: int) -> int:
 def _riff(file: BinaryIO, size: int) -> int:
     """AVI: RIFF chunks one behind the other (OpenDML has several)."""
     position = 0
-    while position + 8 < size:
+    for _ in range(MAX_ELEMENTS):
+        if position + 8 >= size:
+            break
         file.seek(position)
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or not length:
