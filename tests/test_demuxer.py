@@ -187,3 +187,14 @@ def test_any_bytes_promise_a_size(tmp_path, content, format_name):
     path = tmp_path / "a"
     path.write_bytes(content)
     assert promised_size(path, format_name) >= len(content)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.mpg", "a.wmv"])
+@pytest.mark.parametrize("num_bytes", [1, 5, 3000])
+def test_zeros_behind_a_file_are_no_loss(tmp_path, name, num_bytes):
+    """Some cameras and file systems leave them."""
+    codec = {"a.mpg": "mpeg2video", "a.wmv": "wmv2"}.get(name, "mpeg4")
+    path = tmp_path / name
+    ffmpeg(*SOURCES[:4], "-c:v", codec, str(path))
+    path.write_bytes(path.read_bytes() + bytes(num_bytes))
+    assert _counts(path) == (NUM_FRAMES, 0)

@@ -49,6 +49,8 @@ def _iso_boxes(file: BinaryIO, size: int) -> int:
         if position >= size:
             break
         file.seek(position)
+        if size - position < 8 and not is_fragmented:
+            break
         length, kind = struct.unpack(">I4s", file.read(8))
         if length == 1:
             (length,) = struct.unpack(">Q", file.read(8))
@@ -80,13 +82,15 @@ def _matroska(file: BinaryIO, size: int) -> int:
         file.seek(position)
         header = file.read(12)
         identifier_bytes = 9 - header[0].bit_length()
-        identifier = int.from_bytes(header[:identifier_bytes], "big")
-        length_bytes = 9 - header[identifier_bytes].bit_length()
-        coded = int.from_bytes(header[identifier_bytes : identifier_bytes + length_bytes], "big")
-        ones = (1 << 7 * length_bytes) - 1
-        if identifier_bytes > 4 or length_bytes > 8:
+        if identifier_bytes > 4:
             # Not an element: what follows cannot be walked.
             return size
+        identifier = int.from_bytes(header[:identifier_bytes], "big")
+        length_bytes = 9 - header[identifier_bytes].bit_length()
+        if length_bytes > 8:
+            return size
+        coded = int.from_bytes(header[identifier_bytes : identifier_bytes + length_bytes], "big")
+        ones = (1 << 7 * length_bytes) - 1
         position += identifier_bytes + length_bytes
         if coded & ones != ones:
             position += coded & ones
