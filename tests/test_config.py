@@ -1,5 +1,8 @@
 """Settings: the paper's numbers, and one line for each mistake."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -14,7 +17,7 @@ from mgm_train.config import (
     ProbeConfig,
     TrainConfig,
 )
-from mgm_train.masking.strategies import STRATEGIES
+from mgm_train.masking.strategies import STRATEGIES, make_mask
 
 
 def test_defaults_are_the_papers_tables() -> None:
@@ -119,6 +122,42 @@ def test_a_mistake_is_one_line_that_names_the_setting(values: dict, message: str
 def test_mask_mistakes(values: dict) -> None:
     with pytest.raises(UserError, match=next(iter(values)).replace("_", "-")):
         PretrainConfig(**values)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(
+    ("image_px", "mask_ratio", "num_masked", "num_patches"),
+    [
+        (16, 0.001, 0, 1),
+        (16, 0.75, 0, 1),
+        (16, 0.999, 0, 1),
+        (32, 0.2499, 0, 4),
+        (48, 0.11, 0, 9),
+        (224, 0.005, 0, 196),
+        (32, 0.99999, 4, 4),
+        (224, 0.999999, 196, 196),
+    ],
+)
+def test_a_mask_of_no_token_or_of_all_is_refused(
+    mask: Any, image_px: int, mask_ratio: float, num_masked: int, num_patches: int
+) -> None:
+    with pytest.raises(UserError) as caught:
+        PretrainConfig(mask=mask, image_px=image_px, mask_ratio=mask_ratio)
+    assert str(caught.value).startswith(f"mask-ratio is {mask_ratio} but must be")
+    assert f"the {num_patches} patches of a slice (image-px {image_px}); it masks {num_masked}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image_px", "mask_ratio"), [(32, 0.25), (32, 0.999), (48, 0.12), (224, 0.0052), (224, 0.9999)]
+)
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_of_at_least_one_token_is_taken(mask: Any, image_px: int, mask_ratio: float) -> None:
+    """And the strategy masks some and leaves some, as the configuration promised."""
+    config = PretrainConfig(mask=mask, image_px=image_px, mask_ratio=mask_ratio, num_frames=4)
+    strength_TYX = np.random.default_rng(0).random((4, image_px // 8, image_px // 8), np.float32)
+    mask_N = make_mask(config.mask, strength_TYX, ratio=config.mask_ratio, rng=np.random.default_rng(0))
+    assert 0 < mask_N.sum() < len(mask_N)
 
 
 @pytest.mark.parametrize("values", [{"drop_path": 1.0}, {"mixup": -1.0}, {"sampling": "thick"}, {"layer_decay": 0.0}])

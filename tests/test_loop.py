@@ -353,6 +353,11 @@ def test_clips_that_hide_different_numbers_are_refused() -> None:
     clips[1]["mask_N"] = torch.ones(8, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"\[6, 8\]"):
         collate_counted([clips])
+    for num_masked in (0, 8):
+        for clip in clips:
+            clip["mask_N"] = torch.arange(8) < num_masked
+        with pytest.raises(ValueError, match=f"hide {num_masked} of 8 tokens"):
+            collate_counted([clips])
 
 
 def test_precision_and_device_choices(monkeypatch: pytest.MonkeyPatch) -> None:

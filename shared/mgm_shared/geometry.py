@@ -5,6 +5,7 @@ A cell without a vector is NaN: missing, which is not the same as static.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ class TokenGrid:
     @property
     def num_tokens(self) -> int:
         return self.t * self.patches_per_slice
+
+    def patches_at(self, ratio: float) -> int:
+        """`int(ratio · h · w)`, in integers: in floating point `int(0.57 * 100)` is 56."""
+        return int(Fraction(ratio).limit_denominator(10_000) * self.patches_per_slice)
 
 
 def stored_size(display_height: float, display_width: float, short_side: int) -> tuple[int, int]:

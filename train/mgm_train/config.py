@@ -233,6 +233,18 @@ class PretrainConfig(TrainConfig):
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
 
     @model_validator(mode="after")
+    def _check_mask(self) -> Self:
+        """The loss needs a masked patch and the encoder a visible one. All strategies mask equally many patches."""
+        grid = TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px)
+        num_masked, num_patches = grid.patches_at(self.mask_ratio), grid.patches_per_slice
+        needed = (
+            f"a share that masks some and leaves some of the {num_patches} patches of a slice (image-px "
+            f"{self.image_px}); it masks {num_masked}"
+        )
+        check(0 < num_masked < num_patches, "mask_ratio", self.mask_ratio, needed)
+        return self
+
+    @model_validator(mode="after")
     def _check_boxes(self) -> Self:
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")

@@ -117,13 +117,18 @@ class StepKeys(Sampler[list[Key]]):
 
 
 def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
-    """`clips.collate` with `num_masked`, the number of masked tokens per clip. ValueError if clips differ in it."""
+    """`clips.collate` with `num_masked`, the number of masked tokens per clip.
+
+    ValueError if clips differ in it, or if it is none or all of a clip's tokens.
+    """
     batch: dict[str, Any] = collate(videos)
     if "mask_BN" in batch:
         num_masked_B = batch["mask_BN"].sum(1)
         if bool((num_masked_B != num_masked_B[0]).any()):
             raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_masked_B.tolist()}")
         batch["num_masked"] = int(num_masked_B[0])
+        if not 0 < batch["num_masked"] < batch["mask_BN"].shape[1]:
+            raise ValueError(f"the masks hide {batch['num_masked']} of {batch['mask_BN'].shape[1]} tokens of each clip")
     return batch
 
 

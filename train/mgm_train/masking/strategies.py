@@ -10,7 +10,6 @@ Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -72,10 +71,10 @@ Strategy = Callable[[Strength, TokenGrid, float, Generator, MaskOptions], Mask]
 
 @lru_cache(maxsize=64)
 def num_masked_per_slice(grid: TokenGrid, ratio: float) -> int:
-    """`int(ratio·h·w)` in integers, since `int(0.57 * 100)` is 56. ValueError for a ratio outside (0, 1)."""
+    """Masked patches of a slice, `int(ratio·h·w)`. ValueError for a ratio outside (0, 1)."""
     if not 0 < ratio < 1:
         raise ValueError(f"the mask ratio must lie between 0 and 1, not {ratio}")
-    return int(Fraction(ratio).limit_denominator(10_000) * grid.patches_per_slice)
+    return grid.patches_at(ratio)
 
 
 def num_masked(grid: TokenGrid, ratio: float) -> int:
