@@ -4,16 +4,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
+from torch.utils.data._utils.pin_memory import pin_memory
 from toy import run_processes
 
 from mgm_shared import shard_reader
 from mgm_shared.store import open_store
 from mgm_train.config import EvaluateConfig
+from mgm_train.data import readers
 from mgm_train.data.labels import class_names
+from mgm_train.data.readers import Packing
 from mgm_train.data.sampling import view_indices
-from mgm_train.evaluation.multiview import ViewDataset, score_every, score_views
+from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
 from mgm_train.models.videomae import VideoClassifier, build, model_config
 from mgm_train.runtime.distributed import Distributed, init_distributed
 
@@ -117,3 +121,23 @@ def test_more_processes_than_divide_the_videos_score_each_once(pan_store, tmp_pa
     listed = [f"test/{label}/0.mp4" for label in ("down", "left", "right", "up")]
     for rank in range(3):
         assert (tmp_path / f"ids.{rank}").read_text().split() == listed
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_frames_of_a_batch_are_pinned(pan_store, monkeypatch, num_workers):
+    """What torch's own pinning thread does with a batch; only the copy itself needs a GPU."""
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.data_ptr())
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    dataset = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)
+    batch = Packing(collate_views)([dataset[0], dataset[1]])
+    if num_workers:
+        monkeypatch.setattr(readers, "get_worker_info", lambda: "as in a worker")
+        batch = Packing(collate_views)([dataset[0], dataset[1]])
+    pinned_batch = pin_memory(batch)
+    assert pinned == [pinned_batch["frames_NVCTHW"].data_ptr()]
+    assert [video.video_id for video in pinned_batch["videos"]] == [dataset[index].video_id for index in range(2)]
