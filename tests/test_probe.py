@@ -111,8 +111,13 @@ def test_videos_held_out_are_a_share_of_each_class():
     assert np.bincount(held.label_N).tolist() == [2, 2, 2]
     assert torch.equal(held.feature_NVD, data.feature_NVD[[int(video_id) for video_id in held.video_ids]])
     assert torch.equal(held.label_N, torch.tensor([int(video_id) % 3 for video_id in held.video_ids]))
-    with pytest.raises(UserError, match="no class has two training videos"):
+    with pytest.raises(UserError, match="no class has training videos of two groups"):
         hold_out(_features(3), 0.25, seed=0)
+
+
+def test_some_videos_of_each_class_are_always_left_to_learn_from():
+    fitted, held = hold_out(_features(6), 0.99, seed=0)
+    assert sorted(fitted.label_N.tolist()) == sorted(held.label_N.tolist()) == [0, 1, 2]
 
 
 @pytest.fixture

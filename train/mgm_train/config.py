@@ -5,6 +5,7 @@ the same configuration. Defaults are the paper's (Tables 5 and 6, Kinetics-400),
 silent. torch is not imported here: `--help` stays fast.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
@@ -368,6 +369,12 @@ class ProbeConfig(ViewConfig):
     held_out: float = option(
         0.1, "Share of each class's training videos that is held out to choose the head", group=PROBING, gt=0, lt=1
     )
+    group_pattern: str = option(
+        "auto",
+        "Which training videos are held out together: auto (by the names of UCF101 and HMDB51), none, or a regular "
+        "expression whose first group names the recording",
+        group=PROBING,
+    )
     seed: int = option(0, "Seed of the order of the clips and of the videos held out", group=PROBING, ge=0)
 
     @model_validator(mode="after")
@@ -375,6 +382,15 @@ class ProbeConfig(ViewConfig):
         rates, decays = self.learning_rates, self.weight_decays
         check(bool(rates) and min(rates) > 0, "learning_rates", rates, "numbers above 0")
         check(bool(decays) and min(decays) >= 0, "weight_decays", decays, "numbers of at least 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pattern(self) -> Self:
+        try:
+            re.compile(self.group_pattern)
+        except re.error:
+            check(False, "group_pattern", self.group_pattern, "auto, none, or a regular expression")
+        check(bool(self.group_pattern), "group_pattern", self.group_pattern, "auto, none, or a regular expression")
         return self
 
     def for_training(self) -> "ProbeConfig":

@@ -4,7 +4,8 @@ The paper reports linear probes and no settings of them. Here: the encoder's own
 then each feature gets mean 0 and std 1 over the training clips, as by MAE's BatchNorm without weights; no
 augmentation and no mixing, so features are computed once. A grid of learning rates and weight decays is fitted in one
 pass, all heads at once on the same batches (the idea is V-JEPA's). Which one counts is decided on training videos that
-were held out, never on those that are scored; then the grid is fitted again to all of them.
+were held out, in whole groups of the same recording, never on those that are scored; then the grid is fitted again to
+all of them.
 
 Axes: N videos · V views · S = N·V samples · D width · G heads of the grid · K classes.
 """
@@ -12,6 +13,7 @@ Axes: N videos · V views · S = N·V samples · D width · G heads of the grid 
 import csv
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_train.config import ProbeConfig
 from mgm_train.evaluation.features import Features
+from mgm_train.evaluation.groups import NONE, video_groups
 from mgm_train.evaluation.metrics import Prediction
 
 VIDEOS_AT_ONCE = 64
@@ -116,18 +119,43 @@ def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
     ]
 
 
-def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Features]:
-    """The videos to fit to and those to choose by: of each class that share, at least one, where it has two videos."""
-    rng = np.random.default_rng(seed)
-    label_N = features.label_N.numpy()
-    is_held_N = np.zeros(len(label_N), np.bool_)
-    for label in np.unique(label_N):
-        (places,) = np.nonzero(label_N == label)
-        if len(places) > 1:
-            is_held_N[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
-    if not is_held_N.any():
-        raise UserError("no class has two training videos, so there is none to choose a head by")
+def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -> tuple[Features, Features]:
+    """The videos to fit to and those to choose a head by; see `held_out_videos`."""
+    is_held_N = held_out_videos(features.label_N.numpy(), features.video_ids, share, seed, pattern)
     return _some(features, ~is_held_N), _some(features, is_held_N)
+
+
+def held_out_videos(
+    label_N: NDArray[np.int64], video_ids: Sequence[str], share: float, seed: int, pattern: str
+) -> NDArray[np.bool_]:
+    """Which training videos are held out, (N,): about that share of each class, in whole groups (`video_groups`).
+
+    Groups are drawn until the share is reached, at least one and never all of a class. UserError when no class has two.
+    """
+    rng = np.random.default_rng(seed)
+    groups = video_groups(video_ids, pattern)
+    places_of: dict[int, dict[str, list[int]]] = {label: {} for label in np.unique(label_N).tolist()}
+    for place, (label, group) in enumerate(zip(label_N.tolist(), groups, strict=True)):
+        places_of[label].setdefault(group, []).append(place)
+    is_held_N = np.zeros(len(label_N), np.bool_)
+    for of_group in places_of.values():
+        is_held_N[_drawn(of_group, share, rng)] = True
+    if not is_held_N.any():
+        raise UserError(
+            "no class has training videos of two groups, so none can be held out to choose a head by; see group-pattern"
+        )
+    return is_held_N
+
+
+def _drawn(places_of_group: Mapping[str, list[int]], share: float, rng: np.random.Generator) -> list[int]:
+    """The places of the videos of a class that are held out."""
+    groups = list(places_of_group.values())
+    num_wanted = max(1, round(share * sum(map(len, groups))))
+    held: list[int] = []
+    for number in rng.permutation(len(groups))[:-1].tolist():
+        if len(held) < num_wanted:
+            held += groups[number]
+    return held
 
 
 def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
@@ -143,7 +171,7 @@ def fit_and_score(
     train: Features, scored: Features, num_classes: int, config: ProbeConfig, device: torch.device
 ) -> tuple[list[Choice], int, list[Prediction]]:
     """Every head's accuracies, the number of the one that counts, and its predictions of the scored videos."""
-    fitted, held = hold_out(train, config.held_out, config.seed)
+    fitted, held = hold_out(train, config.held_out, config.seed, config.group_pattern)
     held_NGK = fit(fitted, num_classes, config, device).probabilities(held)
     probability_NGK = fit(train, num_classes, config, device).probabilities(scored)
     shares = (_top1(held_NGK, held.label_N), _loss(held_NGK, held.label_N), _top1(probability_NGK, scored.label_N))

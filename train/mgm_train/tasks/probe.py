@@ -13,7 +13,7 @@ from mgm_train.checkpoint.weights import Weights, load_weights
 from mgm_train.config import ProbeConfig
 from mgm_train.data.labels import class_names, read_class_map
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
-from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, write_choices
+from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, held_out_videos, write_choices
 from mgm_train.evaluation.metrics import Scores, score, write_reports
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.runtime.distributed import Distributed, init_distributed
@@ -43,6 +43,8 @@ class ProbePreview:
     """What a probe would read and fit."""
 
     training_videos: int
+    held_out_videos: int
+    """Training videos that choose the head."""
     scored_videos: int
     heads: int
 
@@ -80,12 +82,18 @@ def probe(
 
     Raises:
         KeyboardInterrupt: A stop was requested (Ctrl-C, SIGTERM); the features that were computed are kept.
-        UserError: `config.init` is empty or holds no encoder, or a split has no readable video.
+        UserError: `config.init` is empty or holds no encoder, a split has no readable video, or no training video can
+            be held out.
     """
     opened = _open(store, config)
+    num_held = _num_held_out(opened, config)
     with init_distributed(config.device) as distributed:
         restart(Path(run), force, distributed, progress)
         say_precision(config.precision, distributed, progress)
+        if distributed.is_main:
+            progress.say(
+                f"{num_held} training videos are held out to choose a head (group-pattern {config.group_pattern})"
+            )
         train, scored = _features(opened, Path(run), config, distributed, progress)
         if not distributed.is_main:
             return None
@@ -106,8 +114,12 @@ def probe(
 
 def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
     """Count what `probe` would read and fit. Errors are those of `probe`."""
-    train, scored = _open(store, config).datasets
-    return ProbePreview(training_videos=len(train), scored_videos=len(scored), heads=len(grid(config)))
+    opened = _open(store, config)
+    train, scored = opened.datasets
+    num_held = _num_held_out(opened, config)
+    return ProbePreview(
+        training_videos=len(train), held_out_videos=num_held, scored_videos=len(scored), heads=len(grid(config))
+    )
 
 
 def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
@@ -118,6 +130,14 @@ def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
     classes = class_names(opened, class_map=class_map)
     train, scored = (ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config))
     return _Probe(weights=loaded, classes=classes, datasets=(train, scored))
+
+
+def _num_held_out(opened: _Probe, config: ProbeConfig) -> int:
+    """The number of training videos that choose the head. UserError, before any feature is computed, for none."""
+    train, _ = opened.datasets
+    video_ids = train.store.table["video_id"].take(train.rows).to_pylist()
+    is_held_N = held_out_videos(train.labels, video_ids, config.held_out, config.seed, config.group_pattern)
+    return int(is_held_N.sum())
 
 
 def _features(
