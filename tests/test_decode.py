@@ -10,7 +10,7 @@ import pytest
 from synthetic import FFMPEG, ffmpeg, moving_pattern, pan, write_video
 
 from mgm_prep.decoding.container import Unreadable
-from mgm_prep.decoding.h264 import is_reference
+from mgm_prep.decoding.h264 import ParameterSets
 from mgm_prep.decoding.pyav import VideoFile
 
 
@@ -123,9 +123,10 @@ def test_reference_pictures_are_recognised(tmp_path, container):
 
 
 def test_a_packet_without_a_slice_counts_as_reference():
-    assert is_reference(b"", 4)
-    assert is_reference(b"\x00\x00\x00\x02\x06\x05", 4)
-    assert is_reference(b"\x00\x00\x01\x06\x05", 0)
+    avcc = bytes([1, 100, 0, 31, 255, 0xE0, 0])
+    assert ParameterSets(avcc).read(b"").is_reference
+    assert ParameterSets(avcc).read(b"\x00\x00\x00\x02\x06\x05").is_reference
+    assert ParameterSets().read(b"\x00\x00\x01\x06\x05").is_reference
 
 
 def test_frames_that_nobody_holds_are_gone(tmp_path):

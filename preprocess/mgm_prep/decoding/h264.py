@@ -1,15 +1,95 @@
-"""What H.264's own headers tell and FFmpeg does not hand on: which pictures are references, and how many are kept.
+"""What H.264's own headers tell and FFmpeg does not export: which pictures are references, how many are kept, the crop.
 
+A stream may bring new parameter sets at any time (joined files, adaptive streams), so they are read from every packet.
 Section and syntax element names are those of ITU-T H.264.
 """
 
-from itertools import repeat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-# A decoder never keeps more (A.3.1).
-MAX_REFERENCES = 16
-SPS = 7
-# Profiles whose sequence parameter set says more about its samples (7.3.2.1.1).
-HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+from mgm_prep.decoding.h264_sps import Bits, Sequence, parse_sps
+
+SLICES = frozenset({1, 2, 5})
+SPS, PPS = 7, 8
+START_CODE = b"\x00\x00\x01"
+# Enough for the first three elements of a slice header, of which the first two are below 2^20.
+SLICE_HEADER_BYTES = 16
+# More than a parameter set ever has: with all scaling lists, an SPS has about 900.
+MAX_UNIT_BYTES = 4096
+UNKNOWN = Sequence()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureHeader:
+    """What the first slice of a packet tells of the picture."""
+
+    is_reference: bool = True
+    """Whether later pictures may refer to it."""
+    sequence: Sequence = UNKNOWN
+    """The parameter set that is active."""
+
+
+@dataclass
+class ParameterSets:
+    """The parameter sets of a stream so far; give it the packets in decoding order."""
+
+    extradata: bytes | None = None
+    _length_bytes: int = 0
+    _sequences: dict[int, Sequence] = field(default_factory=dict)
+    """By seq_parameter_set_id; a later set replaces an earlier one of the same id."""
+    _sps_ids: dict[int, int] = field(default_factory=dict)
+    """seq_parameter_set_id by pic_parameter_set_id."""
+    _active: Sequence = UNKNOWN
+
+    def __post_init__(self) -> None:
+        self.read_extradata(self.extradata)
+
+    @property
+    def active(self) -> Sequence:
+        """The set that the last slice used, or else the last one that was read."""
+        return self._active
+
+    def read_extradata(self, extradata: bytes | None) -> None:
+        """Read avcC (ISO/IEC 14496-15, 5.3.3.1) or NAL units behind start codes; a packet's side data may be either."""
+        length_bytes = nal_length_bytes(extradata)
+        self._length_bytes = length_bytes or self._length_bytes
+        units = _avcc_units(extradata or b"") if length_bytes else nal_units(extradata or b"", 0)
+        for unit in units:
+            self._read_set(unit)
+
+    def read(self, packet: bytes) -> PictureHeader:
+        """Read a packet's parameter sets and its first slice; of a packet without a slice the defaults."""
+        # Some MP4 writers leave start codes in; FFmpeg reads those too.
+        length_bytes = 0 if packet.startswith(b"\x00" + START_CODE) else self._length_bytes
+        for unit in nal_units(packet, length_bytes):
+            if unit[0] & 31 in SLICES:
+                self._activate(unit)
+                return PictureHeader(is_reference=bool(unit[0] >> 5 & 3), sequence=self._active)
+            self._read_set(unit)
+        return PictureHeader(sequence=self._active)
+
+    def _read_set(self, unit: bytes) -> None:
+        """Keep a parameter set. A damaged one is ignored, as FFmpeg does, and the one before it stays."""
+        try:
+            if unit[0] & 31 == SPS:
+                sps_id, self._active = parse_sps(_payload(unit))
+                self._sequences[sps_id] = self._active
+            elif unit[0] & 31 == PPS:
+                bits = Bits(_payload(unit[:SLICE_HEADER_BYTES]))
+                pps_id = bits.unsigned()
+                self._sps_ids[pps_id] = bits.unsigned()
+        except (IndexError, ValueError):
+            return
+
+    def _activate(self, unit: bytes) -> None:
+        """Slice → picture parameter set → sequence parameter set (7.4.1.2.1)."""
+        try:
+            bits = Bits(_payload(unit[:SLICE_HEADER_BYTES]))
+            bits.unsigned()  # first_mb_in_slice
+            bits.unsigned()  # slice_type
+            self._active = self._sequences[self._sps_ids[bits.unsigned()]]
+        except (IndexError, KeyError):
+            return
 
 
 def nal_length_bytes(extradata: bytes | None) -> int:
@@ -18,90 +98,46 @@ def nal_length_bytes(extradata: bytes | None) -> int:
     return ((extradata or b"")[4] & 3) + 1 if is_avcc else 0
 
 
-def is_reference(packet: bytes, length_bytes: int) -> bool:
-    """nal_ref_idc of the packet's first slice (7.3.1): 0 says that no picture refers to this one."""
-    position = 0
-    while True:
+def nal_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The NAL units, none of them empty and each one's first MAX_UNIT_BYTES only; the last one as far as it goes."""
+    position = 0 if length_bytes else _behind_start_code(data, 0)
+    while position < len(data):
+        start = position + length_bytes
+        longest = start + MAX_UNIT_BYTES
         if length_bytes:
-            start = position + length_bytes
-            position = start + int.from_bytes(packet[position:start], "big")
+            position = start + int.from_bytes(data[position:start], "big")
+            end = min(position, longest)
         else:
-            start = packet.find(b"\x00\x00\x01", position) + 3
-            position = start
-            if start < 3:
-                return True
-        if start >= len(packet):
-            return True
-        if packet[start] & 31 in (1, 2, 5):
-            return bool(packet[start] >> 5 & 3)
+            found = data.find(START_CODE, start, longest)
+            end = longest if found < 0 else found
+        unit = data[start:end]
+        if not length_bytes:
+            # trailing_zero_8bits (B.1.1) are of no unit, and none ends in a zero.
+            unit = unit.rstrip(b"\x00")
+            position = _behind_start_code(data, end)
+        if unit:
+            yield unit
 
 
-def num_references(extradata: bytes | None) -> int:
-    """max_num_ref_frames of the first sequence parameter set; the most that there can be when none is to be read."""
-    try:
-        return min(MAX_REFERENCES, _max_num_ref_frames(_first_sps(extradata or b"")))
-    except (IndexError, ValueError):
-        return MAX_REFERENCES
+def _behind_start_code(data: bytes, position: int) -> int:
+    """Where the next NAL unit begins, the end of the data where none does."""
+    found = data.find(START_CODE, position)
+    return len(data) if found < 0 else found + len(START_CODE)
 
 
-def _first_sps(extradata: bytes) -> bytes:
-    """Its payload, behind the NAL unit's header; IndexError when there is none."""
-    if extradata[0] == 1:
-        start = 8
-        end = start + int.from_bytes(extradata[6:8], "big")
-    else:
-        start = extradata.find(b"\x00\x00\x01") + 3
-        while extradata[start] & 31 != SPS:
-            start = extradata.index(b"\x00\x00\x01", start) + 3
-        end = len(extradata)
-    # 7.4.1: a 3 behind two zeros only keeps the payload from looking like a start code.
-    return extradata[start + 1 : end].replace(b"\x00\x00\x03", b"\x00\x00")
+def _avcc_units(extradata: bytes) -> Iterator[bytes]:
+    """The parameter sets of avcC: a count, then each with its length in two bytes; for SPS, then for PPS."""
+    position = 5
+    for mask in (31, 255):
+        num_sets = extradata[position] & mask if position < len(extradata) else 0
+        position += 1
+        for _ in range(num_sets):
+            start = position + 2
+            position = start + int.from_bytes(extradata[position:start], "big")
+            if extradata[start:position]:
+                yield extradata[start:position]
 
 
-def _max_num_ref_frames(sps: bytes) -> int:
-    """7.3.2.1.1, as far as the element that is wanted."""
-    bits = _Bits(sps[3:])
-    bits.unsigned()  # seq_parameter_set_id
-    if sps[0] in HIGH_PROFILES:
-        is_444 = bits.unsigned() == 3  # chroma_format_idc
-        bits.skip(is_444)  # separate_colour_plane_flag
-        bits.unsigned()  # bit_depth_luma_minus8
-        bits.unsigned()  # bit_depth_chroma_minus8
-        bits.skip(1)  # qpprime_y_zero_transform_bypass_flag
-        if bits.take(1):  # seq_scaling_matrix_present_flag
-            raise ValueError("scaling lists are not read")
-    bits.unsigned()  # log2_max_frame_num_minus4
-    order_type = bits.unsigned()  # pic_order_cnt_type
-    if order_type == 0:
-        bits.unsigned()  # log2_max_pic_order_cnt_lsb_minus4
-    elif order_type == 1:
-        bits.skip(1)  # delta_pic_order_always_zero_flag
-        bits.unsigned()  # offset_for_non_ref_pic
-        bits.unsigned()  # offset_for_top_to_bottom_field
-        for _ in repeat(None, min(255, bits.unsigned())):  # num_ref_frames_in_pic_order_cnt_cycle
-            bits.unsigned()
-    return bits.unsigned()
-
-
-class _Bits:
-    """Reads bits from the left; IndexError beyond the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._text = "".join(f"{byte:08b}" for byte in data)
-        self._position = 0
-
-    def skip(self, count: int) -> None:
-        self._position += count
-
-    def take(self, count: int) -> int:
-        self._position += count
-        if self._position > len(self._text):
-            raise IndexError("the parameter set ends early")
-        return int(self._text[self._position - count : self._position] or "0", 2)
-
-    def unsigned(self) -> int:
-        """ue(v), an Exp-Golomb code (9.1)."""
-        num_zeros = 0
-        while not self.take(1):
-            num_zeros += 1
-        return (1 << num_zeros) - 1 + self.take(num_zeros)
+def _payload(unit: bytes) -> bytes:
+    """7.4.1: a 3 behind two zeros only keeps the payload from looking like a start code."""
+    return unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable, main_stream, open_container
+from mgm_prep.decoding.crop import Crop
 from mgm_prep.decoding.demuxer import Demuxer
-from mgm_prep.decoding.h264 import is_reference, nal_length_bytes
-from mgm_prep.decoding.pyav import VECTOR_DTYPE, Picture, VideoFile
+from mgm_prep.decoding.h264 import ParameterSets, PictureHeader
+from mgm_prep.decoding.pyav import VECTOR_DTYPE, Picture, VideoFile, read_header
 from mgm_shared.schema import PICTURE_TYPES
 
-Tag = tuple[int, float, int, bool | None]
-"""What a packet tells of its picture: clock, time on it, place in decoding order, whether others refer to it."""
+Tag = tuple[int, float, int, PictureHeader | None]
+"""What a packet tells of its picture: clock, time on it, place in decoding order, and for H.264 its header."""
 
 # The columns of mv-extractor's vectors, int32 (K, 10).
 COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -40,19 +41,24 @@ class CapturedFile(VideoFile):
         num_pictures = 0
         for frame, vectors_K, picture_type in self._captured():
             self._check_time()
-            if not num_pictures and (frame.height, frame.width) != (self.header.height, self.header.width):
-                raise Unreadable("mv-extractor reads another stream of it than the main one")
-            _, time_s, decode_index, is_referred = next(tags, (0, float("nan"), num_pictures, None))
+            if not num_pictures:
+                self._check_shape(frame)
+            _, time_s, decode_index, header = next(tags, (0, float("nan"), num_pictures, None))
+            if header is None:
+                is_referred = PICTURE_TYPES[picture_type] != "B"
+                header = PictureHeader(is_reference=is_referred, sequence=self._default_sequence)
             num_pictures += 1
             yield Picture(
                 frame=frame,
+                left_px=header.sequence.left_px,
+                top_px=header.sequence.top_px,
                 vectors_K=vectors_K,
                 time_s=time_s,
                 dts_s=time_s,
                 picture_type=picture_type,
                 decode_index=decode_index,
-                is_reference=PICTURE_TYPES[picture_type] != "B" if is_referred is None else is_referred,
-                num_references=self._num_references,
+                is_reference=header.is_reference,
+                num_references=header.sequence.num_references,
                 is_corrupt=False,
                 codec=self._codec,
                 orientation=self._first.orientation,
@@ -61,11 +67,19 @@ class CapturedFile(VideoFile):
             raise Unreadable("mv-extractor decodes no picture of it; the decoder pyav does")
         self.num_errors = self._num_lost + max(self._is_last_cut, len(scheduled) - num_pictures)
 
+    def _check_shape(self, frame: av.VideoFrame) -> None:
+        """Unreadable unless its first picture is the one that PyAV gives."""
+        # It rounds a crop of the bitstream at the left down, and ignores that of the container.
+        if self._first.left_px or self._cropper.crop != Crop():
+            raise Unreadable("mv-extractor does not crop it as it should; the decoder pyav does")
+        if (frame.height, frame.width) != (self.header.height, self.header.width):
+            raise Unreadable("mv-extractor reads another stream of it than the main one")
+
     def _tags(self) -> Iterator[Tag]:
         """What the packets tell of the pictures."""
         with open_container(self._path, {}) as container:
             stream = main_stream(container)
-            length_bytes = nal_length_bytes(stream.codec_context.extradata)
+            sets = ParameterSets(stream.codec_context.extradata) if self._codec == "h264" else None
             demuxer = Demuxer(self._path, container, stream)
             clock, last_dts = 0, None
             for decode_index, packet in enumerate(demuxer.packets()):
@@ -76,8 +90,7 @@ class CapturedFile(VideoFile):
                         last_dts = packet.dts
                     ticks = packet.pts if packet.pts is not None else packet.dts
                     time_s = float("nan") if ticks is None else float(ticks * stream.time_base)
-                    is_referred = is_reference(bytes(packet), length_bytes) if self._codec == "h264" else None
-                    yield clock, time_s, decode_index, is_referred
+                    yield clock, time_s, decode_index, read_header(packet, sets) if sets else None
             self._num_lost, self._is_last_cut = demuxer.num_lost, demuxer.is_last_cut
 
     def _captured(self) -> Iterator[tuple[av.VideoFrame, NDArray[np.void] | None, int]]:

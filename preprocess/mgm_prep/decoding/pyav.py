@@ -13,16 +13,21 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.codec.context import Flags2
+from av.codec.context import Flags, Flags2
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable, main_stream, open_container, reason_of, size_without_decoding
+from mgm_prep.decoding.crop import Cropper, container_crop
 from mgm_prep.decoding.demuxer import DEFAULT_FRAME_RATE, Demuxer
-from mgm_prep.decoding.h264 import is_reference, nal_length_bytes, num_references
+from mgm_prep.decoding.h264 import ParameterSets, PictureHeader
+from mgm_prep.decoding.h264_sps import Sequence
 from mgm_shared.geometry import Orientation
+
+# Before H.264 a picture had one reference on each side.
+ONE_REFERENCE = Sequence(num_references=1)
 
 # AVMotionVector of libavutil/motion_vector.h. PyAV's `to_ndarray` builds this type anew for every picture.
 VECTOR_DTYPE = np.dtype(
@@ -45,8 +50,12 @@ class Picture:
     """One decoded picture and its place in the stream."""
 
     frame: av.VideoFrame
+    """Cropped as the bitstream and the container say, not yet turned."""
+    left_px: int = 0
+    top_px: int = 0
+    """The corner of `frame` in the coded picture."""
     vectors_K: NDArray[np.void] | None
-    """FFmpeg's AVMotionVector records in coded pixels, None on a picture that has none."""
+    """FFmpeg's AVMotionVector records in px of the coded picture, None on a picture that has none."""
     time_s: float
     """When it is shown, NaN where the container does not say; timeline.py knows what then."""
     dts_s: float
@@ -91,7 +100,7 @@ class Header:
     codec: str
     height: int
     width: int
-    """Coded size of the first picture."""
+    """Size of the first picture, cropped."""
     display_height: float
     display_width: float
     """Its size with the sample aspect ratio and the rotation applied."""
@@ -123,6 +132,7 @@ class VideoFile:
         self._container = open_container(path, ffmpeg_limit)
         try:
             self._stream = main_stream(self._container)
+            self._cropper = Cropper(container_crop(self._container, self._stream.index))
             self._configure(ffmpeg_limit)
             self._demuxer = Demuxer(path, self._container, self._stream)
             self.max_pause_s = self._demuxer.max_pause_s
@@ -155,13 +165,14 @@ class VideoFile:
         context = self._stream.codec_context
         self._check_size(context.height, context.width)
         context.thread_type, context.thread_count = "NONE", 1
+        # Else FFmpeg keeps some of the columns that are cropped at the left, so that rows begin at aligned addresses.
+        context.flags |= Flags.unaligned
         context.flags2 |= Flags2.export_mvs
         context.copy_opaque = True
         context.options = options
         self._codec: str = context.codec.canonical_name
         self._time_base: Fraction = self._stream.time_base
-        # Before H.264 a picture had one reference on each side.
-        self._num_references = num_references(context.extradata) if self._codec == "h264" else 1
+        self._parameter_sets = ParameterSets(context.extradata) if self._codec == "h264" else None
 
     def _check_size(self, height: float, width: float) -> None:
         if height * width > self._max_pixels:
@@ -173,13 +184,11 @@ class VideoFile:
             raise Unreadable(f"not done after max-seconds = {self._max_seconds}")
 
     def _decode(self) -> Iterator[Picture]:
-        context = self._stream.codec_context
-        is_h264 = self._codec == "h264"
-        length_bytes = nal_length_bytes(context.extradata)
+        context, sets = self._stream.codec_context, self._parameter_sets
         for decode_index, packet in enumerate(self._packets()):
             self._check_time()
             if packet is not None:
-                packet.opaque = (decode_index, is_reference(bytes(packet), length_bytes) if is_h264 else None)
+                packet.opaque = (decode_index, read_header(packet, sets) if sets else None)
             try:
                 frames = context.decode(packet)
             except av.FFmpegError as error:
@@ -213,28 +222,36 @@ class VideoFile:
     def _picture(self, frame: av.VideoFrame) -> Picture:
         vectors, matrix = side_data(frame, "MOTION_VECTORS"), side_data(frame, "DISPLAYMATRIX")
         tag: Any = frame.opaque
-        decode_index, is_referred = tag or (0, None)
-        if is_referred is None:
+        decode_index, header = tag or (0, None)
+        if header is None:
             # Outside H.264, I and P pictures are references and B pictures are not.
-            is_referred = frame.pict_type != PictureType.B
+            header = PictureHeader(is_reference=frame.pict_type != PictureType.B, sequence=self._default_sequence)
         is_cut = decode_index == self._cut_index
         if is_cut:
             self._cut_index = None
+        cropped = self._cropper.cropped(frame)
         pts, dts, base = frame.pts, frame.dts, self._time_base
         return Picture(
-            frame=frame,
+            frame=cropped.frame,
+            left_px=header.sequence.left_px + cropped.left_px,
+            top_px=header.sequence.top_px + cropped.top_px,
             vectors_K=None if vectors is None else np.frombuffer(vectors, VECTOR_DTYPE),
             # Not pts * base: making a Fraction of each picture's time takes longer than all else here.
             time_s=float("nan") if pts is None else pts * base.numerator / base.denominator,
             dts_s=float("nan") if dts is None else dts * base.numerator / base.denominator,
             picture_type=int(frame.pict_type),
             decode_index=decode_index,
-            is_reference=is_referred,
-            num_references=self._num_references,
+            is_reference=header.is_reference,
+            num_references=header.sequence.num_references,
             is_corrupt=frame.is_corrupt or is_cut,
             codec=self._codec,
             orientation=_orientation(matrix),
         )
+
+    @property
+    def _default_sequence(self) -> Sequence:
+        """Of a picture whose packet is not known."""
+        return self._parameter_sets.active if self._parameter_sets else ONE_REFERENCE
 
     def _read_header(self, first: Picture) -> Header:
         stream, frame = self._stream, first.frame
@@ -256,6 +273,13 @@ class VideoFile:
             frame_rate=frame_rate,
             num_frames_estimate=max(1, stream.frames or round(duration_s * frame_rate)),
         )
+
+
+def read_header(packet: "av.Packet[Any]", sets: ParameterSets) -> PictureHeader:
+    """What an H.264 packet tells of its picture; parameter sets that it brings are kept in `sets`."""
+    if packet.has_sidedata("new_extradata"):
+        sets.read_extradata(bytes(packet.get_sidedata("new_extradata")))
+    return sets.read(bytes(packet))
 
 
 def side_data(frame: av.VideoFrame, kind: str) -> Any:

@@ -22,8 +22,9 @@ from mgm_shared.schema import PICTURE_TYPES
 
 # H.264 holds at most 16 pictures for reordering, so a B picture's future reference is shown within 16 frames.
 MAX_REORDER = 16
-# FFmpeg exports vectors for these pictures too, and all of them are (0, 0).
-EXPORTED_AS_ZERO = frozenset({("mpeg4", PICTURE_TYPES.index("B"))})
+# FFmpeg's decoders of the H.263 family keep no vectors of B pictures and export (0, 0) for all of them. Those of
+# MPEG-1, MPEG-2 and H.264 export what the stream has.
+ZERO_B_CODECS = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 h263 h263i h263p flv1 wmv1 wmv2 rv10 rv20".split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ def with_references(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, list
         waiting.append((number, picture))
         while waiting and (number - waiting[0][0] >= MAX_REORDER or not _waits(waiting[0][1], decoded)):
             yield _referring(*waiting.popleft(), shown)
-        _forget(shown, waiting[0][0] if waiting else number + 1, picture.num_references)
+        # A later sequence may allow fewer references than the pictures of an earlier one that still wait.
+        num_references = max((item.num_references for _, item in waiting), default=picture.num_references)
+        _forget(shown, waiting[0][0] if waiting else number + 1, num_references)
     while waiting:
         yield _referring(*waiting.popleft(), shown)
 
@@ -74,15 +77,32 @@ def _forget(shown: Numbered, oldest: int, num_references: int) -> None:
 def _referring(number: int, picture: Picture, shown: Numbered) -> tuple[Picture, list[Reference]]:
     if picture.vectors_K is None:
         return picture, []
-    earlier = [item for item in shown if item[1].decode_index < picture.decode_index]
+    earlier = [
+        (n, other)
+        for n, other in shown
+        if other.decode_index < picture.decode_index and _format(other) == _format(picture)
+    ]
     earlier.sort(key=lambda item: abs(number - item[0]))
     return picture, [Reference(distance=number - n, luma_HW=other.luma_HW) for n, other in earlier]
 
 
+def _format(picture: Picture) -> tuple[object, ...]:
+    """What does not change within a sequence; no picture refers to one of another sequence."""
+    frame = picture.frame
+    shape = frame.format.name, frame.height, frame.width, picture.top_px, picture.left_px
+    return *shape, picture.num_references
+
+
+def is_exported_as_zero(picture: Picture) -> bool:
+    """Whether FFmpeg exports (0, 0) for each block of the picture, whatever the stream says."""
+    return PICTURE_TYPES[picture.picture_type] == "B" and picture.codec in ZERO_B_CODECS
+
+
 def motion_grid(picture: Picture, references: Sequence[Reference]) -> NDArray[np.float32]:
-    """The velocity of each cell of a coded picture, (⌈height/8⌉, ⌈width/8⌉, 2) px a frame."""
-    shape = (-(-picture.frame.height // CELL_PX), -(-picture.frame.width // CELL_PX))
-    if picture.vectors_K is None or (picture.codec, picture.picture_type) in EXPORTED_AS_ZERO:
+    """The velocity of each cell of a coded picture as far as its shown part reaches, (Y, X, 2) px a frame."""
+    bottom_px, right_px = picture.top_px + picture.frame.height, picture.left_px + picture.frame.width
+    shape = (-(-bottom_px // CELL_PX), -(-right_px // CELL_PX))
+    if picture.vectors_K is None or is_exported_as_zero(picture):
         return np.full((*shape, 2), np.nan, np.float32)
     towards_LYX2 = paint(picture.vectors_K, *shape)
     distance_LYX = np.empty(towards_LYX2.shape[:3], np.float32)
@@ -108,17 +128,17 @@ def _find_references(
     """
     error_YX = np.full(distance_YX.shape, np.inf, np.float32)
     for reference in candidates:
-        pictures = (picture.luma_HW, reference.luma_HW, picture.grey_level)
+        pictures = (picture.luma_HW, reference.luma_HW, picture.grey_level, picture.top_px, picture.left_px)
         if not fit(*pictures, reference.distance, towards_YX2, distance_YX, error_YX):
             return
 
 
 def stored_motion(picture: Picture, motion_YX2: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """The grid of the picture as shown and stored, (height/8, width/8, 2): resized, then turned as its frame is."""
+    """The grid of the picture as shown and stored, (height/8, width/8, 2): cropped, resized, turned as its frame is."""
     frame, orientation = picture.frame, picture.orientation
     if orientation.is_transposed:
         height, width = width, height
-    if (frame.height, frame.width) != (height, width):
-        box = Box(x=0, y=0, width=frame.width, height=frame.height)
+    if (frame.height, frame.width, picture.top_px, picture.left_px) != (height, width, 0, 0):
+        box = Box(x=picture.left_px, y=picture.top_px, width=frame.width, height=frame.height)
         motion_YX2 = resample_motion(motion_YX2, box, height, width)
     return orientation.motion(motion_YX2)

@@ -52,6 +52,8 @@ def fit(
     luma_HW: Luma,
     reference_HW: Luma,
     grey_level: float,
+    top: int,
+    left: int,
     distance: float,
     towards_YX2: NDArray[np.float32],
     distance_YX: NDArray[np.float32],
@@ -60,7 +62,8 @@ def fit(
     """Try one reference on the cells that fit none well so far; returns how many are still left.
 
     `distance_YX` and `error_YX` hold the best reference's distance and its mean error, and are updated. `grey_level` is
-    what one of 256 levels is in the units of the luma.
+    what one of 256 levels is in the units of the luma. `top` and `left` are the corner of both lumas in the coded
+    picture, whose cells these are.
     """
     height, width = luma_HW.shape
     difference_S = np.empty(NUM_SAMPLES, np.float32)
@@ -72,7 +75,8 @@ def fit(
             if not dx * dx + dy * dy > MIN_DISPUTED_PX * MIN_DISPUTED_PX or error_YX[y, x] <= GOOD_ERROR:
                 continue
             for s in range(NUM_SAMPLES):
-                row, column = min(y * CELL_PX + SAMPLE_Y[s], height - 1), min(x * CELL_PX + SAMPLE_X[s], width - 1)
+                row = min(max(y * CELL_PX + SAMPLE_Y[s] - top, 0), height - 1)
+                column = min(max(x * CELL_PX + SAMPLE_X[s] - left, 0), width - 1)
                 difference_S[s] = np.float32(luma_HW[row, column]) - _bilinear(reference_HW, row + dy, column + dx)
             # Without its mean: in a fade the encoder predicts with weights, and the brightness differs as a whole.
             error = _mean_abs_difference(difference_S) / np.float32(grey_level)

@@ -74,7 +74,8 @@ def _command(size: tuple[int, int], stream_index: int, settings: TranscodeSettin
     """The words of the ffmpeg command, with INPUT and OUTPUT in place of the files."""
     height, width = size
     # ffmpeg turns the picture upright before it comes to the filter.
-    shown = ffmpeg.input(INPUT, **OPEN_OPTIONS)[str(stream_index)]
+    # Unaligned, so that a crop of the bitstream at the left is exact. That of the container is ffmpeg's default.
+    shown = ffmpeg.input(INPUT, flags="unaligned", **OPEN_OPTIONS)[str(stream_index)]
     shown = shown.filter("scale", width, height, flags="area").filter("setsar", 1)
     options = ENCODING | TIMING | {"preset": settings.preset, "crf": settings.crf, "threads": 1, "map_metadata": -1}
     command = ffmpeg.output(shown, OUTPUT, vcodec="libx264", format="mp4", movflags="+faststart", **options)
