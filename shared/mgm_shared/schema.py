@@ -102,7 +102,8 @@ class VideoRecord:
     rotation: int
     """Degrees the picture was turned counter-clockwise to be shown, after any mirroring left to right."""
     motion_source: str
-    """codec, transcode, estimate or none."""
+    """codec, transcode, estimate or none. In codec+transcode, codec+estimate and codec+none the second is the source of
+    the pictures of type B, for which FFmpeg exports no vectors, and of P pictures behind them that came without."""
     num_corrupt: int
     """Frames that are damaged, errors of the decoder, and frames missing because the file ends early."""
 

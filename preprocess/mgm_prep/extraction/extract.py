@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
@@ -16,7 +17,7 @@ from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.labels import merge_labels, read_label_files, say_unattached
 from mgm_prep.extraction.matching import match_videos
 from mgm_prep.extraction.part import extract_part
-from mgm_prep.extraction.plan import PlannedPart, all_failures, extended_plan, known_videos
+from mgm_prep.extraction.plan import MOTION_WITHOUT_VECTORS, PlannedPart, all_failures, extended_plan, known_videos
 from mgm_prep.extraction.store_root import check_place, clear_unfinished, open_or_create
 from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
@@ -27,6 +28,7 @@ from mgm_prep.sources.annotations import Annotation
 from mgm_prep.sources.discover import Found, Source, describe_ignored, find_sources
 from mgm_shared.cli import move_aside
 from mgm_shared.index import codes, committed_parts, numbers, write_index
+from mgm_shared.progress import Progress
 from mgm_shared.signals import stop_after_block
 from mgm_shared.storage import PathLike, StorePath, store_path
 
@@ -58,6 +60,8 @@ class ExtractSummary:
     """Videos of the store that are not in the data set any more."""
     without_vectors: dict[str, int] = field(default_factory=dict)
     """Number of videos for each codec that has no motion vectors."""
+    without_b_vectors: dict[str, int] = field(default_factory=dict)
+    """The same for videos whose B pictures alone have none. Their motion is filled unless `no_vectors` is skip."""
 
 
 def extract(
@@ -122,7 +126,11 @@ def extract(
                 clear_unfinished(place)
                 table = write_index(place)
                 write_failures(place, all_failures(place).values())
-    return _summary(place, table, found, Changes(vanished=changes.vanished) if refresh else changes, num_extracted)
+    changes = Changes(vanished=changes.vanished) if refresh else changes
+    summary = _summary(place, table, found, changes, num_extracted)
+    if num_extracted:
+        _say_without_b_vectors(summary, settings, execution.progress)
+    return summary
 
 
 def _extract_missing(
@@ -164,7 +172,23 @@ def _summary(store: StorePath, table: pa.Table, found: Found, changes: Changes, 
         changed=len(changes.changed),
         vanished=len(changes.vanished),
         without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},
+        without_b_vectors=_without_b_vectors(table, is_listed),
     )
+
+
+def _without_b_vectors(table: pa.Table, is_listed_N: NDArray[np.bool_]) -> dict[str, int]:
+    codec_of_row, codec_names = codes(table, "codec")
+    source_of_row, source_names = codes(table, "motion_source")
+    is_mixed_N = np.array([(source_names[code] or "").startswith("codec+") for code in source_of_row], bool)
+    found = Counter(codec_names[code] or "" for code in codec_of_row[is_listed_N & is_mixed_N])
+    return dict(sorted(found.items()))
+
+
+def _say_without_b_vectors(summary: ExtractSummary, settings: ExtractSettings, progress: Progress) -> None:
+    if codecs := summary.without_b_vectors:
+        kinds = ", ".join(f"{codec} {count}" for codec, count in codecs.items())
+        instead = MOTION_WITHOUT_VECTORS[settings.no_vectors]
+        progress.say(f"{sum(codecs.values())} videos have B pictures without motion vectors ({kinds}); {instead}")
 
 
 def _extract_parts(

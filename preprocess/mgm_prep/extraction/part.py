@@ -26,7 +26,8 @@ from mgm_prep.decoding.timestamps import mean_rate, shown_at
 from mgm_prep.extraction.failures import Failure, failure_of
 from mgm_prep.extraction.tasks import Task
 from mgm_prep.motion.block_matching import with_estimates
-from mgm_prep.motion.codec import motion_grid, stored_motion, with_references
+from mgm_prep.motion.codec import is_exported_as_zero, motion_grid, stored_motion, with_references
+from mgm_prep.motion.filling import Filler
 from mgm_prep.motion.x264 import VECTOR_CODECS, Reencoder
 from mgm_prep.runtime.crash_journal import journal
 from mgm_prep.sources.discover import Source
@@ -118,7 +119,7 @@ class PartWriter:
         """
         version = _version(source)
         start = self._frames.num_frames
-        num_corrupt = 0
+        num_corrupt = num_zero = 0
         pts_s, dts_s = array("d"), array("d")
         with DECODERS[self._settings.decoder](source.path, self._settings) as video:
             header = video.header
@@ -130,6 +131,7 @@ class PartWriter:
                 dts_s.append(picture.dts_s)
                 self._picture_type.append(picture.picture_type)
                 num_corrupt += picture.is_corrupt
+                num_zero += is_exported_as_zero(picture)
             num_errors, max_pause_s = video.num_errors, video.max_pause_s
         time_s = shown_at(pts_s, dts_s, header.frame_rate, max_pause_s)
         self._time_s.extend(time_s)
@@ -154,7 +156,7 @@ class PartWriter:
                 source_height=header.height,
                 source_width=header.width,
                 rotation=header.rotation,
-                motion_source=motion_source,
+                motion_source=f"codec+{self._instead}" if num_zero else motion_source,
                 num_corrupt=num_corrupt,
             )
         )
@@ -207,8 +209,11 @@ class PartWriter:
             flush(path)
 
     def _motion_source(self, header: Header) -> str:
-        if header.codec in VECTOR_CODECS:
-            return "codec"
+        return "codec" if header.codec in VECTOR_CODECS else self._instead
+
+    @property
+    def _instead(self) -> str:
+        """Where motion comes from that a codec does not have."""
         return "none" if self._settings.no_vectors == "skip" else self._settings.no_vectors
 
     def _converted(
@@ -218,9 +223,13 @@ class PartWriter:
         height, width = self._size
         scaler = PlaneScaler()
         if motion_source == "codec":
+            filler = None if self._instead == "none" else Filler(self._instead, height, width)
             for picture, references in with_references(pictures):
-                grid_YX2 = motion_grid(picture, references)
-                yield picture, self._frame(picture, scaler), stored_motion(picture, grid_YX2, height, width)
+                frame = self._frame(picture, scaler)
+                motion_YX2 = filler.motion(picture, frame) if filler else None
+                if motion_YX2 is None:
+                    motion_YX2 = stored_motion(picture, motion_grid(picture, references), height, width)
+                yield picture, frame, motion_YX2
             return
         shown = ((picture, self._frame(picture, scaler)) for picture in pictures)
         if motion_source == "estimate":

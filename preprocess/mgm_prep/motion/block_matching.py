@@ -47,6 +47,25 @@ def with_estimates(
         yield held[0], _pull(graph, is_first=num_frames == 1)
 
 
+class Matcher:
+    """Matches frames one by one and hands back each one's motion at once, for twice the work of `with_estimates`."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._graph = _graph(height, width)
+        self._num_pushed = 0
+
+    def motion(self, luma_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The velocity of each cell since the luma that was given before, (H/8, W/8, 2); all NaN for the first."""
+        is_first = not self._num_pushed
+        # Given twice, the frame before comes out by the first, and this one by the second.
+        _push(self._graph, luma_HW, self._num_pushed)
+        if not is_first:
+            self._graph.pull()
+        _push(self._graph, luma_HW, self._num_pushed + 1)
+        self._num_pushed += 2
+        return _pull(self._graph, is_first)
+
+
 def _graph(height: int, width: int) -> Graph:
     graph = Graph()
     graph.threads = 1

@@ -30,7 +30,7 @@ class StoreDescription:
     splits: dict[str, int]
     codecs: dict[str, int]
     motion_from: dict[str, int]
-    """By source of the motion: codec, transcode, estimate or none."""
+    """By source of the motion, see `VideoRecord.motion_source`."""
     damaged_videos: int
     settings: dict[str, Any]
     libraries: dict[str, str]
@@ -45,6 +45,10 @@ class VideoDescription:
     """The row of the video in `Store.videos`."""
     picture_types: dict[str, int]
     """Frames by picture type: I, P, B, …"""
+    pictures_with_motion: float
+    """Share of the frames that have a motion vector in some cell."""
+    cells_with_motion: dict[str, float]
+    """By picture type: share of the cells of 8×8 px that have a motion vector."""
     cells_without_vector: float
     """Share of the cells of 8×8 px, over all frames, that have no motion vector."""
     speed_p50_px: float | None
@@ -103,13 +107,21 @@ def describe_video(video: Video) -> VideoDescription:
     """The record of a video, its picture types, and the speed of its cells. Reads all of its motion."""
     motion_TYX2 = video.motion[:]
     speed_TYX = np.hypot(motion_TYX2[..., 0], motion_TYX2[..., 1])
-    known = speed_TYX[~np.isnan(speed_TYX)]
+    is_known_TYX = ~np.isnan(speed_TYX)
+    known = speed_TYX[is_known_TYX]
     p50, p90, p99 = [round(float(p), 3) for p in np.percentile(known, (50, 90, 99))] if known.size else [None] * 3
     types = np.bincount(video.picture_type, minlength=len(PICTURE_TYPES))
+    share_of_type = {
+        name: round(float(is_known_TYX[video.picture_type == type_].mean()), 4)
+        for type_, name in enumerate(PICTURE_TYPES)
+        if types[type_]
+    }
     return VideoDescription(
         video_id=video.video_id,
         record={key: _plain(value) for key, value in video.record.items()},
         picture_types={name: int(count) for name, count in zip(PICTURE_TYPES, types, strict=True) if count},
+        pictures_with_motion=round(float(is_known_TYX.any((1, 2)).mean()), 4),
+        cells_with_motion=share_of_type,
         cells_without_vector=round(float(np.isnan(speed_TYX).mean()), 4),
         speed_p50_px=p50,
         speed_p90_px=p90,
