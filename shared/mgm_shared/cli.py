@@ -6,7 +6,6 @@ Exit codes: 0 done · 1 unexpected error (with its traceback) · 2 usage or bad 
 
 import errno
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from mgm_shared.config import Config, check, extra_of, flag, renamed
 from mgm_shared.errors import UserError
+from mgm_shared.json_text import to_json
 from mgm_shared.objects import Url
 from mgm_shared.printable import one_line
 from mgm_shared.recipe import read_recipe, section_names
@@ -28,7 +28,12 @@ EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 # Errors that the user can mend, such as a full disk or a missing permission: they get one line, no traceback.
-USERS_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+USERS_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM,
+    errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE,
+}  # fmt: skip
+# So do these where they name the file: it was moved or deleted, or something else has its name.
+USERS_FILE_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 
 # Where the options of a --config file wait in click's context for the command.
 FROM_FILE = "mgm_shared.cli.from_file"
@@ -82,7 +87,7 @@ class Program(click.Group):
             message = str(error).strip().rpartition("UserError: ")[2]
             click.echo(f"{ctx.info_name}: {one_line(message)}", err=True)
         except OSError as error:
-            if error.errno not in USERS_ERRNOS:
+            if error.errno not in USERS_ERRNOS | (USERS_FILE_ERRNOS if error.filename else set()):
                 raise
             place = one_line(str(error.filename or "cannot write"))
             click.echo(f"{ctx.info_name}: {place}: {error.strerror}", err=True)
@@ -235,7 +240,7 @@ def _option_names(command: click.Command) -> set[str]:
 def emit(result: dict[str, Any], is_json: bool) -> None:
     """Print the result of a command on stdout: one JSON object, or one line per value."""
     if is_json:
-        click.echo(json.dumps(result, default=str))
+        click.echo(to_json(result))
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():

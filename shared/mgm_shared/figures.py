@@ -205,8 +205,11 @@ def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]
 def save(figure: "Figure", file: Path) -> None:
     """Write a figure; its directory is made. UserError for a suffix that matplotlib does not write."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight", "pad_inches": 0.03}
+    # The name that `replace_file` gives does not have the suffix.
+    kind = file.suffix[1:] or "png"
     try:
-        figure.savefig(file, dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.03)
+        replace_file(file, lambda beside: figure.savefig(beside, format=kind, **options))
     except ValueError as error:
         raise UserError(f"cannot draw into {file}: {error}") from None
 

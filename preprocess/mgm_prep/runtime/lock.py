@@ -1,34 +1,24 @@
 """The lock of a store: one command at a time may write to it, since two would overwrite each other's plan.
 
-A local store is locked by the kernel, which releases the lock when the process ends for any reason. Behind a URL the
-lock is an object that only one process can create. Its owner rewrites it every few seconds; an object that does not
-change was left by a process that died. Clocks of different machines are never compared.
+A local store is locked as any directory is (see `mgm_shared.lock`). Behind a URL the lock is an object that only one
+process can create. Its owner rewrites it every few seconds; an object that does not change was left by a process that
+died. Clocks of different machines are never compared.
 """
 
-import fcntl
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from mgm_shared import objects
 from mgm_shared.errors import UserError
+from mgm_shared.lock import BEAT_S, LOCK_FILE, SILENT_BEATS, CheckLock, one_writer
 from mgm_shared.objects import Url
+from mgm_shared.processes import ProcessId
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
-
-LOCK_FILE = ".lock"
-BEAT_S = 5.0
-# The owner of a lock that was not rewritten for so many beats is dead.
-SILENT_BEATS = 6
-
-CheckLock = Callable[[], None]
-"""Raises UserError when another process took the lock, because this one was disconnected for too long."""
 
 
 @contextmanager
@@ -37,27 +27,9 @@ def locked(store: StorePath, progress: Progress = SILENT) -> Iterator[CheckLock]
 
     Yields a function to call before each step that writes.
     """
-    if isinstance(store, Url):
-        with _lease(store, progress) as check_lock:
-            yield check_lock
-        return
-    with _kernel_lock(store):
-        yield lambda: None
-
-
-@contextmanager
-def _kernel_lock(store: Path) -> Iterator[None]:
-    store.mkdir(parents=True, exist_ok=True)
-    lock = store / LOCK_FILE
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another command is writing to {store}; wait for it, or stop it") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    holding = _lease(store, progress) if isinstance(store, Url) else one_writer(store, progress.say)
+    with holding as check_lock:
+        yield check_lock
 
 
 @contextmanager
@@ -122,7 +94,7 @@ class Lease:
         record = {
             "token": self._token,
             "beat": self._num_beats,
-            "owner": f"process {os.getpid()} on {socket.gethostname()}",
+            "owner": str(ProcessId.own()),
         }
         return json.dumps(record).encode()
 

@@ -4,7 +4,6 @@ The layout is that of the paper's Table 4 and Figure 4: a table has a row for ea
 number, its plot is a curve.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgm_shared.figures import FONT_POINTS, PAGE_INCHES, panels, save
-from mgm_shared.files import replace_file
+from mgm_shared.files import replace_text
+from mgm_shared.json_text import to_json
 from mgm_train.ablation.grid import GridRow, Table
 from mgm_train.ablation.runner import RunResult
 
@@ -90,8 +90,8 @@ def write_results(tables: Sequence[Table], outcomes: Mapping[str, RunResult], ou
     }
     text = "\n".join(markdown(table, outcomes) for table in tables)
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(files["md"], lambda path: path.write_text(text))
-    replace_file(files["json"], lambda path: path.write_text(json.dumps(values, indent=2) + "\n"))
+    replace_text(files["md"], text)
+    replace_text(files["json"], to_json(values, indent=2) + "\n")
     save(plot(tables, outcomes), files["png"])
     return values
 

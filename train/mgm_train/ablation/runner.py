@@ -28,7 +28,8 @@ import yaml
 from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_file
+from mgm_shared.files import replace_text
+from mgm_shared.json_text import to_json
 from mgm_train.ablation.grid import Run
 from mgm_train.runtime.signals import StopRequest
 
@@ -181,7 +182,7 @@ class Ablation:
         """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""
         stage.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({stage.task: stage.config.to_dict()}, sort_keys=False)
-        replace_file(stage.asked, lambda path: path.write_text(text))
+        replace_text(stage.asked, text)
         ended = self.launch(stage.command, self.stop)
         if ended.code == EXIT_INTERRUPTED or (ended.code and self.stop.is_asked):
             self.stop.is_asked = True
@@ -190,7 +191,7 @@ class Ablation:
             self.say(f"failed: {self.failed[stage.record]}")
         else:
             record = {"identity": stage.identity(self.digest), "result": json.loads(ended.stdout)}
-            replace_file(stage.record, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+            replace_text(stage.record, to_json(record, indent=2) + "\n")
 
 
 def launcher(num_gpus: int) -> Launch:

@@ -26,7 +26,8 @@ import yaml
 
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_file
+from mgm_shared.files import append_line, replace_file, replace_text
+from mgm_shared.json_text import to_json
 from mgm_train.config import TrainConfig
 
 
@@ -58,9 +59,9 @@ class RunFolder:
         for left_by_a_kill in self.checkpoints.glob(".*.part"):
             left_by_a_kill.unlink()
         text = yaml.safe_dump({task: config.to_dict()}, sort_keys=False)
-        replace_file(self.root / "config.yaml", lambda path: path.write_text(text))
-        environment = json.dumps(describe_environment() | dict(about), indent=2) + "\n"
-        replace_file(self.root / "environment.json", lambda path: path.write_text(environment))
+        replace_text(self.root / "config.yaml", text)
+        environment = to_json(describe_environment() | dict(about), indent=2) + "\n"
+        replace_text(self.root / "environment.json", environment)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that was cut off by a kill is left out."""
@@ -70,14 +71,12 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def append_metrics(self, row: Mapping[str, object]) -> None:
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.metrics, to_json(row))
 
     def cut_metrics(self, num_steps: int) -> None:
         """Drop the rows after `num_steps` steps: going on from there writes them anew."""
         rows = [row for row in self.read_metrics() if row["step"] <= num_steps]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        replace_file(self.metrics, lambda path: path.write_text(text))
+        replace_text(self.metrics, "".join(to_json(row) + "\n" for row in rows))
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -124,7 +123,13 @@ def _version(package: str) -> str | None:
 
 def save_last(run: RunFolder, state: Mapping[str, Any]) -> None:
     """Replace last.pt; `state` holds tensors, plain values, lists and dicts of them."""
-    replace_file(run.last, lambda path: torch.save(dict(state), path))
+
+    def write(beside: Path) -> None:
+        # Given a path, PyTorch writes by itself, and does not say what failed.
+        with beside.open("wb") as file:
+            torch.save(dict(state), file)
+
+    replace_file(run.last, write)
 
 
 def load_last(run: RunFolder) -> dict[str, Any] | None:
