@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_last, save_last
+from mgm_train.checkpoint.resume import check_resumable
+from mgm_train.checkpoint.run_folder import RunFolder, load_last, save_last
 from mgm_train.checkpoint.transfer import fitted, load_encoder
 from mgm_train.checkpoint.weights import load_weights, save_weights
 from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig

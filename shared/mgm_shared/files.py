@@ -1,5 +1,6 @@
 """Write files atomically: write a temporary file in the same folder, flush it to the disk, rename it."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -75,3 +76,14 @@ def _failure(path: Path, error: Exception) -> OSError | None:
     """The failure of the operating system behind an error, with the name of the file that was to be written."""
     found = os_error_in(error)
     return OSError(found.errno, found.strerror, str(path)) if found is not None and found.errno else None
+
+
+def content_digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and the contents of all files in a folder. OSError when there is none."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    running = hashlib.sha256()
+    for file_path in sorted(found for found in path.rglob("*") if found.is_file()):
+        running.update(os.fsencode(file_path.relative_to(path)) + b"\0" + content_digest(file_path).encode())
+    return running.hexdigest()

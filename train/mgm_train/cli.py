@@ -120,8 +120,8 @@ def evaluate(
 ) -> None:
     """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
     if dry_run:
-        preview = mgm_train.preview_evaluate(store, weights, config)
-        emit({"task": "evaluate", **asdict(preview), **config.to_dict()}, is_json)
+        preview = mgm_train.preview_evaluate(store, weights, config, progress=TerminalProgress())
+        emit({"task": "evaluate", **config.to_dict(), **asdict(preview)}, is_json)
         return
     with TerminalProgress() as progress:
         result = mgm_train.evaluate(store, weights, config, out=out, progress=progress)

@@ -19,6 +19,8 @@ Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "bloc
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
 Sampling = Literal["dense", "segment"]
+# What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
+SAMPLING_OPTIONS = ("stride", "sampling")
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]

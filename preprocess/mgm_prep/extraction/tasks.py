@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 from mgm_prep.extraction.failures import Failure
 from mgm_prep.runtime.cluster import Cluster
 from mgm_prep.runtime.crash_journal import deadly_videos
-from mgm_prep.runtime.lock import CheckLock
 from mgm_prep.sources.discover import Source
 from mgm_prep.sources.names import text_of
+from mgm_shared.lock import CheckLock
 from mgm_shared.progress import Progress
 from mgm_shared.storage import StorePath
 

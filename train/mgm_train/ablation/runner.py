@@ -28,9 +28,10 @@ import yaml
 from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_text
+from mgm_shared.files import content_digest, replace_text
 from mgm_shared.json_text import to_json
 from mgm_train.ablation.grid import Run
+from mgm_train.config import SAMPLING_OPTIONS
 from mgm_train.runtime.signals import StopRequest
 
 POLL_S = 0.2
@@ -68,6 +69,12 @@ class Stage:
         return self.folder / f"{self.task}.json"
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What it is asked: all options, so that none is chosen for it, but what a test takes from its fine-tuning."""
+        inherited = set(SAMPLING_OPTIONS) - self.config.model_fields_set if self.task == "evaluate" else set()
+        return {name: value for name, value in self.config.to_dict().items() if name not in inherited}
+
+    @property
     def command(self) -> list[str]:
         return [self.task, *self.arguments, "--config", str(self.asked), "--json"]
 
@@ -77,7 +84,8 @@ class Stage:
         kept = {
             key: value for key, value in self.config.to_dict().items() if key not in self.config.changeable() | {"init"}
         }
-        return {"store": store, "settings": json.loads(json.dumps(kept))}
+        inputs = {name: content_digest(Path(kept[name])) for name in ("class_map", "boxes") if kept.get(name)}
+        return {"store": store, "settings": json.loads(json.dumps(kept)), "inputs": inputs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +132,13 @@ def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> No
         now, then = stage.identity(digest), record["identity"]
         if then["store"] != now["store"]:
             raise UserError(f"{stage.record} is of another store; take another --run folder")
+        then_inputs = then.get("inputs", {})
+        for key in now["inputs"].keys() & then_inputs.keys():
+            if now["inputs"][key] != then_inputs[key]:
+                path = now["settings"][key]
+                raise UserError(f"{stage.record}: the content of {path} is not what it was; take another --run folder")
+            # The same content in another place is the same.
+            then["settings"][key] = now["settings"][key]
         changed = [key for key, value in now["settings"].items() if then["settings"].get(key) != value]
         if changed:
             key = changed[0]
@@ -181,7 +196,7 @@ class Ablation:
     def _start(self, stage: Stage) -> None:
         """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""
         stage.folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({stage.task: stage.config.to_dict()}, sort_keys=False)
+        text = yaml.safe_dump({stage.task: stage.options}, sort_keys=False)
         replace_text(stage.asked, text)
         ended = self.launch(stage.command, self.stop)
         if ended.code == EXIT_INTERRUPTED or (ended.code and self.stop.is_asked):

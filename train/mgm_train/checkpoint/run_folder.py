@@ -12,8 +12,8 @@ whole files only. No file is loaded as a pickle of anything but tensors and plai
 
 import json
 import os
-import pickle
 import platform
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +28,6 @@ from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_shared.files import append_line, replace_file, replace_text
 from mgm_shared.json_text import to_json
-from mgm_train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -133,24 +132,27 @@ def save_last(run: RunFolder, state: Mapping[str, Any]) -> None:
 
 
 def load_last(run: RunFolder) -> dict[str, Any] | None:
-    """What `save_last` wrote, on the CPU; None when there is nothing to go on from. UserError if it cannot be read."""
+    """What `save_last` wrote, on the CPU; None when there is nothing to go on from.
+
+    UserError when it is damaged or something else. PyTorch writes a CRC-32 of each tensor, and does not check it.
+    """
     if not run.last.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(run.last, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{run.last} cannot be read; move it away to start from the beginning") from error
+        with zipfile.ZipFile(run.last) as parts:
+            damaged = parts.testzip()
+        state = None if damaged else torch.load(run.last, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        # A file that is no checkpoint can fail anywhere in the unpickler.
+        raise _no_checkpoint(run.last) from error
+    if not isinstance(state, dict):
+        raise _no_checkpoint(run.last)
     return state
 
 
-def check_resumable(run: RunFolder, state: Mapping[str, Any], task: str, config: TrainConfig, store: str) -> None:
-    """UserError unless a run that stopped with `state` may go on with these settings; it names what differs."""
-    saved = {"task": state["task"], "store": state["position"]["store"]} | state["config"]
-    asked = {"task": task, "store": store} | config.to_dict()
-    differing = [
-        f"{name.replace('_', '-')} was {saved.get(name)!r} and is now {asked.get(name)!r}"
-        for name in sorted((saved.keys() | asked.keys()) - config.changeable())
-        if saved.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise UserError(f"{run.root} was begun with other settings: {'; '.join(differing)}; take another run folder")
+def _no_checkpoint(path: Path) -> UserError:
+    return UserError(
+        f"{path} cannot be read: it is damaged, or no checkpoint; move it away to start from the beginning"
+    )

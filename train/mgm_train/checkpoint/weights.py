@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_file
 from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.checkpoint.tensor_file import load_tensors, save_tensors
 from mgm_train.config import ModelConfig
 
 
@@ -53,9 +51,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, m
     UserError when a number in it is not finite; an earlier file is then left as it is.
     """
     _check_finite(path, state)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    texts = {"format": "pt", "mgm_model": json.dumps(asdict(config)), **metadata}
-    replace_file(path, lambda beside: save_file(state, beside, metadata=texts))
+    save_tensors(path, state, {"mgm_model": json.dumps(asdict(config)), **metadata})
 
 
 def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -67,7 +63,7 @@ def find_weights(path: Path) -> Path:
     """`path` itself, or the latest epoch-XXXX.safetensors of a run folder. UserError if there is none."""
     if path.is_file():
         return path
-    found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"))
+    found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"), key=_epoch)
     if not found and RunFolder(path).last.is_file():
         raise UserError(f"{path} is unfinished and has no weights yet; continue it with the command that began it")
     if not found:
@@ -75,17 +71,22 @@ def find_weights(path: Path) -> Path:
     return found[-1]
 
 
+def _epoch(path: Path) -> int:
+    """The number in `epoch-XXXX.safetensors`, −1 for another file; as text, epoch-9950 comes after epoch-10000."""
+    number = path.stem.removeprefix("epoch-")
+    return int(number) if number.isdecimal() else -1
+
+
 def load_weights(path: Path) -> Weights:
     """Read a weights file, or the latest one of a run folder. UserError if it is not from mgm-train or holds NaN."""
     path = find_weights(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file; give an epoch-XXXX.safetensors or a run folder") from error
+    file = load_tensors(path)
+    metadata = file.metadata
     if "mgm_model" not in metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
-    _check_finite(path, state)
-    model = ModelConfig(**json.loads(metadata["mgm_model"]))
-    return Weights(path=path, state=state, model=model, metadata=metadata)
+    _check_finite(path, file.tensors)
+    try:
+        model = ModelConfig(**json.loads(metadata["mgm_model"]))
+    except (TypeError, ValueError):
+        raise UserError(f"{path} holds a model of another version of mgm-train") from None
+    return Weights(path=path, state=file.tensors, model=model, metadata=metadata)

@@ -5,6 +5,7 @@ the classes that two data sets share, and be tested on the other data set (parti
 """
 
 import csv
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def read_class_map(file: Path) -> dict[str, str]:
         raise UserError(f"{error}; give a CSV file with the columns label and class") from None
     if not all(map(is_text, lines.values())):
         raise UserError(f"{file} is not UTF-8 text; convert it to UTF-8")
-    rows = list(csv.reader(lines.values(), skipinitialspace=True))
+    # A name in quotes may hold a line break.
+    rows = list(csv.reader(io.StringIO("\n".join(lines.values()), newline=""), skipinitialspace=True))
     rows = [row for row in rows if any(row)]
     if not rows or rows[0] != MAP_COLUMNS or any(len(row) != 2 or not all(row) for row in rows):
         raise UserError(f"{file} must begin with the line `label,class` and have two names in every line")

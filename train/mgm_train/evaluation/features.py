@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
-from mgm_shared.files import replace_file
 from mgm_shared.progress import SILENT, Progress
+from mgm_train.checkpoint.tensor_file import TensorFile, load_tensors, save_tensors
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.evaluation.metrics import diverged
@@ -152,18 +150,27 @@ class FeatureCache:
         metadata["unreadable"] = json.dumps(features.unreadable)
         tensors = {"feature_NVD": features.feature_NVD, "label_N": features.label_N}
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(self._file(chunk), lambda beside: save_file(tensors, beside, metadata=metadata))
+        save_tensors(self._file(chunk), tensors, metadata)
 
     def _is_there(self, chunk: range) -> bool:
         """Whether the chunk is computed. UserError when it was, of something else."""
         if not self._file(chunk).exists():
             return False
-        with safe_open(self._file(chunk), "pt") as file:
-            had, wanted = json.loads(file.metadata()["key"]), json.loads(self.key)
+        had, wanted = json.loads(self._read(chunk).metadata["key"]), json.loads(self.key)
         if differing := sorted(name for name in wanted if had.get(name) != wanted[name]):
             names = ", ".join(name.replace("_", "-") for name in differing)
             raise UserError(f"{self.folder} holds features of another {names}; take another run folder, or --force")
         return True
+
+    def _read(self, chunk: range) -> TensorFile:
+        path = self._file(chunk)
+        try:
+            file = load_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error}; delete it, and the same command computes it again") from error
+        if "key" not in file.metadata:
+            raise UserError(f"{path} holds no features; take another run folder, or --force")
+        return file
 
     def load(self, num_videos: int) -> Features:
         """All chunks of a split of that many videos, in their order."""
@@ -171,10 +178,10 @@ class FeatureCache:
         video_ids: list[str] = []
         unreadable: dict[str, str] = {}
         for start in range(0, num_videos, VIDEOS_PER_CHUNK):
-            with safe_open(self._file(range(start, start + 1)), "pt") as file:
-                tensors.append({name: file.get_tensor(name) for name in ("feature_NVD", "label_N")})
-                video_ids += json.loads(file.metadata()["video_ids"])
-                unreadable |= json.loads(file.metadata()["unreadable"])
+            file = self._read(range(start, start + 1))
+            tensors.append(file.tensors)
+            video_ids += json.loads(file.metadata["video_ids"])
+            unreadable |= json.loads(file.metadata["unreadable"])
         if not video_ids:
             raise UserError(f"no video of split {self.split!r} can be read, of {num_videos}; run `mgm-prep verify`")
         joined = {name: torch.cat([chunk[name] for chunk in tensors]) for name in ("feature_NVD", "label_N")}

@@ -6,6 +6,7 @@ tests. A video that cannot be read is listed with its reason and never replaced 
 Axes: N readable videos of a batch · V views · C colours · T frames · H,W pixels · K classes.
 """
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import Store, Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import ModelConfig, ViewConfig
+from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ModelConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, read_class_map
 from mgm_train.data.loader import start_method
@@ -84,6 +86,31 @@ class ViewDataset(Dataset[Views]):
         shown = read_views(video, wanted, [View(box=box, size_px=side_px) for box in boxes])
         places = place_VT.reshape(indices_VT.shape)
         return np.stack([frames_CTHW[:, place_T] for place_T in places for frames_CTHW in shown])
+
+
+def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
+    """How a model's training clips were sampled, for the metadata of its weights."""
+    return {"mgm_sampling": json.dumps({name: getattr(config, name) for name in SAMPLING_OPTIONS})}
+
+
+def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
+    """The configuration with the sampling of the model's training where nobody set another, and what to say about it.
+
+    Options that were set stay. Weights of an earlier version, which record nothing, change nothing.
+    """
+    recorded = json.loads(weights.metadata.get("mgm_sampling", "{}"))
+    trained = {name: recorded[name] for name in SAMPLING_OPTIONS if name in recorded}
+    differing = {name: value for name, value in trained.items() if value != getattr(config, name)}
+    taken = {name: value for name, value in differing.items() if name not in config.model_fields_set}
+    said = [
+        f"{flag(name)} is {value}, as in the fine-tuning; --{flag(name)} sets another" for name, value in taken.items()
+    ]
+    said += [
+        f"{flag(name)} is {getattr(config, name)} as asked; the fine-tuning had {value}"
+        for name, value in differing.items()
+        if name not in taken
+    ]
+    return (config.replace(**taken) if taken else config), said
 
 
 def classifier(weights: Weights) -> VideoClassifier:

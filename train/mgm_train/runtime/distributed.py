@@ -4,15 +4,18 @@ A single process creates no process group.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mgm_shared.errors import UserError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,20 @@ class Distributed:
         if self.world_size == 1:
             return is_true
         return bool(self.sum(torch.tensor(float(is_true), device=self.device)) > 0)
+
+    def on_main(self, work: Callable[[], Result]) -> Result | None:
+        """What `work` returns on the main process, None on the others; its UserError is raised on all of them."""
+        result, failure = None, [""]
+        if self.is_main:
+            try:
+                result = work()
+            except UserError as error:
+                failure = [str(error)]
+        if self.world_size > 1:
+            dist.broadcast_object_list(failure, device=self.device)
+        if failure[0]:
+            raise UserError(failure[0])
+        return result
 
     def wait(self) -> None:
         """Wait until all processes have arrived here."""

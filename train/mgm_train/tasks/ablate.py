@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import open_store
 from mgm_train.ablation import runner
@@ -54,9 +55,10 @@ def ablate(
     """
     out, all_tables, chosen, runs, digest = _read(grid, store, run, tables)
     ablation = Ablation(out, str(store), digest, runner.launcher(gpus), progress.say)
-    ablation.run(runs)
-    outcomes = {one.name: ablation.outcome(one) for one in runs_of(all_tables)}
-    values = write_results(all_tables, outcomes, out)
+    with one_writer(out, progress.say):
+        ablation.run(runs)
+        outcomes = {one.name: ablation.outcome(one) for one in runs_of(all_tables)}
+        values = write_results(all_tables, outcomes, out)
     return AblateResult(
         tables=[markdown(table, outcomes) for table in chosen],
         values=values,

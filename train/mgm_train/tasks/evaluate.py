@@ -1,9 +1,11 @@
 """Test a fine-tuned model on a split of a store with several views of each video (paper §4.1)."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
@@ -11,7 +13,7 @@ from mgm_train.checkpoint.weights import Weights, load_weights
 from mgm_train.config import EvaluateConfig
 from mgm_train.data.labels import describe_map, read_class_map
 from mgm_train.evaluation.metrics import Scores, write_reports
-from mgm_train.evaluation.multiview import ViewDataset, classifier, score_views
+from mgm_train.evaluation.multiview import ViewDataset, classifier, sampled_as_trained, score_views
 from mgm_train.runtime.distributed import init_distributed
 from mgm_train.tasks.training_run import say_precision
 
@@ -31,6 +33,8 @@ class EvaluatePreview:
 
     videos: int
     views: int
+    stride: int
+    sampling: str
 
 
 def evaluate(
@@ -46,7 +50,7 @@ def evaluate(
     Args:
         store: Path or URL of a store.
         weights: A fine-tuned model: its run folder or a weights file.
-        config: Split and views.
+        config: Split and views. Where `stride` and `sampling` are not set, they are those of the fine-tuning.
         out: Folder of the CSV files; by default the run folder of the weights.
         progress: Hears the number of videos that are done.
 
@@ -58,31 +62,41 @@ def evaluate(
         UserError: The weights hold no classifier, the split has no video, or a video has a label they do not know.
     """
     config = config or EvaluateConfig()
-    loaded, dataset = _open(store, weights, config)
+    loaded, dataset = _open(store, weights, config, progress)
     if config.class_map:
         progress.say(describe_map(dataset.store, config.split, read_class_map(Path(config.class_map))))
     model = classifier(loaded)
-    with init_distributed(config.device) as distributed:
+    folder = Path(out) if out else loaded.folder
+    with init_distributed(config.device) as distributed, ExitStack() as stack:
+        # Not the lock of the run: a checkpoint may be tested while the training goes on, and each split by itself.
+        holding = one_writer(folder, progress.say, f".{config.split}.lock")
+        distributed.on_main(lambda: stack.enter_context(holding))
         say_precision(config.precision, distributed, progress)
         scores, predictions = score_views(model.to(distributed.device), dataset, distributed, progress)
         if not distributed.is_main:
             return None
-    folder = Path(out) if out else loaded.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    files = write_reports(folder, config.split, predictions, scores.unreadable, loaded.classes)
+        files = write_reports(folder, config.split, predictions, scores.unreadable, loaded.classes)
     return EvaluateResult(scores=scores, num_views=dataset.num_views, files=files)
 
 
 def preview_evaluate(
-    store: str | StorePath, weights: str | os.PathLike[str], config: EvaluateConfig | None = None
+    store: str | StorePath,
+    weights: str | os.PathLike[str],
+    config: EvaluateConfig | None = None,
+    *,
+    progress: Progress = SILENT,
 ) -> EvaluatePreview:
     """Count what `evaluate` would read. Errors are those of `evaluate`."""
-    _, dataset = _open(store, weights, config or EvaluateConfig())
-    return EvaluatePreview(videos=len(dataset), views=dataset.num_views)
+    _, dataset = _open(store, weights, config or EvaluateConfig(), progress)
+    views = dataset.config
+    return EvaluatePreview(videos=len(dataset), views=dataset.num_views, stride=views.stride, sampling=views.sampling)
 
 
 def _open(
-    store: str | StorePath, weights: str | os.PathLike[str], config: EvaluateConfig
+    store: str | StorePath, weights: str | os.PathLike[str], config: EvaluateConfig, progress: Progress
 ) -> tuple[Weights, ViewDataset]:
     opened, loaded = open_store(store), load_weights(Path(weights))
+    config, lines = sampled_as_trained(config, loaded)
+    for line in lines:
+        progress.say(line)
     return loaded, ViewDataset(opened, loaded.classes, loaded.model, config)

@@ -5,17 +5,18 @@ import os
 from functools import partial
 from pathlib import Path
 
+from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.transfer import fitted, load_encoder
-from mgm_train.checkpoint.weights import load_weights
+from mgm_train.checkpoint.weights import find_weights, load_weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
 from mgm_train.data.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
-from mgm_train.evaluation.multiview import ViewDataset, score_every
+from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
 from mgm_train.models.videomae import VideoClassifier, build, model_config
 from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job, with_chosen_options
@@ -59,7 +60,7 @@ def finetune_job(
     opened = open_store(store)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
-    for line in _remarks(opened, config, class_map):
+    for line in _remarks(opened, config, class_map, classes):
         progress.say(line)
     model = _model(config, classes, progress)
     dataset = LabelledDataset(
@@ -81,9 +82,10 @@ def finetune_job(
         dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
+        inputs=_inputs(config),
         layer_decay=config.layer_decay,
         flops_per_clip=finetune_flops(model.config, len(classes)),
-        metadata={"labels": json.dumps(classes)},
+        metadata={"labels": json.dumps(classes), **sampling_metadata(config)},
     )
     if not config.eval_every_epochs:
         return job, None
@@ -91,11 +93,19 @@ def finetune_job(
     return job, partial(score_every, config.eval_every_epochs, watched, progress.say)
 
 
-def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | None) -> list[str]:
+def _inputs(config: FinetuneConfig) -> dict[str, str]:
+    """The digests of the files that the options name."""
+    files = {"class_map": Path(config.class_map)} if config.class_map else {}
+    files |= {"init": find_weights(Path(config.init))} if config.init else {}
+    return {name: content_digest(file) for name, file in files.items()}
+
+
+def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | None, classes: list[str]) -> list[str]:
     """What the user should know of the labels before the training starts."""
+    single = f"warning: all training videos have one class, {classes[0]!r}, so there is nothing to tell apart"
     warning = mirror_warning(store) if config.flip else ""
     mapped = describe_map(store, "train", class_map) if class_map is not None else ""
-    return [line for line in (warning, mapped) if line]
+    return [line for line in (warning, mapped, single if len(classes) == 1 else "") if line]
 
 
 def _model(config: FinetuneConfig, classes: list[str], progress: Progress) -> VideoClassifier:

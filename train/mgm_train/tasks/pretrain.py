@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, open_store
@@ -77,6 +78,7 @@ def pretrain_job(
         dataset=pretrain_dataset(opened, config),
         run=RunFolder(Path(run)),
         store=opened.digest,
+        inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
     )
 

@@ -1,13 +1,16 @@
 """Fit linear classifiers to the features of a frozen encoder, and test them (linear probe, paper §4)."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from mgm_shared.errors import UserError
+from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
+from mgm_train.checkpoint.resume import check_task
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import Weights, load_weights
 from mgm_train.config import ProbeConfig
@@ -87,8 +90,10 @@ def probe(
     """
     opened = _open(store, config)
     num_held = _num_held_out(opened, config)
-    with init_distributed(config.device) as distributed:
+    with init_distributed(config.device) as distributed, ExitStack() as stack:
         restart(Path(run), force, distributed, progress)
+        holding = one_writer(Path(run), progress.say)
+        distributed.on_main(lambda: stack.enter_context(holding))
         say_precision(config.precision, distributed, progress)
         if distributed.is_main:
             progress.say(
@@ -98,10 +103,10 @@ def probe(
         if not distributed.is_main:
             return None
         choices, best, predictions = fit_and_score(train, scored, len(opened.classes), config, distributed.device)
-    heads = Path(run) / "heads.csv"
-    write_choices(heads, choices, best)
-    scores = score(predictions, scored.unreadable)
-    files = write_reports(Path(run), config.split, predictions, scores.unreadable, opened.classes)
+        heads = Path(run) / "heads.csv"
+        write_choices(heads, choices, best)
+        scores = score(predictions, scored.unreadable)
+        files = write_reports(Path(run), config.split, predictions, scores.unreadable, opened.classes)
     return ProbeResult(
         scores=scores,
         choice=choices[best],
@@ -144,6 +149,7 @@ def _features(
     opened: _Probe, run: Path, config: ProbeConfig, distributed: Distributed, progress: Progress
 ) -> tuple[Features, Features]:
     """The features of the training and of the scored videos. KeyboardInterrupt when a stop was requested."""
+    distributed.on_main(lambda: check_task(RunFolder(run), "probe"))
     if distributed.is_main:
         RunFolder(run).start("probe", config, {"store": opened.datasets[0].store.digest})
     model = FrozenEncoder(opened.weights).to(distributed.device)

@@ -1,11 +1,13 @@
 """What pretraining and fine-tuning share: prepare the processes and the run folder, train, or only look ahead."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mgm_shared.cli import move_aside
+from mgm_shared.lock import one_writer
 from mgm_shared.progress import Progress
 from mgm_train.checkpoint.run_folder import recorded_options
 from mgm_train.data.loader import Plan
@@ -77,7 +79,16 @@ def say_precision(precision: str, distributed: Distributed, progress: Progress) 
 
 
 def restart(folder: Path, force: bool, distributed: Distributed, progress: Progress) -> None:
-    """Move a run folder aside when `force` is given, on the main process, while the others wait."""
-    if force and distributed.is_main and (aside := move_aside(folder)):
-        progress.say(f"moved the old {folder} to {aside}")
+    """Move a run folder aside when `force` is given, on the main process, while the others wait.
+
+    UserError when another command writes to it.
+    """
+
+    def move() -> None:
+        with one_writer(folder, progress.say) if folder.is_dir() else nullcontext():
+            if aside := move_aside(folder):
+                progress.say(f"moved the old {folder} to {aside}")
+
+    if force:
+        distributed.on_main(move)
     distributed.wait()

@@ -1,13 +1,14 @@
 """Draw a pretraining run: its loss, and the masks, attention and reconstructions of a clip (figures 2, 5 to 8)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mgm_shared.boxes import box_file, read_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
+from mgm_shared.lock import one_writer
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.checkpoint.run_folder import read_config
@@ -52,16 +53,28 @@ def visualize(
     shown = _video(opened, video)
     model = _model(run)
     labelled = read_boxes(box_file(Path(boxes), shown.video_id)) if boxes else None
+    subject = paper_figures.Subject.of(shown, config, labelled)
+    with one_writer(folder):
+        return _draw(run, paper_figures.pictures(subject, model), folder, movies, shown.fps / config.stride)
+
+
+def _draw(
+    run: Path,
+    pictures: Mapping[str, paper_figures.ClipFigure],
+    folder: Path,
+    movies: Sequence[MovieFormat],
+    frames_per_s: float,
+) -> dict[str, Path]:
+    """Write the figures; their files by name."""
     written = {"loss": folder / "loss.png"}
     save(paper_figures.loss_figure(run), written["loss"])
-    subject = paper_figures.Subject.of(shown, config, labelled)
-    for name, picture in paper_figures.pictures(subject, model).items():
+    for name, picture in pictures.items():
         written[name] = folder / f"{name}.png"
         save(picture.strip(), written[name])
         film = picture.movie() if movies else []
         for kind in movies:
             written[f"{name}_{kind}"] = folder / f"{name}.{kind}"
-            SAVE_MOVIE[kind](film, written[f"{name}_{kind}"], shown.fps / config.stride)
+            SAVE_MOVIE[kind](film, written[f"{name}_{kind}"], frames_per_s)
     return written
 
 

@@ -12,7 +12,7 @@ pass over the videos.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ import torch
 from torch import nn
 
 from mgm_shared.errors import UserError
+from mgm_shared.lock import CheckLock, one_writer
 from mgm_shared.progress import SILENT
-from mgm_train.checkpoint.run_folder import RunFolder, check_resumable, load_last, save_last
+from mgm_train.checkpoint.resume import check_resumable, load_state
+from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
@@ -44,9 +46,10 @@ from mgm_train.training.unreadable import UnreadableVideos
 class Job:
     """What is trained, on what, and where it goes.
 
-    `store` names the data (a hash), so that a run does not go on with other data. `metadata` goes into the weights
-    files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after
-    each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
+    `store` names the data (a hash), so that a run does not go on with other data; `inputs` has, by the name of the
+    option, the digest of the file that it names. `metadata` goes into the weights files. `flops_per_clip` is what
+    `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1;
+    what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
     """
 
     task: str
@@ -56,6 +59,7 @@ class Job:
     dataset: KeyedDataset
     run: RunFolder
     store: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
     flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -101,9 +105,21 @@ class _Trainer:
         self.saved_s, self.saving_s = time.perf_counter(), 0.0
 
     def run(self) -> TrainResult:
-        state = load_last(self.job.run)
+        with self._holding_folder() as self.check_lock:
+            return self._run()
+
+    @contextmanager
+    def _holding_folder(self) -> Iterator[CheckLock]:
+        """Hold the run folder for this run, on the main process; UserError on all of them when another run has it."""
+        with ExitStack() as stack:
+            holding = one_writer(self.job.run.root, self.job.say)
+            yield self.distributed.on_main(lambda: stack.enter_context(holding)) or (lambda: None)
+
+    def _run(self) -> TrainResult:
+        run, job = self.job.run, self.job
+        state = load_state(run)
+        check_resumable(run, state, job.task, self.config, job.store, job.inputs)
         if state is not None:
-            check_resumable(self.job.run, state, self.job.task, self.config, self.job.store)
             self.step = self.plan.step_at(state["position"])
             self.meter.restore(state)
         known = state["unreadable"] if state is not None else {}
@@ -120,7 +136,7 @@ class _Trainer:
         self.peak = self._peak()
         if not self.distributed.is_main:
             return
-        about = {"store": self.job.store, "peak_flops": vars(self.peak)}
+        about = {"store": self.job.store, "inputs": self.job.inputs, "peak_flops": vars(self.peak)}
         self.job.run.start(self.job.task, self.config, about)
         self.job.run.cut_metrics(self.step)
         self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
@@ -278,6 +294,7 @@ class _Trainer:
         if self.config.ema_decay:
             metadata["mgm_ema_decay"] = str(self.config.ema_decay)
         if self.distributed.is_main:
+            self.check_lock()
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
 
     def _save_last(self) -> None:
@@ -288,11 +305,13 @@ class _Trainer:
             "task": self.job.task,
             "config": self.config.to_dict(),
             "position": {**self.plan.position(self.step), "store": self.job.store},
+            "inputs": dict(self.job.inputs),
             "unreadable": self.unreadable.reason_of,
             **self.learner.state(),
             **self.meter.state(),
         }
         if self.distributed.is_main:
+            self.check_lock()
             save_last(self.job.run, state)
         self.saved_s, self.saved_step = time.perf_counter(), self.step
         self.saving_s = self.saved_s - start_s
