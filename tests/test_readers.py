@@ -1,4 +1,4 @@
-"""Data loading workers: they end with their block, however it ends; a dead one is named; no batch is lost in silence."""
+"""Data loading workers: they end with their block, however it ends; a dead one is named; no batch is lost silently."""
 
 import errno
 import multiprocessing
