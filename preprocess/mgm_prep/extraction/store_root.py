@@ -6,9 +6,9 @@ import av
 import cv2
 
 from mgm_prep.config import ExtractSettings
-from mgm_prep.runtime.lock import LOCK_FILE
 from mgm_shared.errors import UserError
 from mgm_shared.index import committed_parts
+from mgm_shared.lock import LOCK_FILE
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, UNFINISHED_DIR, group_metadata
 from mgm_shared.storage import StorePath, file_names, folder_names, is_file, remove, write_bytes
 from mgm_shared.store import check_schema
