@@ -86,6 +86,12 @@ def test_odd_names_are_matched_by_what_the_store_has(tmp_path):
     assert (match.unmatched, match.ambiguous) == ([], [])
 
 
+def test_copies_of_one_name_are_told_apart_by_the_suffix_of_their_video():
+    """As `transcode` names them when a.mkv came after a.avi."""
+    match = _match("a.avi", "a.mkv", ids=["a.mp4", "a.mkv.mp4"])
+    assert match.values == {"a.mp4": {"label": "0"}, "a.mkv.mp4": {"label": "1"}}
+
+
 @pytest.fixture
 def store(pan_store, tmp_path):
     return shutil.copytree(pan_store.path, tmp_path / "copy.store")

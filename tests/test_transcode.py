@@ -108,7 +108,7 @@ def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(videos, 
     (tmp_path / "one/turned.mp4").symlink_to(videos / "turned.mp4")
     assert _run(tmp_path / "one", tmp_path / "out", "--max-seconds", "1").exit_code == 3
     assert "takes longer than 1 s" in (tmp_path / "out/failures.jsonl").read_text()
-    assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["failures.jsonl"]
+    assert not [file.name for file in (tmp_path / "out").rglob("*.mp4")]
 
 
 def test_a_second_call_does_what_is_missing(videos, tmp_path):
@@ -241,26 +241,31 @@ def test_what_fails_is_a_row_and_the_others_are_done(tmp_path):
         "pipe.mp4": "not a regular file",
     }
     assert sorted(file.name for file in out.iterdir() if file.is_file()) == [
-        "a.mp4", "b.mp4", "both.mkv.mp4", "failures.jsonl"
+        "a.mp4", "b.mp4", "both.mkv.mp4", "copies.jsonl", "failures.jsonl"
     ]  # fmt: skip
 
 
-def test_copies_that_other_videos_left_behind_are_said(tmp_path):
+def test_a_copy_keeps_its_path_when_other_videos_come_and_go(tmp_path):
+    """Also when another call gives another list: no copy is taken for that of another video."""
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
     video = write_video(root / "a.avi", pan(VELOCITY, num_frames=2, height=32, width=32), "mpeg4")
     transcode(root, out)
     (root / "a.mkv").hardlink_to(video)
     progress = Recording()
-    assert transcode(root, out, execution=Execution(progress=progress)).done == 2
-    assert progress.lines == [
-        f"1 copies have a name that no video has any more, such as {out}/a.mp4, because videos with the same name came "
-        f"or went; delete them before you extract {out}"
+    assert transcode(root, out, execution=Execution(progress=progress)).transcoded_now == 1
+    assert progress.steps == [["transcoding", "video", 1, 1]]
+    (root / "a.avi").unlink()
+    assert transcode(root, out).transcoded_now == 0
+    (root / "a.webm").hardlink_to(root / "a.mkv")
+    (tmp_path / "in/list.txt").write_text("a.webm\n")
+    assert transcode(root / "list.txt", out).transcoded_now == 1
+    assert [json.loads(line) for line in (out / "copies.jsonl").read_text().splitlines()] == [
+        {"video_id": "a.avi", "copy": "a.mp4"},
+        {"video_id": "a.mkv", "copy": "a.mkv.mp4"},
+        {"video_id": "a.webm", "copy": "a.webm.mp4"},
     ]
-    (out / "a.mp4").unlink()
-    progress = Recording()
-    transcode(root, out, execution=Execution(progress=progress))
-    assert (progress.lines, progress.steps) == ([], [["transcoding", "video", 0, 0]])
+    assert sorted(file.name for file in out.glob("*.mp4")) == ["a.mkv.mp4", "a.mp4", "a.webm.mp4"]
 
 
 def test_a_file_system_that_ignores_case_loses_no_copy(tmp_path, monkeypatch):
@@ -290,7 +295,7 @@ def test_a_full_disk_blames_no_video(tmp_path, monkeypatch):
         transcode(root, out)
     assert caught.value.errno == errno.ENOSPC
     assert (out / "failures.jsonl").read_text() == ""
-    assert [file.name for file in out.iterdir()] == ["failures.jsonl"]
+    assert not list(out.glob("*.mp4"))
 
 
 def test_labels_by_name_find_the_copies(tmp_path):

@@ -77,9 +77,9 @@ class _Finder:
 
     def find(self, name: str) -> list[str]:
         """The ids that a name may mean: one when it is certain."""
-        # As it is, with Windows' separators, and with its suffix: `transcode` calls the copy of b.avi b.avi.mp4 where
-        # there is a b.mp4 too.
-        paths = dict.fromkeys((_without_suffix(name), _without_suffix(name.replace("\\", "/")), name))
+        # With its suffix first: `transcode` calls the copy of b.avi b.avi.mp4 where there is another b. Then without,
+        # and with the separators of Windows.
+        paths = dict.fromkeys((name, _without_suffix(name), _without_suffix(name.replace("\\", "/"))))
         return next((found for path in paths if (found := self._find(name, path))), [])
 
     def find_marked(self, name: str) -> list[str]:

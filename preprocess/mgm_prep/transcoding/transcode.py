@@ -20,10 +20,9 @@ from mgm_prep.runtime.crash_journal import journal
 from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.discover import find_sources
-from mgm_prep.transcoding.copies import Copy, hidden_copies, is_copy, plan_copies, stray_copies
+from mgm_prep.transcoding.copies import Copy, hidden_copies, is_copy, plan_copies, write_copies
 from mgm_prep.transcoding.encode import UNFINISHED_SUFFIX, encode, is_fatal, size_of_copy
 from mgm_shared.errors import UserError
-from mgm_shared.progress import Progress
 from mgm_shared.schema import UNFINISHED_DIR
 
 HIDDEN = "its copy would overwrite another one: the file system ignores case in names; rename the video"
@@ -77,7 +76,7 @@ def transcode(
 ) -> TranscodeSummary:
     """Write an H.264 copy of every video that has none, or an older one, below the folder `out`.
 
-    A copy has the path of its video below `videos`, with the suffix .mp4 (`copies.py`).
+    A copy has the path of its video below `videos`, with the suffix .mp4; OUT/copies.jsonl lists them (`copies.py`).
 
     Args:
         videos: A folder of videos, or a list file.
@@ -94,8 +93,8 @@ def transcode(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as check_lock:
         _tidy(folder)
+        write_copies(copies, folder)
         failures = [failure_of(copy.sources[0], Unreadable(HIDDEN)) for copy in hidden_copies(copies, folder)]
-        _say_strays(copies, execution.progress)
         hidden = {failure.video_id for failure in failures}
         due = [copy for copy in copies if copy.sources[0].video_id not in hidden and _is_due(copy)]
         try:
@@ -163,14 +162,6 @@ def _is_due(copy: Copy) -> bool:
     except (OSError, ValueError):
         # The video is gone; its copy is kept.
         return False
-
-
-def _say_strays(copies: Sequence[Copy], progress: Progress) -> None:
-    if strays := stray_copies(copies):
-        progress.say(
-            f"{len(strays)} copies have a name that no video has any more, such as {strays[0]}, because videos with "
-            f"the same name came or went; delete them before you extract {strays[0].parent}"
-        )
 
 
 def _tidy(out: Path) -> None:
