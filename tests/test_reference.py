@@ -72,3 +72,36 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = [page for entry in config["nav"] for page in entry.values()]
     assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
     assert config["theme"]["font"] is False
+
+
+def test_the_tree_of_the_architecture_page_is_the_real_one() -> None:
+    """Every folder of the tree exists, and every room is in it."""
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```text\n")[1].split("```")[0]
+    folder = ROOT
+    rooms = set()
+    for line in tree.splitlines():
+        indent, name = re.match(r"( *)(\S+)/ ", line).groups()
+        if not indent:
+            folder = ROOT / name
+        assert (folder / name if indent else folder).is_dir(), line
+        rooms |= {folder / name} if indent else set()
+    packages = ("preprocess/mgm_prep", "train/mgm_train")
+    assert rooms == {init.parent for package in packages for init in (ROOT / package).glob("*/__init__.py")}
+
+
+def test_the_functions_that_the_architecture_page_walks_through_exist() -> None:
+    """A row of its tables names files, each followed by functions, classes and methods of it."""
+    roots = [ROOT, ROOT / "shared", *(ROOT / package for package in ("preprocess/mgm_prep", "train/mgm_train"))]
+    num_names = 0
+    for row in re.findall(r"^\|(.*)\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE):
+        text = ""
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            if name.endswith(".py"):
+                (file, *_) = [path for root in roots if (path := root / name).is_file()] or [None]
+                assert file is not None, name
+                text = file.read_text()
+            elif text:
+                for part in name.split("."):
+                    assert re.search(rf"\b(def|class) {part}\b", text), f"{row}: {name}"
+                    num_names += 1
+    assert num_names > 20
