@@ -69,6 +69,14 @@ def test_rows_may_have_names_and_set_several_fields(grid_of):
     ] * 2
 
 
+def test_rows_that_set_several_fields_may_be_named_by_numbers(grid_of):
+    axis = {200: {"pretrain.epochs": 2}, 400: {"pretrain.epochs": 4, "finetune.repeats": 2}}
+    (table,) = grid_of({"t": {"epochs": axis}})
+    assert [row.labels for row in table.rows] == [("200",), ("400",)]
+    assert table.axes[0].numbers == {"200": 200, "400": 400}
+    assert table.rows[1].runs[0].configs["finetune"].repeats == 2
+
+
 def test_what_comes_to_the_same_is_run_once(grid_of):
     tables = grid_of({"a": {"mask": ["tube", "mgm"]}, "b": {"mask_ratio": [0.5, 0.75]}, "c": {"model": ["vit_tiny"]}})
     assert [run.name for run in runs_of(tables)] == ["mask=tube,seed=0", "seed=0", "mask_ratio=0.5,seed=0"]
@@ -145,11 +153,11 @@ def test_the_papers_grid():
         "4(a) backbone": 3,
         "4(b) guidance": 2,
         "4(c) aspect ratio jitter": 2,
-        "4(e) mask type": 6,
+        "4(e) mask type": 7,
         "figure 4(a) mask ratio": 4,
         "figure 4(b) epochs of pretraining": 6,
     }
-    assert len(runs_of(tables)) == 18
+    assert len(runs_of(tables)) == 19
     timesformer = rows["4(a) backbone"]["TimeSformer"]
     assert (timesformer.model, timesformer.attention) == ("vit_base", "divided")
     assert [config.mask_jitter > 0 for config in rows["4(c) aspect ratio jitter"].values()] == [False, True]
@@ -161,4 +169,9 @@ def test_the_papers_grid():
     ]
     shared += [rows["figure 4(a) mask ratio"]["0.75"], rows["figure 4(b) epochs of pretraining"]["200"]]
     assert all(config == shared[0] for config in shared)
+    tubes = [rows["4(e) mask type"][f"Random Tube ({ratio})"] for ratio in (0.75, 0.9)]
+    assert [(config.mask, config.mask_ratio) for config in tubes] == [("tube", 0.75), ("tube", 0.9)]
+    repeats = {run.configs["pretrain"].epochs: run.configs["finetune"].repeats for run in runs_of(tables)}
+    assert repeats == {200: 1, 400: 2, 800: 2, 1200: 2, 1600: 2, 2400: 2}, "from 400 epochs on it is Table 1"
+    assert list(tables[-1].axes[0].numbers.values()) == list(repeats), "a curve"
     assert (shared[0].epochs, shared[0].batch_size, shared[0].stride, shared[0].flip) == (200, 512, 2, False)

@@ -84,11 +84,15 @@ def classifier(tmp_path_factory):
 def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, tmp_path):
     """A dry run of each section, in its own size but for the model's, and a step's, which wants more videos."""
     small = ["--batch-size", "4", "--model", "vit_tiny"]
+    # The probe holds out one of two videos of a class.
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("label,class\nleft,across\nright,across\nup,along\ndown,along\n")
+    probed = ["--run", tmp_path / "new", "--init", classifier, "--split", "test", "--class-map", pairs]
     arguments = {
         "extract": [pan_videos, tmp_path / "new.store"],
         "pretrain": [pan_store.path, "--run", tmp_path / "new", *small],
         "finetune": [pan_store.path, "--run", tmp_path / "new", *small],
-        "probe": [pan_store.path, "--run", tmp_path / "new", "--init", classifier, "--split", "test"],
+        "probe": [pan_store.path, *probed],
         "evaluate": [pan_store.path, classifier, "--split", "test"],
     }
     sections = yaml.safe_load(recipe.read_text())

@@ -19,8 +19,9 @@ Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "bloc
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
 Sampling = Literal["dense", "segment"]
+ShortVideos = Literal["stride", "repeat"]
 # What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
-SAMPLING_OPTIONS = ("stride", "sampling")
+SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
@@ -103,6 +104,11 @@ CLASS_MAP = option(
     "", "CSV file with lines `label,class`: use only videos with these labels, under these class names", group=CLIPS
 )
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
+SHORT_VIDEOS = option(
+    "stride",
+    "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
+    group=CLIPS,
+)
 NUM_WORKERS = option(
     4, "Data loading processes per GPU; 0 loads in the main process", group=HARDWARE, may_change=True, ge=0
 )
@@ -124,6 +130,7 @@ class TrainConfig(Config):
     )
     num_frames: int = option(16, "Frames of a clip; a multiple of 2", group=CLIPS, ge=TUBELET_FRAMES)
     stride: int = STRIDE
+    short_videos: ShortVideos = SHORT_VIDEOS
     image_px: int = option(224, "Side of the square clip in pixels; a multiple of 16", group=CLIPS, ge=PATCH_PX)
     flip: bool = option(
         True, "Mirror half of the clips (paper: never on SSv2, whose classes tell left from right)", group=CLIPS
@@ -329,6 +336,7 @@ class ViewConfig(Config):
     split: str = option("test", "Split of the videos to score", group=TESTING)
     class_map: str = CLASS_MAP
     stride: int = STRIDE
+    short_videos: ShortVideos = SHORT_VIDEOS
     sampling: Sampling = option(
         "dense", "dense: consecutive frames at the stride; segment: interleaved frames of the whole video", group=CLIPS
     )
@@ -347,8 +355,9 @@ class EvaluateConfig(ViewConfig):
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
         """One view in the middle of each video, read as fine-tuning reads them."""
-        names = ("class_map", "stride", "sampling", "num_workers", "worker_start", "precision", "device")
-        kept = {name: getattr(config, name) for name in names}
+        of_clips = ("class_map", "stride", "short_videos", "sampling")
+        of_hardware = ("num_workers", "worker_start", "precision", "device")
+        kept = {name: getattr(config, name) for name in (*of_clips, *of_hardware)}
         return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)
 
 

@@ -169,6 +169,8 @@ def _axis(place: str, name: str, choices: Any) -> Axis:
     if isinstance(choices, list):
         choices = {str(choice): choice for choice in choices}
         numbers = choices if {type(choice) for choice in choices.values()} <= {int, float} else {}
+    elif isinstance(choices, dict) and {type(label) for label in choices} <= {int, float}:
+        numbers = {str(label): label for label in choices}
     if not isinstance(choices, dict) or not choices:
         raise UserError(f"{place}: {name} must hold a list of values, or `label: value` lines")
     settings = {str(label): choice if isinstance(choice, dict) else {name: choice} for label, choice in choices.items()}

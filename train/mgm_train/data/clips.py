@@ -148,10 +148,14 @@ class _ClipDataset(Dataset[list[Sample]]):
     split: str = "train"
     repeats: int = 1
     seed: int = 0
+    short_videos: str = "stride"
 
     def _generators(self, key: tuple[int, int]) -> list[Generator]:
         """One generator per repeat. The first one also draws the frames, which all repeats share."""
         return [np.random.default_rng((self.seed, *key, repeat)) for repeat in range(self.repeats)]
+
+    def _dense_indices(self, num_frames_in_video: int, rng: Generator) -> NDArray[np.int64]:
+        return sample_indices(num_frames_in_video, self.num_frames, self.stride, rng, self.short_videos)
 
     def _clips(
         self,
@@ -204,7 +208,7 @@ class PretrainDataset(_ClipDataset):
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         rngs = self._generators(key)
         video = self.store.video_at(int(self.rows[key[1]]))
-        indices_T = sample_indices(video.num_frames, self.num_frames, self.stride, rngs[0])
+        indices_T = self._dense_indices(video.num_frames, rngs[0])
         samples = []
         clips = self._clips(video, indices_T, rngs, label=-1, read_field=self.read_field)
         for clip, rng in zip(clips, rngs, strict=True):
@@ -242,7 +246,7 @@ class LabelledDataset(_ClipDataset):
     def _indices(self, num_frames_in_video: int, rng: Generator) -> NDArray[np.int64]:
         if self.sampling == "segment":
             return segment_indices(num_frames_in_video, self.num_frames, rng)
-        return sample_indices(num_frames_in_video, self.num_frames, self.stride, rng)
+        return self._dense_indices(num_frames_in_video, rng)
 
 
 def _sample(clip: Clip, index: int) -> Sample:

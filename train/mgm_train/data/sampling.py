@@ -1,5 +1,9 @@
 """Which frames of a video make up a clip.
 
+A dense clip of T frames at a stride spans (T − 1) · stride + 1 frames. In a video with fewer, `short_videos` decides:
+"stride" lowers the stride until the clip fits, and repeats the last frame where even stride 1 is too long; "repeat"
+keeps the stride, so that speeds stay as they are, and repeats the last frame, as VideoMAE does.
+
 Axes: T sampled frames · V views.
 """
 
@@ -21,12 +25,12 @@ def _num_starts(num_frames_in_video: int, num_frames: int, stride: int) -> int:
     return max(1, num_frames_in_video - (num_frames - 1) * stride)
 
 
-def sample_indices(num_frames_in_video: int, num_frames: int, stride: int, rng: Generator) -> NDArray[np.int64]:
-    """A run of frames at `stride` from a random start, (T,), for training.
-
-    In a short video the stride shrinks until the clip fits; where even stride 1 is too long, the last frame repeats.
-    """
-    stride = fitting_stride(num_frames_in_video, num_frames, stride)
+def sample_indices(
+    num_frames_in_video: int, num_frames: int, stride: int, rng: Generator, short_videos: str = "stride"
+) -> NDArray[np.int64]:
+    """A run of frames at `stride` from a random start, (T,), for training."""
+    if short_videos == "stride":
+        stride = fitting_stride(num_frames_in_video, num_frames, stride)
     start = int(rng.integers(_num_starts(num_frames_in_video, num_frames, stride)))
     return _dense_indices(start, num_frames_in_video, num_frames, stride)
 
@@ -41,7 +45,12 @@ def segment_indices(num_frames_in_video: int, num_frames: int, rng: Generator | 
 
 
 def view_indices(
-    num_frames_in_video: int, num_frames: int, stride: int, num_views: int, sampling: str
+    num_frames_in_video: int,
+    num_frames: int,
+    stride: int,
+    num_views: int,
+    sampling: str,
+    short_videos: str = "stride",
 ) -> NDArray[np.int64]:
     """The frames of each view of a test, (V, T), without chance.
 
@@ -50,7 +59,8 @@ def view_indices(
     """
     if sampling == "segment":
         return segment_indices(num_frames_in_video, num_frames * num_views, None).reshape(num_frames, num_views).T
-    stride = fitting_stride(num_frames_in_video, num_frames, stride)
+    if short_videos == "stride":
+        stride = fitting_stride(num_frames_in_video, num_frames, stride)
     last_start = _num_starts(num_frames_in_video, num_frames, stride) - 1
     starts = np.linspace(0, last_start, num_views) if num_views > 1 else np.array([last_start // 2])
     rows = [_dense_indices(round(start), num_frames_in_video, num_frames, stride) for start in starts.tolist()]

@@ -88,7 +88,7 @@ class FeatureCache:
     def of(cls, run: Path, weights: Weights, dataset: ViewDataset, distributed: Distributed) -> "FeatureCache":
         """Of the views of a dataset as these weights see them."""
         config = dataset.config
-        names = ("split", "stride", "sampling", "num_temporal_views", "num_spatial_views")
+        names = ("split", "stride", "sampling", "short_videos", "num_temporal_views", "num_spatial_views")
         labels = hashlib.sha256(json.dumps(dataset.labels.tolist()).encode()).hexdigest()
         about = {"weights": weights.digest, "store": dataset.store.digest, "labels": labels}
         about |= {name: str(getattr(config, name)) for name in names}
@@ -157,6 +157,8 @@ class FeatureCache:
         if not self._file(chunk).exists():
             return False
         had, wanted = json.loads(self._read(chunk).metadata["key"]), json.loads(self.key)
+        # Features of an earlier version, which had no such option.
+        had.setdefault("short_videos", "stride")
         if differing := sorted(name for name in wanted if had.get(name) != wanted[name]):
             names = ", ".join(name.replace("_", "-") for name in differing)
             raise UserError(f"{self.folder} holds features of another {names}; take another run folder, or --force")

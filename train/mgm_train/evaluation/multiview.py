@@ -79,7 +79,12 @@ class ViewDataset(Dataset[Views]):
     def _views(self, video: Video) -> NDArray[np.uint8]:
         config, side_px = self.config, self.model.image_px
         indices_VT = view_indices(
-            video.num_frames, self.model.num_frames, config.stride, config.num_temporal_views, config.sampling
+            video.num_frames,
+            self.model.num_frames,
+            config.stride,
+            config.num_temporal_views,
+            config.sampling,
+            config.short_videos,
         )
         wanted, place_VT = np.unique(indices_VT, return_inverse=True)
         boxes = view_boxes(video.height, video.width, config.num_spatial_views)

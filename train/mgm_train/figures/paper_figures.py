@@ -86,7 +86,7 @@ class Subject:
     @classmethod
     def of(cls, video: Video, config: PretrainConfig, boxes: Boxes | None = None) -> "Subject":
         """The clip from the middle of a video, its central square at the size of training."""
-        (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense")
+        (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense", config.short_videos)
         (square,) = view_boxes(video.height, video.width, 1)
         views = [View(box=square, size_px=config.image_px)]
         (clip,) = read_clips(video, indices_T, views)

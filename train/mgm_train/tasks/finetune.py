@@ -70,6 +70,7 @@ def finetune_job(
         augment=FinetuneAugment.of(config),
         repeats=config.repeats,
         seed=config.seed,
+        short_videos=config.short_videos,
         classes=classes,
         class_map=class_map,
         sampling=config.sampling,

@@ -92,6 +92,7 @@ def pretrain_dataset(store: Store, config: PretrainConfig) -> PretrainDataset:
         augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
         repeats=config.repeats,
         seed=config.seed,
+        short_videos=config.short_videos,
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
     )
