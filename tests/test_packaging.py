@@ -103,7 +103,7 @@ def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, tmp_p
         assert result.exit_code == 0, result.stderr
     for name in sections.keys() & CONFIGS.keys():
         CONFIGS[name](**sections[name])
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [pairs]
 
 
 def test_tables_5_and_6():
