@@ -74,7 +74,7 @@ def test_a_picture_without_a_time_comes_a_step_later():
     assert shown_at([0, 1, nan, 3], [nan] * 4, 25) == [0, 1, 2, 3]
     assert shown_at([nan] * 3, [nan] * 3, 4) == [0, 0.25, 0.5]
     assert shown_at([1, 3, 2, 5, 4], [5, 6, 7, 8, nan], 25) == [5, 6, 7, 8, 9]
-    assert shown_at([1, 3, 2, 4], [5, 5, 5, 5], 25) == [1, 3, 3.5, 4]
+    assert shown_at([1, 3, 2, 4], [5, 5, 5, 5], 25) == [1, 1.5, 2, 4]
     assert mean_rate([0, 1, 3], 25) == pytest.approx(2 / 3)
     assert mean_rate([2.0], 25) == 25
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 # Where times fall back for more pictures than this, another clock has begun.
 MAX_DISORDER = 3
+# Where times go on within so many usual steps, the picture between them has lied.
+OUTLIER_STEPS = 3
 # Pictures of one time, as of a camera that writes whole seconds.
 MAX_EQUAL = 256
 # What is below rounds to nothing in the times of a recorder that counts from 1970.
@@ -52,6 +54,7 @@ def _share(steps_s: NDArray[np.float64]) -> float:
 def rising(times_s: Sequence[float], step_s: float, max_pause_s: float = inf) -> list[float]:
     """The same times where they strictly rise, and what they most likely stand for where they do not.
 
+    - A picture whose time lies ahead of the next, which goes on from the one before: it comes halfway between them.
     - A few pictures whose time is the same as, or before, that of the picture in front, and after which the clock goes
       on as before: their times are divided evenly over the interval.
     - A clock that falls back for good, or steps forward by more than `max_pause_s`: streams were joined. The first
@@ -68,6 +71,10 @@ def rising(times_s: Sequence[float], step_s: float, max_pause_s: float = inf) ->
         last_s = rising_s[-1] if rising_s else -inf
         if last_s < time_s + shift_s <= last_s + max_pause_s or not rising_s:
             rising_s.append(time_s + shift_s)
+            continue
+        before_s = rising_s[-2] if len(rising_s) > 1 else inf
+        if 2 * MIN_STEP_S < time_s + shift_s - before_s <= OUTLIER_STEPS * step_s and time_s + shift_s < last_s:
+            rising_s[-1:] = [(before_s + time_s + shift_s) / 2, time_s + shift_s]
             continue
         num_shared = _num_out_of_order(times_s[number : number + MAX_EQUAL], last_s - shift_s, step_s)
         end_s = times_s[number + num_shared] + shift_s
