@@ -146,7 +146,7 @@ def test_odd_names_through_every_table_and_command(tmp_path):
     for video_id in table["video_id"]:
         result = CliRunner().invoke(cli.main, ["inspect", str(store), video_id])
         assert result.exit_code == 0, result.stderr
-        assert len(result.stdout.splitlines()) == len(open_store(store)[video_id].record) + 6
+        assert len(result.stdout.splitlines()) == len(describe_video(open_store(store)[video_id]).flat())
 
 
 def test_names_in_messages_are_one_line(tmp_path):

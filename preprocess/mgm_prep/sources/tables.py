@@ -59,7 +59,7 @@ def read_table(file: Path) -> Iterator[Line]:
     """
     texts = list(_logical_lines(read_lines(file)))
     entries = [(number, text) for number, text in texts if not _is_marked(text)]
-    delimiter = _common_delimiter([text for _, text in entries], file)
+    delimiter = _common_delimiter([text for _, text in entries])
     header = [column_name(cell) for cell in _cells(entries[0][1], delimiter)] if entries else []
     if not set(header) & set(NAME_COLUMNS):
         header = []
@@ -129,15 +129,12 @@ def _is_good(cells: list[str]) -> bool:
     return is_split and not (len(cells) > 1 and SEVERAL_NUMBERS.fullmatch(cells[1]))
 
 
-def _common_delimiter(lines: list[str], file: Path) -> str | None:
+def _common_delimiter(lines: list[str]) -> str | None:
     """The delimiter that divides each line into the same number of values, more than one."""
     for delimiter in "\t;,":
         if any(delimiter not in line for line in lines):
             continue
-        try:
-            widths = {len(_delimited(line, delimiter)) for line in lines}
-        except csv.Error as error:
-            raise UserError(f"{file} cannot be read as a table: {error}") from None
+        widths = {len(_delimited(line, delimiter)) for line in lines}
         if len(widths) == 1 and widths != {1}:
             return delimiter
     return None
@@ -148,7 +145,11 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
 
 
 def _delimited(line: str, delimiter: str) -> list[str]:
-    (row,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    try:
+        (row,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    except csv.Error:
+        # A value of more than 128 KiB.
+        row = line.split(delimiter)
     return [cell.strip(ASCII_SPACE) for cell in row]
 
 
