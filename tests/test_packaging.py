@@ -108,7 +108,7 @@ def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, two_c
         assert result.exit_code == 0, result.stderr
     for name in sections.keys() & CONFIGS.keys():
         CONFIGS[name](**sections[name])
-    assert list(tmp_path.iterdir()) == [pairs]
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_5_and_6():
