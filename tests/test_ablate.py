@@ -138,6 +138,19 @@ def test_finished_runs_are_not_mixed_with_others(ablate, programs):
     assert ablate(grid={**GRID, "settings": {**TOY, "num_workers": 1}}).exit_code == 0
 
 
+def test_finished_runs_of_an_earlier_version_had_the_defaults_of_new_options(ablate, programs, tmp_path):
+    assert ablate().exit_code == 0
+    for file in (tmp_path / "out").glob("*/*.json"):
+        record = json.loads(file.read_text())
+        del record["identity"]["settings"]["short_videos"]
+        file.write_text(json.dumps(record))
+    programs.calls.clear()
+    assert ablate().exit_code == 0
+    assert not programs.calls
+    changed = ablate(grid={**GRID, "settings": {**TOY, "short_videos": "repeat"}})
+    assert "short_videos was 'stride' and is now 'repeat'" in changed.stderr
+
+
 def test_a_dry_run_leaves_nothing(ablate, programs, tmp_path):
     result = ablate("-n", "--json")
     assert json.loads(result.stdout)["num_runs"] == 6

@@ -260,6 +260,24 @@ def test_on_noise_no_side_of_the_picture_is_preferred(strategy, sides):
     assert np.abs(share_hw - mean_hw).max() < 5 * 0.5 / np.sqrt(num_draws)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "jitter", "num_places"), [("mgm", 0.15, 64), ("mgm", 0.0, 100), ("smm", 0.15, 100), ("tube", 0.15, 0)]
+)
+def test_places_that_the_encoder_hardly_ever_sees(strategy, jitter, num_places):
+    """At ratio 0.75, places that are masked in all slices of more than 99 % of the clips, as `mgm`'s docstring says."""
+    rng, num_clips = np.random.default_rng(0), 1000
+    share_hw = np.zeros((14, 14))
+    for _ in range(num_clips):
+        strength_TYX = rng.random((16, 28, 28), np.float32)
+        share_hw += mask_thw(strategy, PAPER_GRID, strength_TYX, rng, jitter=jitter).all(0) / num_clips
+    places_2 = np.argwhere(share_hw > 0.99)
+    assert len(places_2) == num_places
+    if num_places:
+        side = int(num_places**0.5)
+        assert places_2.min() == (14 - side) // 2
+        assert places_2.max() == (14 + side) // 2 - 1
+
+
 def test_the_sparse_mask_hides_the_patches_of_largest_motion():
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     masked_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(1))

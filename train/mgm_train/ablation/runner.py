@@ -139,6 +139,8 @@ def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> No
                 raise UserError(f"{stage.record}: the content of {path} is not what it was; take another --run folder")
             # The same content in another place is the same.
             then["settings"][key] = now["settings"][key]
+        # A record of an earlier version had the defaults of options that are new.
+        then["settings"] = json.loads(json.dumps(type(stage.config)().to_dict())) | then["settings"]
         changed = [key for key, value in now["settings"].items() if then["settings"].get(key) != value]
         if changed:
             key = changed[0]

@@ -115,7 +115,12 @@ def _mean_places(
 
 
 def mgm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """Motion-guided, dense (§3.3, eq. 7): a rectangle on the motion peak of each slice; on slice 0 a random one."""
+    """Motion-guided, dense (§3.3, eq. 7): a rectangle on the motion peak of each slice; on slice 0 a random one.
+
+    At ratio 0.75 it is 12.1 of the paper's 14 patches wide, so that the border keeps its centre within two patches of
+    the middle. With the default jitter, 64 of the 196 places are masked in all slices of more than 99 % of the clips;
+    without jitter, and by `smm` and `block`, 100 places. The encoder meets these positions in fine-tuning only.
+    """
     sides_2, first_2 = start(grid, ratio, rng)
     centre_t2 = strongest_places(strength_TYX, rng, options.top_k)
     if not options.is_first_guided:
