@@ -37,6 +37,7 @@ def test_small_data_sets_get_steps_and_a_rate(kind: type[TrainConfig], num_video
     chosen, lines = choose(kind(model="vit_tiny"), num_videos)
     plan = Plan.of(chosen, num_videos)
     assert plan.steps_per_epoch >= min(4, num_videos)
+    assert plan.num_steps >= min(2000, num_videos * chosen.epochs)
     assert effective_rate(chosen) == pytest.approx(1e-3)
     is_default = chosen.batch_size == kind.model_fields["batch_size"].default
     said = f"batch-size is {chosen.batch_size}: there are {num_videos} training videos"

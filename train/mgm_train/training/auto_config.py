@@ -28,7 +28,7 @@ PAPER_WIDTH, MAX_RATE = 768, 1e-3
 # An effective rate below this share of the suggested one hardly moves the weights.
 MIN_RATE_SHARE = 0.1
 # Small models left the plateau of the loss after 450 to 750 steps in our trials.
-MIN_STEPS = 1000
+MIN_STEPS, WANTED_STEPS = 1000, 2000
 # Activations of a transformer block in bytes, for each token and unit of width, in 16 bits (Korthikanti et al. 2022).
 ACTIVATION_BYTES = 34
 MEMORY_SHARE = 0.5
@@ -96,10 +96,11 @@ def _with(config: AnyTrainConfig, chosen: Mapping[str, Any]) -> AnyTrainConfig:
 
 
 def _batch_size(config: TrainConfig, shape: ModelConfig, num_videos: int, machine: Machine) -> tuple[int, str]:
-    """The default, or the power of two a process that gives some steps an epoch."""
-    if num_videos >= MIN_STEPS_PER_EPOCH * config.batch_size:
+    """The default, or for small data sets the power of two per process that gives enough steps."""
+    largest = min(num_videos // MIN_STEPS_PER_EPOCH, num_videos * config.epochs // WANTED_STEPS)
+    if largest >= config.batch_size:
         return config.batch_size, ""
-    per_process = max(_clips_multiple(config), num_videos // MIN_STEPS_PER_EPOCH // machine.world_size)
+    per_process = max(_clips_multiple(config), largest // machine.world_size)
     value = 2 ** (per_process.bit_length() - 1) * machine.world_size
     return min(value, config.batch_size), f"there are {num_videos} training videos"
 
