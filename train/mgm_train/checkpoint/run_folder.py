@@ -10,6 +10,7 @@ Every file but metrics.jsonl is written beside its place, flushed to the disk an
 whole files only. No file is loaded as a pickle of anything but tensors and plain values.
 """
 
+import errno
 import json
 import os
 import platform
@@ -142,8 +143,11 @@ def load_last(run: RunFolder) -> dict[str, Any] | None:
         with zipfile.ZipFile(run.last) as parts:
             damaged = parts.testzip()
         state = None if damaged else torch.load(run.last, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        # A place before the beginning of the file, from a damaged list of its parts.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _no_checkpoint(run.last) from error
     except Exception as error:
         # A file that is no checkpoint can fail anywhere in the unpickler.
         raise _no_checkpoint(run.last) from error

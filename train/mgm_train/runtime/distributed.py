@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mgm_shared.errors import UserError
+from mgm_train.runtime.peers import Peers, leave_broken_group
 
 Result = TypeVar("Result")
 
@@ -68,7 +69,8 @@ class Distributed:
 def init_distributed(device: str = "auto") -> Iterator[Distributed]:
     """Join the processes that torchrun started (WORLD_SIZE, RANK and LOCAL_RANK), or run alone.
 
-    `device` is auto, cpu or cuda; auto is a GPU if there is one. UserError if cuda is asked for and there is none.
+    `device` is auto, cpu or cuda; auto is a GPU if there is one. UserError if cuda is asked for and there is none, and
+    when another process has failed.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
@@ -80,9 +82,12 @@ def init_distributed(device: str = "auto") -> Iterator[Distributed]:
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Distributed(device=place, rank=rank, world_size=world_size)
-    finally:
-        dist.destroy_process_group()
+        with Peers(rank, world_size).watched():
+            yield Distributed(device=place, rank=rank, world_size=world_size)
+    except BaseException:
+        leave_broken_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _place(device: str, local_rank: int) -> torch.device:
