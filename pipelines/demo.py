@@ -17,6 +17,7 @@ import click
 import yaml
 
 from mgm_prep.sources.discover import Source, find_sources
+from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 
 HERE = Path(__file__).parent
@@ -125,7 +126,7 @@ def main(out: Path, videos: Path | None) -> None:
     """Run the whole pipeline into OUT and print a table of what came of it."""
     start_s = time.perf_counter()
     # One thread a core: OpenMP would otherwise count the host's cores inside a container.
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_usable_cores()))
     try:
         if videos is None:
             show_real_clips(out)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from mgm_shared.signals import StopRequest
 from mgm_train.ablation.runner import Ended, launch, launcher
 from mgm_train.cli import main
-from mgm_train.runtime.signals import StopRequest
 
 TOY = {
     **{"model": "vit_tiny", "num_frames": 4, "image_px": 64, "stride": 2, "num_workers": 0, "batch_size": 4},

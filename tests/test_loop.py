@@ -31,6 +31,7 @@ from toy import (
 )
 
 from mgm_shared.errors import UserError
+from mgm_shared.signals import StopRequest
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.checkpoint.transfer import load_encoder
 from mgm_train.checkpoint.weights import load_weights
@@ -38,7 +39,7 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.loader import Plan, StepKeys, collate_counted
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, init_distributed, precision_remark
-from mgm_train.runtime.signals import StopRequest, signals_put_off
+from mgm_train.runtime.signals import is_stop_agreed, signals_put_off
 from mgm_train.training import loop
 from mgm_train.training.loop import Job, TrainResult, train
 from mgm_train.training.losses import PretrainObjective
@@ -403,7 +404,7 @@ def test_second_ctrl_c_ends_at_once_and_handlers_come_back() -> None:
     stop = StopRequest()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
-        assert stop.is_agreed(CPU, is_meeting=False)
+        assert is_stop_agreed(stop, CPU, is_meeting=False)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

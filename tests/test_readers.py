@@ -302,7 +302,7 @@ def test_pytorchs_own_handler_does_not_raise_in_the_block_and_comes_back() -> No
 def test_a_run_whose_worker_dies_is_saved_after_its_last_step(
     tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "_num_cpus", lambda: 2)
+    monkeypatch.setattr(loader_module, "num_usable_cores", lambda: 2)
     settings = {"num_workers": 1, "worker_start": "fork", "grad_accum_steps": accumulate, "log_every_steps": 2}
     # A read of the sixth step; the worker is some batches ahead.
     job = pretrain_job(tmp_path / "parts", toy_config(**settings), Acts(act=_kill, act_at=21), max_saving_share=1e-9)
@@ -328,7 +328,7 @@ def _fail_in_training(run: Path, start: str) -> None:
     def fail(epoch: int, model: torch.nn.Module) -> dict[str, float]:
         raise ZeroDivisionError
 
-    loader_module._num_cpus = lambda: 2
+    loader_module.num_usable_cores = lambda: 2
     job = pretrain_job(run, toy_config(num_workers=2, worker_start=start), on_epoch_end=fail)
     train(job, CPU)
 

@@ -6,7 +6,6 @@ CPU milliseconds are from a clip's bytes to a batch, as in stream.py, at stride 
 whose batches are taken as fast as they come.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
+from mgm_shared.cores import num_usable_cores
 from mgm_shared.figures import panels, save
 from mgm_shared.store import Store, open_store
 from mgm_train.config import PretrainConfig
@@ -96,7 +96,7 @@ def by_number(store: Path) -> Figures:
 def by_workers(stores: dict[str, Store]) -> Figures:
     """Reading processes, up to one a core."""
     figures: Figures = {codec: {} for codec in CODECS}
-    for num_workers in sorted({0, 1, len(os.sched_getaffinity(0)) // 2, len(os.sched_getaffinity(0))}):
+    for num_workers in sorted({0, 1, num_usable_cores() // 2, num_usable_cores()}):
         for codec, store in stores.items():
             figures[codec][num_workers] = clips_per_s(dataset(store), num_workers)
     return figures

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 from motion50.opengl import why_not
 
@@ -44,7 +45,7 @@ def main(
         os.environ.setdefault("LP_NUM_THREADS", "1")
         settings = Settings(corpus=str(corpus.absolute()), size_px=size_px, num_frames=num_frames, fps=fps, seed=seed)
         check_record(out, settings)
-        num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        num_workers = num_usable_cores() if workers is None else workers
         written = run(list_items(per_class, test_per_class), settings, out, num_workers)
     except UserError as error:
         click.echo(f"motion50: {error}", err=True)

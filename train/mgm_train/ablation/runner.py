@@ -30,9 +30,9 @@ from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest, replace_text
 from mgm_shared.json_text import to_json
+from mgm_shared.signals import StopRequest
 from mgm_train.ablation.grid import Run
 from mgm_train.config import SAMPLING_OPTIONS
-from mgm_train.runtime.signals import StopRequest
 
 POLL_S = 0.2
 # Of what a program says, so much is kept to find the reason of its end.

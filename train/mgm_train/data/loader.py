@@ -8,7 +8,6 @@ sample is a list of clips of one video (see `clips.py`), which are adjacent in a
 Axes: B clips · N tokens.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate
@@ -160,10 +160,6 @@ def start_method(num_workers: int, worker_start: str) -> str | None:
     return worker_start if num_workers and worker_start != "auto" else None
 
 
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def make_loader(
     dataset: KeyedDataset,
     plan: Plan,
@@ -176,7 +172,7 @@ def make_loader(
 
     `worker_start` is fork, spawn, forkserver, or auto, the default of this Python.
     """
-    num_workers = min(num_workers, _num_cpus())
+    num_workers = min(num_workers, num_usable_cores())
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=StepKeys(plan, first_step, distributed),

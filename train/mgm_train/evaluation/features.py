@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
 from mgm_shared.progress import SILENT, Progress
+from mgm_shared.signals import StopRequest
 from mgm_train.checkpoint.tensor_file import TensorFile, load_tensors, save_tensors
 from mgm_train.checkpoint.transfer import POOLED_NORM_PREFIX
 from mgm_train.checkpoint.weights import Weights
@@ -28,7 +29,6 @@ from mgm_train.evaluation.multiview import ViewDataset, Views, over_videos
 from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import ENCODER_PREFIX, Encoder
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
-from mgm_train.runtime.signals import StopRequest
 
 VIDEOS_PER_CHUNK = 256
 

@@ -24,6 +24,7 @@ from torch import nn
 from mgm_shared.errors import UserError
 from mgm_shared.lock import CheckLock, one_writer
 from mgm_shared.progress import SILENT
+from mgm_shared.signals import StopRequest
 from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
@@ -33,7 +34,7 @@ from mgm_train.data.readers import reading
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
-from mgm_train.runtime.signals import StopRequest
+from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
@@ -174,7 +175,7 @@ class _Trainer:
                 if is_epoch_end:
                     self._end_epoch(self.step // self.plan.steps_per_epoch)
                 is_meeting = is_epoch_end or self._is_logged(self.step)
-                must_stop = self.stop.is_agreed(self.distributed, is_meeting) and self.step < self.plan.num_steps
+                must_stop = is_stop_agreed(self.stop, self.distributed, is_meeting) and self.step < self.plan.num_steps
                 if must_stop or (is_meeting and self._is_save_due(is_epoch_end)):
                     self._save_last()
                 if must_stop:
