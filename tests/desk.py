@@ -222,7 +222,7 @@ class ToyCalls(ast.NodeTransformer):
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         if toy := TOY_CALLS.get(name):
             # One `**{…}`, in which a later key replaces an earlier one; the key None is `**` itself.
-            keys = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
+            keys = [ast.Constant(keyword.arg) if keyword.arg else None for keyword in node.keywords]
             values = [keyword.value for keyword in node.keywords]
             merged = ast.Dict([*keys, *map(ast.Constant, toy)], [*values, *map(ast.Constant, toy.values())])
             node.keywords = [ast.keyword(value=merged)]

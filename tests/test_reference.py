@@ -80,7 +80,7 @@ def test_the_tree_of_the_architecture_page_is_the_real_one() -> None:
     folder = ROOT
     rooms = set()
     for line in tree.splitlines():
-        indent, name = re.match(r"( *)(\S+)/ ", line).groups()
+        ((indent, name),) = re.findall(r"^( *)(\S+)/ ", line)
         if not indent:
             folder = ROOT / name
         assert (folder / name if indent else folder).is_dir(), line
