@@ -1,11 +1,11 @@
-"""What draws the mask of a clip: how strongly each cell moves, by the codec's vectors or by something better.
+"""Guidance: the strength of each motion cell of a clip, by which the motion-guided strategies place the mask.
 
-vectors   the length of the codec's vectors (paper §3.3)
-clean     the same, of what is left of them without the camera's motion, and as far as the picture backs them
-flow      the length of an optical flow that `mgm-prep flow` has put into the store (Table 4b)
-boxes     how near the cell is to the middle of a box, for data sets that come with boxes
+vectors   length of the codec's motion vector (paper §3.3)
+clean     length of the vector without the camera's motion, times the texture of the cell
+flow      length of the optical flow that `mgm-prep flow` added to the store (Table 4b)
+boxes     closeness of the cell to the centre of a labelled box, for data sets with boxes
 
-A source is read in place of the vectors, so that a crop and a flip treat all of them alike.
+Each source is read in place of the vectors, so crops and flips apply to all of them in the same way.
 
 Axes: T frames · S stored frames · Y,X cells of 8×8 px · P,Q samples of a picture, SAMPLE_PX apart · 2 = (dx, dy).
 """
@@ -29,20 +29,20 @@ SAMPLE_PX = CELL_PX // 2
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """A source of guidance; `boxes` is the folder of its MOT files."""
+    """A source of guidance. `boxes` is the folder of MOT files for the source `boxes`."""
 
     source: str = "vectors"
     boxes: str = ""
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "Guidance":
-        """What the configuration says."""
+        """The guidance that a configuration asks for."""
         return cls(source=config.guidance, boxes=config.boxes)
 
     def read(self, video: Video, frames: slice) -> NDArray[np.float32]:
-        """The source's field at some stored frames, (S, Y, X, 2), NaN = missing: for vectors and flow, the motion.
+        """Read the source at some stored frames: (S, Y, X, 2), NaN = missing. For vectors and flow this is the motion.
 
-        UserError when the store has no flow, or the folder no boxes for the video.
+        UserError if the store has no flow, or the folder has no boxes for the video.
         """
         if self.source == "flow":
             return video.flow[frames]
@@ -53,14 +53,14 @@ class Guidance:
         return vectors(video, frames)
 
     def strength(self, clip: Clip) -> NDArray[np.float32]:
-        """How strongly each cell of a clip draws the mask, (T, Y, X), never missing."""
+        """The strength of each cell of a clip, (T, Y, X), with missing values filled in."""
         if self.source == "clean":
             return filled(clean(clip.motion_TYX2, clip.frames_THWC))
         return filled(magnitude(clip.motion_TYX2))
 
 
 def magnitude(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:
-    """|motion| (eq. 6), NaN where it is missing."""
+    """Length of the motion vectors (eq. 6), (T, Y, X); NaN where a vector is missing."""
     length_TYX = np.empty(motion_TYX2.shape[:3], np.float32)
     _lengths(np.ascontiguousarray(motion_TYX2).reshape(-1), length_TYX.reshape(-1))
     return length_TYX
@@ -68,17 +68,17 @@ def magnitude(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @kernel
 def _lengths(components: NDArray[np.float32], lengths: NDArray[np.float32]) -> None:
-    # Over flat memory, which the compiler turns into vector instructions: a sixth of the time of three nested loops.
+    # One loop over flat memory, which the compiler vectorizes: a sixth of the time of three nested loops.
     for k in range(len(lengths)):
         dx, dy = components[2 * k], components[2 * k + 1]
         lengths[k] = np.sqrt(dx * dx + dy * dy)
 
 
 def filled(strength_TYX: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each missing cell has its nearest frame's value, or 0 where the clip has none at all.
+    """Fill each missing cell with its value in the nearest frame that has one, or with 0 if no frame of the clip does.
 
-    I frames and intra blocks have no vector (the paper does not mention them), and missing is not static. Of two frames
-    equally near, the earlier one.
+    I frames and intra blocks have no vectors, which the paper does not mention; a missing vector does not mean that
+    nothing moves. Of two frames at the same distance, the earlier one is taken.
     """
     filled_TYX = strength_TYX.copy()
     _fill(strength_TYX.reshape(len(strength_TYX), -1), filled_TYX.reshape(len(strength_TYX), -1))
@@ -106,13 +106,14 @@ def _nearest(strength_T: NDArray[np.float32], t: int) -> np.float32:
 
 
 def clean(motion_TYX2: NDArray[np.float32], frames_THWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How much of the picture's change a cell's motion against the camera explains, (T, Y, X), NaN = missing.
+    """Strength of the motion relative to the camera, weighted by texture: (T, Y, X), NaN = missing.
 
-    The paper names the limits of codec vectors: camera motion, and vectors that are cheap rather than true. A moving
-    pixel changes by its motion times the picture's gradient, so the length of a vector counts times the texture of its
-    cell: in a flat cell every vector predicts equally well and means nothing. Before that the camera's motion is taken
-    out, the affine field that fits the vectors of the picture best. The 3×3 mean quietens single cells, since the mask
-    is centred on one. `pipelines/bench/saliency.py` measures what it is good for.
+    The paper names two limits of codec vectors: they contain the camera's motion, and the encoder chooses them for a
+    low bit rate, not for the true motion. First, the affine field that fits the vectors of a frame best, the camera's
+    motion, is subtracted. The length of what remains is multiplied by the texture of the cell, because a moving pixel
+    changes by its motion times the image gradient; in a flat cell every vector predicts equally well and means nothing.
+    Last, a 3×3 mean suppresses single cells, since the mask is centred on one cell. `pipelines/bench/saliency.py`
+    measures the effect.
     """
     samples_TPQ = np.ascontiguousarray(frames_THWC[:, ::SAMPLE_PX, ::SAMPLE_PX, 1])
     strength_TYX = np.empty(motion_TYX2.shape[:3], np.float32)
@@ -124,7 +125,7 @@ def clean(motion_TYX2: NDArray[np.float32], frames_THWC: NDArray[np.uint8]) -> N
 def _clean(motion_TYX2: NDArray[np.float32], samples_TPQ: NDArray[np.uint8], strength_TYX: NDArray[np.float32]) -> None:
     num_rows, num_columns = strength_TYX.shape[1:]
     texture_YX = np.empty((num_rows, num_columns), np.float32)
-    # With a border, so that the mean needs no case for the picture's edge.
+    # Padded by one cell, so that the mean needs no special case at the edges.
     change_YX = np.full((num_rows + 2, num_columns + 2), np.float32(np.nan))
     for t in range(strength_TYX.shape[0]):
         _texture(samples_TPQ[t], texture_YX)
@@ -135,12 +136,12 @@ def _clean(motion_TYX2: NDArray[np.float32], samples_TPQ: NDArray[np.uint8], str
 
 @kernel
 def _texture(samples_PQ: NDArray[np.uint8], texture_YX: NDArray[np.float32]) -> None:
-    """The mean difference of a cell's samples from their right and lower neighbours, in grey levels."""
+    """Mean absolute difference between a cell's samples and their right and lower neighbours, in grey levels."""
     last_p, last_q = samples_PQ.shape[0] - 1, samples_PQ.shape[1] - 1
     per_cell = CELL_PX // SAMPLE_PX
     for y in range(texture_YX.shape[0]):
         for x in range(texture_YX.shape[1]):
-            # Signed, for a difference of the samples as they are would wrap around.
+            # Signed integers, because differences of uint8 samples would wrap around.
             total = np.int64(0)
             for p in range(per_cell * y, per_cell * (y + 1)):
                 for q in range(per_cell * x, per_cell * (x + 1)):
@@ -152,9 +153,9 @@ def _texture(samples_PQ: NDArray[np.uint8], texture_YX: NDArray[np.float32]) -> 
 
 @kernel
 def _camera(motion_YX2: NDArray[np.float32], texture_YX: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The affine field that fits the vectors best: rows (1, x, y) of coefficients of (dx, dy).
+    """The affine motion field that fits the vectors best, (3, 2): rows are the coefficients of 1, x and y for (dx, dy).
 
-    By least squares, where a cell has as much say as it has texture.
+    Least squares, weighted by the texture of the cells.
     """
     moments_35 = np.zeros((3, 5))
     for y in range(motion_YX2.shape[0]):
@@ -176,7 +177,7 @@ def _camera(motion_YX2: NDArray[np.float32], texture_YX: NDArray[np.float32]) ->
     for k in range(2):
         with_x = moments_35[1, 3 + k] / weight - mean_5[1] * mean_5[3 + k]
         with_y = moments_35[2, 3 + k] / weight - mean_5[2] * mean_5[3 + k]
-        # Cells that lie on one line tell no slope across it.
+        # If all cells with vectors lie on one line, the slope across it is not determined.
         if determinant > 1e-3:
             camera_32[1, k] = (yy * with_x - xy * with_y) / determinant
             camera_32[2, k] = (xx * with_y - xy * with_x) / determinant
@@ -191,7 +192,7 @@ def _explained_change(
     texture_YX: NDArray[np.float32],
     change_YX: NDArray[np.float32],
 ) -> None:
-    """|motion − camera| · texture, NaN where there is no vector."""
+    """|motion − camera| · texture, NaN where the vector is missing."""
     for y in range(change_YX.shape[0]):
         for x in range(change_YX.shape[1]):
             dx = motion_YX2[y, x, 0] - np.float32(camera_32[0, 0] + camera_32[1, 0] * x + camera_32[2, 0] * y)
@@ -201,7 +202,7 @@ def _explained_change(
 
 @kernel
 def _mean_of_nine(change_YX: NDArray[np.float32], strength_YX: NDArray[np.float32]) -> None:
-    """The mean of what is known of each cell and its eight neighbours; NaN where nothing is."""
+    """Mean over each cell and its eight neighbours, ignoring missing values; NaN if all nine are missing."""
     for y in range(strength_YX.shape[0]):
         for x in range(strength_YX.shape[1]):
             total, num = np.float32(0), 0

@@ -15,13 +15,14 @@ Mask = NDArray[np.bool_]
 def cover(
     centre_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], grid: TokenGrid, num: int, rng: Generator
 ) -> Mask:
-    """The `num` patches of each slice that a growing rectangle covers first, (t, h, w).
+    """Mask exactly `num` patches of each slice with a rectangle: (t, h, w), True = masked.
 
-    A rectangle of the sides' proportion grows about `centre` and is moved inside where it meets the border. The scale
-    at which it reaches a row or a column has a closed form, and it reaches a patch with the later of the two. So the
-    count is exact without trimming, the region is connected (each patch comes after its neighbour towards the centre),
-    and the patch under the centre is always in it. Patches that the rectangle reaches at the same scale are ordered by
-    one random draw for the whole clip, so a rectangle that stays masks the same patches in every slice.
+    A rectangle with the aspect ratio of `sides_t2` grows around `centre_t2`; where it meets the border it is shifted
+    inside. The `num` patches that it reaches first are masked. The scale at which it reaches a row or a column has a
+    closed form, and a patch is reached at the larger of the two scales. Therefore the count is exact without trimming,
+    the masked region is connected (a patch is reached after its neighbour towards the centre), and it contains the
+    patch at the centre. Patches that are reached at the same scale are ordered by one random draw for the whole clip,
+    so a rectangle that does not move masks the same patches in every slice.
     """
     order_thw = rng.random((1, grid.h, grid.w)).repeat(len(centre_t2), axis=0)
     _order(centre_t2, np.ascontiguousarray(sides_t2), order_thw)
@@ -30,14 +31,17 @@ def cover(
 
 @kernel
 def _order(centre_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], order_thw: NDArray[np.float64]) -> None:
-    """When the rectangle reaches each patch, into `order_thw`, which holds the random part of it."""
+    """Write into `order_thw` the scale at which the rectangle reaches each patch.
+
+    On entry, `order_thw` holds the random numbers that order equal scales.
+    """
     for t in range(order_thw.shape[0]):
         for y in range(order_thw.shape[1]):
             reach_y = _reach(y + 0.5, centre_t2[t, 1], sides_t2[t, 1], order_thw.shape[1])
             for x in range(order_thw.shape[2]):
                 reach_x = _reach(x + 0.5, centre_t2[t, 0], sides_t2[t, 0], order_thw.shape[2])
-                # Inside the last ring from its middle outwards, which keeps it connected; then at random, never in
-                # raster order.
+                # The first term orders the rings. The second orders a ring from the middle of its sides to its corners,
+                # which keeps the region connected. The random term decides between the rest, never in raster order.
                 reach = max(reach_x, reach_y) + 1e-3 * min(reach_x, reach_y)
                 order_thw[t, y, x] = reach + 1e-7 * order_thw[t, y, x]
 
@@ -46,13 +50,13 @@ def _order(centre_t2: NDArray[np.float64], sides_t2: NDArray[np.float64], order_
 def _reach(middle: float, centre: float, side: float, num_patches: int) -> float:
     """Scale at which the growing interval c ± s/2, kept inside [0, num_patches], covers the middle of a patch."""
     offset = middle - centre
-    # Grown from the far border instead, once the interval leans on it.
+    # Once the interval touches a border, it grows away from that border only.
     leaning = middle if offset > 0 else num_patches - middle
     return min(2 * abs(offset), leaning) / side
 
 
 def lowest(order_thw: NDArray[np.float64], num: int) -> Mask:
-    """True at the `num` lowest values of each slice."""
+    """True at the `num` lowest values of each slice, (t, h, w). Of equal values, the first in raster order count."""
     mask_thw = np.zeros(order_thw.shape, np.bool_)
     if num:
         _mark_lowest(order_thw.reshape(len(order_thw), -1), num, mask_thw.reshape(len(order_thw), -1))
@@ -75,13 +79,14 @@ def _mark_lowest(order_tp: NDArray[np.float64], num: int, mask_tp: Mask) -> None
 
 
 def start(grid: TokenGrid, ratio: float, rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sides (w₀, h₀) and the centre of a rectangle placed at random (§3.2): √ratio of each side of the picture.
+    """Sides (w₀, h₀) and centre (x, y) of the first rectangle, at a random place inside the picture (§3.2).
 
-    On the paper's square grid this is its w₀ = h₀ = √(ratio·h·w); on others it always fits.
+    Each side is √ratio of the picture's. On the paper's square grid this equals its w₀ = h₀ = √(ratio·h·w); on other
+    grids, where the paper's square may not fit, this rectangle always does.
     """
     root = sqrt(ratio)
     width, height = grid.w * root, grid.h * root
-    # Plain numbers, since numpy takes a microsecond for each of these, and ten when the caches are cold.
+    # Python floats: the same operations on numpy scalars take a microsecond each, ten with cold caches.
     right, down = rng.random(2).tolist()
     centre_2 = np.array((width / 2 + right * (grid.w - width), height / 2 + down * (grid.h - height)))
     return np.array((width, height)), centre_2
@@ -90,10 +95,10 @@ def start(grid: TokenGrid, ratio: float, rng: Generator) -> tuple[NDArray[np.flo
 def side_walk(
     sides_2: NDArray[np.float64], num_slices: int, num_walks: int, rng: Generator, jitter: float
 ) -> NDArray[np.float64]:
-    """Sides (w, h) of each slice, (t, 2): running sums of random changes that add up to zero (eq. 5, 7).
+    """Sides (w, h) of each slice, (t, 2): cumulative sums of random changes that add up to zero (eq. 5, 7).
 
-    The paper gives no distribution: the changes are uniform, and the walk is scaled to stray by U(0, jitter) at most.
-    One walk scales both sides alike, two scale each on its own.
+    The paper gives no distribution. Here the changes are uniform, and the walk is scaled so that its largest deviation
+    is drawn from U(0, jitter). With `num_walks` 1 both sides change by the same factor, with 2 independently.
     """
     if not jitter or num_slices < 3:
         return np.broadcast_to(sides_2, (num_slices, 2))
@@ -102,7 +107,7 @@ def side_walk(
 
 @kernel
 def _walk(draw_tk: NDArray[np.float64], sides_2: NDArray[np.float64], jitter: float) -> NDArray[np.float64]:
-    """The last row of draws says how far each walk k strays, the others how it changes from slice to slice."""
+    """The last row of `draw_tk` is the largest deviation of each walk k; the other rows are its changes per slice."""
     num_slices, num_walks = draw_tk.shape
     walk_tk = np.zeros((num_slices, num_walks))
     for k in range(num_walks):
@@ -113,6 +118,6 @@ def _walk(draw_tk: NDArray[np.float64], sides_2: NDArray[np.float64], jitter: fl
 
 
 def bounce(place_t2: NDArray[np.float64], room_t2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Places folded into [0, room], as if reflected by the borders."""
+    """Fold places into [0, room], as if they were reflected at the borders."""
     room_t2 = np.maximum(room_t2, 1e-9)
     return room_t2 - np.abs(place_t2 % (2 * room_t2) - room_t2)

@@ -1,11 +1,11 @@
-"""Which tokens of a clip are masked: motion-guided masks (paper §3.3) and what they are compared with (Table 4e).
+"""Masking strategies: motion-guided masking (paper §3.3) and the strategies it is compared with (Table 4e).
 
-What draws a mask is the strength of each cell, by default |motion|, which `guidance.py` makes. All of it runs on the
-8-px motion grid: the argmax there equals the argmax on the upsampled map of eq. 6, at 1/64 of the work. Every mask of a
-strategy hides the same number of tokens, whatever the motion, the jitter and the borders do.
+A strategy gets the strength of each motion cell, by default the length of its vector (see `guidance.py`). It works on
+the grid of 8-px cells: the argmax there is the argmax of the upsampled map of eq. 6, at 1/64 of the work. All masks of
+one grid and ratio have the same number of masked tokens, whatever the motion, the jitter and the borders.
 
 Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (x, y) of a place · t,h,w tubelets of
-2×16×16 px · N = t·h·w. True = masked. Places and sizes of rectangles are in patches.
+2×16×16 px · p = h·w · N = t·h·w. True = masked. Places and sizes of rectangles are in patches.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ from mgm_train.masking.rectangles import Mask, bounce, cover, lowest, side_walk,
 
 CELLS_PER_PATCH = PATCH_PX // CELL_PX
 
-# A simulated motion crosses at most this share of the picture a slice; the paper gives no distribution.
+# Largest simulated motion per slice, as a share of the picture's side. The paper gives no distribution.
 SIMULATED_SPEED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions:
-    """What a strategy may do beyond its ratio; the sparse and the static ones ignore it.
+    """Options of the moving rectangles, `mgm` and `smm`; the other strategies ignore them.
 
-    `jitter`: how far a side of a moving rectangle may stray from its start, as a share of it (Table 4c; 0 is off).
-    `top_k`: the rectangle is centred on the mean place of so many strongest cells (eq. 7; 1 in the paper).
-    `is_first_guided`: slice 0 follows its motion too, instead of the paper's random place.
+    `jitter`: maximum relative change of the rectangle's side lengths over time (Table 4c); 0 disables it.
+    `top_k`: `mgm` centres the rectangle on the mean place of this many strongest cells (eq. 7; 1 in the paper).
+    `is_first_guided`: `mgm` places the rectangle of slice 0 by motion too; in the paper its place is random.
     """
 
     jitter: float = 0.15
@@ -45,7 +45,7 @@ class MaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskGenerator:
-    """A strategy with its settings and its guidance, for a dataset: (clip, rng) → mask_N."""
+    """A strategy with its options and its guidance. Datasets call it: (clip, rng) → mask_N, True = masked."""
 
     strategy: str
     ratio: float
@@ -54,7 +54,7 @@ class MaskGenerator:
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "MaskGenerator":
-        """What the configuration says."""
+        """The mask generator that a configuration asks for."""
         options = MaskOptions(
             jitter=config.mask_jitter, top_k=config.mask_top_k, is_first_guided=config.mask_first_guided
         )
@@ -71,25 +71,25 @@ Strategy = Callable[[Strength, TokenGrid, float, Generator, MaskOptions], Mask]
 
 @lru_cache(maxsize=64)
 def num_masked_per_slice(grid: TokenGrid, ratio: float) -> int:
-    """Masked patches of a slice, `int(ratio·h·w)`. ValueError for a ratio outside (0, 1)."""
+    """Number of masked patches per slice, `int(ratio·h·w)`. ValueError for a ratio outside (0, 1)."""
     if not 0 < ratio < 1:
         raise ValueError(f"the mask ratio must lie between 0 and 1, not {ratio}")
     return grid.patches_at(ratio)
 
 
 def num_masked(grid: TokenGrid, ratio: float) -> int:
-    """Masked tokens of a clip: `int(ratio·h·w)·t`, for every strategy."""
+    """Number of masked tokens of a clip, `int(ratio·h·w)·t`, the same for every strategy."""
     return num_masked_per_slice(grid, ratio) * grid.t
 
 
 def strongest_places(strength_TYX: Strength, rng: Generator, top_k: int = 1) -> NDArray[np.float64]:
-    """Mean place (x, y) in patches of the `top_k` strongest cells of each tubelet, (t, 2) (eq. 6–7).
+    """Mean place (x, y), in patches, of the `top_k` strongest cells of each slice: (t, 2) (eq. 6–7).
 
-    A tubelet's strength is the sum of its two frames'. Equal cells are drawn from, once a clip, so that a clip without
-    motion gets a random place that stays, and never the top left corner.
+    The strength of a slice is the sum over its two frames. Cells of equal strength are ordered by one random draw for
+    the whole clip, so a clip without motion gets one random place for all slices, and not always the top left corner.
     """
     num_rows, num_columns = strength_TYX.shape[1:]
-    # Which of several equal cells is taken depends on their order: hence a random one.
+    # argmax takes the first of several equal cells, so the cells are visited in random order.
     order_C = rng.permutation(num_rows * num_columns)
     place_t2 = np.empty((len(strength_TYX) // TUBELET_FRAMES, 2))
     flat_TC = strength_TYX.reshape(-1, num_rows * num_columns)
@@ -145,14 +145,14 @@ def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
 
 
 def _simulated_path(grid: TokenGrid, rng: Generator) -> NDArray[np.float64]:
-    """Displacement since slice 0 in patches, (t, 2): sums of random velocities (eq. 5)."""
+    """Displacement since slice 0 in patches, (t, 2): cumulative sums of random velocities (eq. 5)."""
     velocity_t2 = rng.uniform(-SIMULATED_SPEED, SIMULATED_SPEED, (grid.t, 2)) * (grid.w, grid.h)
     velocity_t2[0] = 0
     return velocity_t2.cumsum(0)
 
 
 def smm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """Simulated motion, dense (§3.2, eq. 5): a rectangle that moves and scales at random and bounces off the border."""
+    """Simulated motion, dense (§3.2, eq. 5): a rectangle that moves and scales at random, reflected at the borders."""
     sides_2, first_2 = start(grid, ratio, rng)
     sides_t2 = side_walk(sides_2, grid.t, 1, rng, options.jitter)
     corner_t2 = first_2 - sides_2 / 2 + _simulated_path(grid, rng)
@@ -161,7 +161,7 @@ def smm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, o
 
 
 def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """Simulated motion, sparse (Table 4e): random patches that move at random; what leaves comes in opposite."""
+    """Simulated motion, sparse (Table 4e): random patches that move together; they re-enter at the opposite border."""
     mask_hw = lowest(rng.random((1, grid.h, grid.w)), num_masked_per_slice(grid, ratio))[0]
     shift_t2 = np.rint(_simulated_path(grid, rng)).astype(np.int64)
     row_th = (np.arange(grid.h) - shift_t2[:, 1:]) % grid.h
@@ -171,7 +171,7 @@ def smm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
 
 
 def block(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """One rectangle at a random place that stays for the whole clip ("random block" in Table 4e)."""
+    """One rectangle at a random place, the same in every slice ("random block" in Table 4e)."""
     sides_2, centre_2 = start(grid, ratio, rng)
     mask_1hw = cover(centre_2[None], sides_2[None], grid, num_masked_per_slice(grid, ratio), rng)
     return mask_1hw.repeat(grid.t, axis=0)
@@ -183,7 +183,7 @@ def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, 
 
 
 def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """Random tokens of the whole clip (ST-MAE); only the total is fixed."""
+    """Random tokens of the whole clip (ST-MAE). Only their total number is fixed, not the number per slice."""
     mask_1N = lowest(rng.random((1, 1, grid.num_tokens)), num_masked(grid, ratio))
     return mask_1N.reshape(grid.t, grid.h, grid.w)
 
@@ -207,10 +207,22 @@ def make_mask(
     rng: Generator,
     options: MaskOptions = MaskOptions(),
 ) -> Mask:
-    """A mask_N, True = masked, flattened t, h, w, with exactly `num_masked` True.
+    """Make the mask of a clip.
 
-    `strength_TYX` is what `Guidance.strength` makes of a clip, none missing; its shape gives the token grid. ValueError
-    for an unknown strategy, a ratio outside (0, 1) or a grid that is no whole number of tubelets.
+    Args:
+        strategy: A name in `STRATEGIES`.
+        strength_TYX: Strength of each motion cell, without missing values, from `Guidance.strength`. Its shape gives
+            the token grid.
+        ratio: Share of masked tokens, between 0 and 1.
+        rng: Source of randomness; the mask is a function of it and of the other arguments.
+        options: Options of the moving rectangles.
+
+    Returns:
+        mask_N, flattened in the order t, h, w. Exactly `num_masked` tokens are True, which means masked.
+
+    Raises:
+        ValueError: The strategy is unknown, the ratio is not between 0 and 1, or the clip is no whole number of
+            tubelets.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"no mask strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
