@@ -1,10 +1,10 @@
-"""The transformer's block: attention among all tokens, then an MLP on each (pre-norm, as in VideoMAE and timm).
+"""Transformer block: attention among all tokens, then an MLP on each token (pre-norm, as in VideoMAE and timm).
 
-The parts are timm's and their names are those of its `Block`. This one can leave out what nobody reads: after the last
-block of the decoder only the masked tokens go on, so the others are keys and values there and no more.
+Modules and parameter names are those of timm's `Block`. Unlike timm's, a block can compute only its last tokens: after
+the decoder's last block only the masked tokens are needed, so the visible ones serve there as keys and values only.
 
-Axes: B clips · N tokens · O tokens that are given out, the last ones · D width · G heads · d width of a head ·
-K heads of all clips, some of B·G.
+Axes: B clips · N tokens · O output tokens, the last ones · D width · G heads · d width of a head · K heads, of the B·G
+heads of all clips.
 """
 
 from functools import partial
@@ -19,18 +19,19 @@ from torch.utils.checkpoint import checkpoint
 # VideoMAE's epsilon for every norm of its models. torch's default is 1e-5.
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
-# Plain attention keeps its scores for the way back; from this size on the fused one is taken, which keeps none.
+# Plain attention keeps its scores for the backward pass. Above this size fused attention is used, which keeps none.
 MAX_SCORES_BYTES = 2**28
-# So many are made at a time, that they are still in the cache when they are read, and never in memory fresh from the
-# system: 1.4 to 1.8 times as fast as all at once.
+# Size of a chunk of scores. A chunk that stays in the CPU's cache and reuses memory is 1.4 to 1.8 times as fast as
+# computing all scores at once.
 CHUNK_BYTES = 2**23
 
 
 def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, attn_mask_B1ON: Tensor | None = None) -> Tensor:
-    """softmax(q·kᵀ / √d)·v, (B, G, O, d); where `attn_mask` is given, over the tokens that it says True of.
+    """softmax(q·kᵀ / √d)·v, (B, G, O, d). Where `attn_mask_B1ON` is given, a query attends to the keys that are True.
 
-    On a CPU torch's fused attention does bfloat16 at the speed of float32; as two plain products it is 1.9 times as
-    fast with 1568 tokens, 2.8 times with 157 (forward and backward, one core of a Zen 4). In float32 the fused wins.
+    On a CPU, torch's fused attention computes bfloat16 at the speed of float32. Two plain matrix products are 1.9 times
+    as fast with 1568 tokens, 2.8 times with 157 (forward and backward, one core of a Zen 4). In float32 the fused
+    attention is faster.
     """
     bytes_a_head = 2 * query_BGOd.shape[2] * key_BGNd.shape[2]
     num_heads = query_BGOd.shape[0] * query_BGOd.shape[1]
@@ -38,7 +39,7 @@ def attend(query_BGOd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, attn_mask_B
     if not is_plain or num_heads * bytes_a_head > MAX_SCORES_BYTES:
         return F.scaled_dot_product_attention(query_BGOd, key_BGNd, value_BGNd, attn_mask=attn_mask_B1ON)
     heads_a_chunk = max(1, CHUNK_BYTES // bytes_a_head)
-    # Autocast would compute the softmax in float32, and give it out so.
+    # Autocast would compute the softmax, and return it, in float32.
     with torch.autocast("cpu", enabled=False):
         return _attend_in_chunks(heads_a_chunk, query_BGOd, key_BGNd, value_BGNd, attn_mask_B1ON)
 
@@ -58,7 +59,7 @@ def _attend_in_chunks(
 def _attend_plainly(
     scaled_KOd: Tensor, key_KNd: Tensor, value_KNd: Tensor, attn_mask_KON: Tensor | None = None
 ) -> Tensor:
-    """Some heads K of all clips, (K, O, d); the queries are divided by √d."""
+    """Attention of K heads, (K, O, d). The queries are already divided by √d."""
     scores_KON = scaled_KOd @ key_KNd.transpose(1, 2)
     if attn_mask_KON is not None:
         scores_KON = scores_KON.masked_fill(~attn_mask_KON, -torch.inf)
@@ -66,19 +67,19 @@ def _attend_plainly(
 
 
 class Attention(nn.Module):
-    """Self-attention with one product for queries, keys and values."""
+    """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        # The bias of the keys shifts a row of the softmax by a constant and so changes nothing; timm has it too.
+        # The bias of the keys adds a constant to each row of scores, so it has no effect. timm has it too.
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(
         self, tokens_BND: Tensor, num_outputs: int | None = None, attn_mask_B1ON: Tensor | None = None
     ) -> Tensor:
-        """(B, O, D) for the last `num_outputs` tokens, or for all; `attn_mask` says who attends to whom."""
+        """Output (B, O, D) of the last `num_outputs` tokens, or of all. The mask is True where O may attend to N."""
         if num_outputs is None:
             query, key, value = self._heads(self.qkv(tokens_BND), 3)
         else:
@@ -90,13 +91,13 @@ class Attention(nn.Module):
         return tokens_BOD
 
     def _heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-        """(B, N, parts·D) as that many tensors (B, G, N, d)."""
+        """Split (B, N, parts·D) into `num_parts` tensors (B, G, N, d)."""
         heads: tuple[Tensor, ...] = joint.unflatten(2, (num_parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return heads
 
 
 class Block(nn.Module):
-    """Norm, attention, norm, MLP, each pair beside the straight path; drop path skips one for a clip."""
+    """Norm and attention, norm and MLP, each with a residual connection and stochastic depth per clip."""
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, tokens_BND: Tensor, num_outputs: int | None = None) -> Tensor:
-        """(B, O, D): the last `num_outputs` tokens after the block, or all."""
+        """Output (B, O, D): the last `num_outputs` tokens, or all."""
         tokens_BOD = tokens_BND if num_outputs is None else tokens_BND[:, -num_outputs:]
         tokens_BOD = tokens_BOD + self.drop_path1(self.attn(self.norm1(tokens_BND), num_outputs))
         output_BOD: Tensor = tokens_BOD + self.drop_path2(self.mlp(self.norm2(tokens_BOD)))
@@ -116,7 +117,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """`depth` blocks; the chance of being skipped grows linearly from 0 to `drop_path`."""
+    """`depth` blocks. The stochastic depth rate grows linearly from 0 in the first block to `drop_path` in the last."""
 
     def __init__(self, width: int, depth: int, num_heads: int, drop_path: float = 0.0) -> None:
         rates = np.linspace(0, drop_path, depth).tolist()
@@ -124,7 +125,7 @@ class Blocks(nn.ModuleList):
         self.is_recomputing = False
 
     def forward(self, tokens_BND: Tensor, num_outputs: int | None = None) -> Tensor:
-        """(B, O, D): the last `num_outputs` tokens after all blocks, or all."""
+        """Output (B, O, D) of the last block: the last `num_outputs` tokens, or all."""
         *all_but_one, last = self
         for block in all_but_one:
             tokens_BND = self._run(block, tokens_BND, None)

@@ -1,12 +1,13 @@
 """Divided space-time attention (TimeSformer, Bertasius et al. 2021): over time, then over space, then the MLP.
 
-A token attends to its own place in every slice, then to its own slice. Where nothing is masked both are rows of a grid.
-What a mask leaves visible is none: a slice may show other places than the next, a place any number of slices. Then
-attention runs among all visible tokens and leaves out the pairs that share neither. At ratio 0.75 those V² pairs are
-half of the t·(h·w)² that space attention over the full grid would take. No shape depends on the mask.
+A token attends to the tokens at its own place in all slices, then to the tokens of its own slice. Without a mask, the
+tokens form a full grid, and each attention runs along one of its axes. With a mask, the visible tokens form no grid:
+slices can show different places. Attention then runs among all visible tokens with an attention mask that leaves out
+the pairs of different place or different slice. At ratio 0.75 those V² pairs are half of the t·(h·w)² pairs of space
+attention over the full grid. No shape depends on the mask.
 
-As in TimeSformer the weights of time have no part in joint attention; its extra linear layer behind time's projection,
-which is zero at the start to keep an image model's weights, is left out: here everything starts from scratch.
+TimeSformer has another linear layer behind the projection of time attention, with zero weights at the start, which
+keeps the function of a pretrained image model. It is left out, because here everything is trained from scratch.
 
 Axes: B clips · N tokens, flattened t,h,w, or those that are visible · V visible tokens · D width.
 """
@@ -26,14 +27,14 @@ from mgm_train.models.attention import Attention, LayerNorm
 
 @dataclass(frozen=True)
 class Peers:
-    """Which visible tokens may attend to which, True = may, (B, 1, V, V); the 1 stands for all heads."""
+    """Attention masks of the visible tokens, (B, 1, V, V), True = may attend; the axis of 1 is for the heads."""
 
     in_place_B1VV: Tensor
     in_slice_B1VV: Tensor
 
     @classmethod
     def of(cls, visible_BV: Tensor, grid: TokenGrid) -> "Peers":
-        """Of the visible tokens' numbers."""
+        """The masks for visible tokens with these indices, (B, V)."""
         slice_BV = visible_BV.div(grid.patches_per_slice, rounding_mode="floor")
         place_BV = visible_BV - slice_BV * grid.patches_per_slice
         return cls(_is_equal(place_BV), _is_equal(slice_BV))
@@ -44,14 +45,14 @@ def _is_equal(key_BV: Tensor) -> Tensor:
 
 
 class DividedBlock(nn.Module):
-    """Norm and attention over time, norm and attention over space, norm and MLP, each pair beside the straight path."""
+    """Norm and attention over time, norm and attention over space, norm and MLP, each with a residual connection."""
 
     def __init__(self, width: int, num_heads: int, grid: TokenGrid, drop_path: float = 0.0) -> None:
         super().__init__()
         self.grid = grid
         self.temporal_norm = LayerNorm(width)
         self.temporal_attn = Attention(width, num_heads)
-        # From here on the names of attention.Block.
+        # The names from here on are those of `attention.Block`.
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.norm2 = LayerNorm(width)
@@ -59,7 +60,7 @@ class DividedBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, tokens_BND: Tensor, peers: Peers | None) -> Tensor:
-        """(B, N, D) of the whole grid, or with `peers` of the visible tokens."""
+        """Output (B, N, D) of the full grid; with `peers`, of the visible tokens."""
         normed_BND = self.temporal_norm(tokens_BND)
         mixed_BND = self.temporal_attn(normed_BND, None, peers.in_place_B1VV) if peers else self._over_time(normed_BND)
         tokens_BND = tokens_BND + self.drop_path(mixed_BND)
@@ -82,7 +83,7 @@ class DividedBlock(nn.Module):
 
 
 class DividedBlocks(nn.ModuleList):
-    """`depth` blocks; the chance that a part of one is skipped grows linearly from 0 to `drop_path`."""
+    """`depth` blocks. The stochastic depth rate grows linearly from 0 in the first block to `drop_path` in the last."""
 
     def __init__(self, width: int, depth: int, num_heads: int, grid: TokenGrid, drop_path: float = 0.0) -> None:
         rates = np.linspace(0, drop_path, depth).tolist()
@@ -91,7 +92,7 @@ class DividedBlocks(nn.ModuleList):
         self.is_recomputing = False
 
     def forward(self, tokens_BND: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        """The tokens after all blocks; `visible_BV` are their numbers, without it they are all of the grid."""
+        """Output (B, N, D) of the last block. `visible_BV` holds the tokens' indices; None means the full grid."""
         peers = None if visible_BV is None else Peers.of(visible_BV, self.grid)
         for block in self:
             tokens_BND = self._run(block, tokens_BND, peers)

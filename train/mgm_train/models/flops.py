@@ -1,7 +1,7 @@
-"""How much arithmetic the training of a clip needs, and how much the hardware can do: the two sides of MFU.
+"""Model FLOPs utilization (MFU): the floating-point operations of a training clip, and the peak rate of the device.
 
-MFU (model FLOPs utilisation, PaLM's appendix B) counts the matrix products that the model needs, two operations for a
-multiplication and its addition; what is computed twice to save memory counts once. Axes: N tokens · D width.
+MFU (PaLM's appendix B) counts the matrix products that the model needs, with two operations for a multiplication and
+its addition. Activations that are recomputed to save memory count once. Axes: N tokens · D width.
 """
 
 import time
@@ -15,8 +15,8 @@ from mgm_train.config import ModelConfig
 
 _PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
 
-# Dense bfloat16 products with float32 sums, operations a second: the makers' data sheets, without sparsity. A name is
-# looked up as a part of what torch calls the device, the first that fits.
+# Peak rates, in operations per second, of dense bfloat16 products with float32 accumulation, from the vendors' data
+# sheets, without sparsity. The first key that is part of torch's name for the device counts.
 BF16_PEAKS = {
     "B200": 2250e12,
     "GH200": 989.4e12,
@@ -39,7 +39,7 @@ def _linear(num_rows: int, num_in: int, num_out: int) -> int:
 
 
 def _blocks(depth: int, num_tokens: int, width: int, num_outputs: int) -> int:
-    """Forward operations of transformer blocks, of which the last gives out some tokens only."""
+    """Forward operations of `depth` blocks, the last of which computes `num_outputs` tokens only."""
     return (depth - 1) * _block(num_tokens, width, num_tokens) + _block(num_tokens, width, num_outputs)
 
 
@@ -54,19 +54,21 @@ def _block(num_tokens: int, width: int, num_outputs: int) -> int:
 def _encoder(config: ModelConfig, num_tokens: int) -> int:
     if config.attention == "joint":
         return _blocks(config.depth, num_tokens, config.width, num_tokens)
-    # A token attends to its slice and to its place, of which a mask leaves visible as many as of the clip, on average.
+    # A token attends to its slice and to its place. The share of them that is visible is, on average, that of the clip.
     num_pairs = num_tokens**2 // config.grid.t + num_tokens**2 // config.grid.patches_per_slice
     projections_and_mlp = 4 * _linear(num_tokens, config.width, 4 * config.width)
     return config.depth * (projections_and_mlp + 2 * _linear(num_pairs, config.width, 1))
 
 
 def _with_backward(rest: int, embedding: int) -> int:
-    """Backward is two products for each one forward; but nobody asks for the gradient of the pixels."""
+    """Forward and backward operations: two products backward for each one forward, one less for the patch embedding,
+    because the gradient of the pixels is not computed.
+    """
     return 3 * rest + 2 * embedding
 
 
 def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
-    """Operations of one clip of which `num_masked` tokens are masked, forward and backward."""
+    """Operations of one pretraining clip with `num_masked` masked tokens, forward and backward."""
     num_tokens = config.grid.num_tokens
     num_visible = num_tokens - num_masked
     encoder = _encoder(config, num_visible)
@@ -77,7 +79,7 @@ def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
 
 
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:
-    """Operations of one labelled clip, forward and backward."""
+    """Operations of one fine-tuning clip, forward and backward."""
     num_tokens = config.grid.num_tokens
     rest = _encoder(config, num_tokens) + _linear(1, config.width, num_classes)
     return _with_backward(rest, _linear(num_tokens, _PATCH_VALUES, config.width))
@@ -85,7 +87,7 @@ def finetune_flops(config: ModelConfig, num_classes: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """The most operations a second that a device does, and how that is known."""
+    """Peak rate of a device in operations per second, and its source."""
 
     flops_per_s: float
     source: str
@@ -93,7 +95,7 @@ class Peak:
 
 @lru_cache
 def peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The peak of the device: from the data sheet where there is one for it, otherwise measured, in well under 1 s."""
+    """The peak rate of a device: from its data sheet if it is listed, otherwise measured in well under 1 s."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for part, flops_per_s in BF16_PEAKS.items():
@@ -103,9 +105,9 @@ def peak(device: torch.device, dtype: torch.dtype) -> Peak:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
-    """Operations a second of square products, the best of five: what this device really reaches."""
+    """Measured operations per second of a square matrix product; the best of five."""
     side = side or (8192 if device.type == "cuda" else 768)
-    # Of ones a GPU draws less power than of real numbers, and runs faster.
+    # Random numbers, because a GPU draws less power for a matrix of ones and runs it faster.
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     seconds = []

@@ -1,4 +1,4 @@
-"""The video masked autoencoder, and the classifier that fine-tuning makes of its encoder (paper §3.1).
+"""The video masked autoencoder of pretraining, and the classifier of fine-tuning with the same encoder (paper §3.1).
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
@@ -33,7 +33,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attention: str = "joint") -> ModelConfig:
-    """The named size, for clips of num_frames × image_px × image_px; UserError for an unknown name."""
+    """Configuration of a named model size for clips of num_frames × image_px × image_px. UserError for another name."""
     if name not in MODEL_SIZES:
         raise UserError(f"there is no model {name!r}; there are: {', '.join(MODEL_SIZES)}")
     return replace(MODEL_SIZES[name], num_frames=num_frames, image_px=image_px, attention=attention)
@@ -42,7 +42,7 @@ def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attent
 def split_mask(mask_BN: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
     """Indices (B, V) of the visible and (B, M) of the masked tokens, each in ascending order.
 
-    `num_masked` is given, for counting would wait for the GPU. Every clip must hide exactly that many.
+    Every clip must have exactly `num_masked` masked tokens. It is an argument because counting would wait for the GPU.
     """
     order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = mask_BN.shape[1] - num_masked
@@ -50,7 +50,7 @@ def split_mask(mask_BN: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
 
 
 def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
-    """The rows `index_BK` of each clip, (B, K, X); values may be (1, N, X), shared by all clips."""
+    """Gather the rows `index_BK` of each clip, (B, K, X). Values of shape (1, N, X) are shared by all clips."""
     if len(values_BNX) == 1:
         return values_BNX[0][index_BK]
     clip_B1 = torch.arange(len(index_BK), device=index_BK.device)[:, None]
@@ -58,16 +58,16 @@ def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def patchify(frames_BCTHW: Tensor) -> Tensor:
-    """The pixels of each tubelet, (B, N, 3, Q): tokens run t, h, w, and the Q = 2·16·16 pixels time, row, column."""
+    """Split frames into tubelets, (B, N, 3, Q): tokens in the order t, h, w, pixels in the order time, row, column."""
     split = frames_BCTHW.unflatten(4, (-1, PATCH_PX)).unflatten(3, (-1, PATCH_PX)).unflatten(2, (-1, TUBELET_FRAMES))
     pixels_BN3Q: Tensor = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
     return pixels_BN3Q
 
 
 def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
-    """uint8 values as float32 of ImageNet's mean 0 and std 1 for each colour; colour is the axis given."""
+    """Normalise uint8 values to float32 by ImageNet's mean and std of each colour; the colours are on `colour_axis`."""
     frames_BCX = frames_BCX.to(torch.float32, copy=True)
-    # With numbers, since to bring a tensor of means to the GPU would wait for it.
+    # Python numbers, because copying a tensor of means to the GPU would wait for it.
     for colour, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
         frames_BCX.select(colour_axis, colour).mul_(1 / (255 * std)).sub_(mean / std)
     return frames_BCX
@@ -92,9 +92,9 @@ def _init_for_classification(module: nn.Module) -> None:
 
 
 class TubeletEmbedding(nn.Module):
-    """Video to tokens: (B, C, T, H, W) → (B, N, D), or (B, V, D) of the tokens at `visible_BV`.
+    """Patch embedding: (B, C, T, H, W) → (B, N, D), or → (B, V, D) for the tokens `visible_BV` only.
 
-    uint8 frames are normalised here, after the masked patches are left out; float ones are taken as normalised.
+    uint8 frames are normalised here, after the masked patches are dropped. Float frames must be normalised already.
     """
 
     def __init__(self, width: int) -> None:
@@ -103,8 +103,8 @@ class TubeletEmbedding(nn.Module):
         self.proj = nn.Conv3d(3, width, kernel_size=side, stride=side)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        # A convolution whose stride is its kernel is a matrix product, and that can skip the masked patches:
-        # 3.4 times as fast as Conv3d and then dropping (ratio 0.75, one CPU core, width 192, 16×112² clips).
+        # A convolution whose stride equals its kernel is a matrix product, and that can skip the masked patches: 3.4
+        # times as fast as Conv3d followed by dropping (ratio 0.75, one CPU core, width 192, 16×112² clips).
         patches_BN3Q = patchify(frames_BCTHW)
         if visible_BV is not None:
             patches_BN3Q = pick(patches_BN3Q, visible_BV)
@@ -114,7 +114,7 @@ class TubeletEmbedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder, under the same names in both models: tubelets, positions, blocks, a last norm or none."""
+    """Patch embedding, positions, blocks, and a last norm if `has_norm`. Both models name its parameters alike."""
 
     position_1ND: Tensor
 
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens, then the pixels of the last `num_masked` ones: (B, N, E) → (B, M, P)."""
+    """Blocks over all tokens, then the predicted pixels of the last `num_masked` tokens: (B, N, E) → (B, M, P)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
 
 
 class VideoMAE(nn.Module):
-    """The masked autoencoder. The encoder sees the visible tokens, the decoder all (paper §3.1)."""
+    """Masked autoencoder: the encoder processes the visible tokens, the decoder all tokens (paper §3.1)."""
 
     position_1NE: Tensor
 
@@ -173,33 +173,33 @@ class VideoMAE(nn.Module):
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
-        """Predicted pixels (B, M, P) of the masked tokens, in ascending order of token.
+        """Predict the pixels (B, M, P) of the masked tokens, in ascending order of token.
 
         Args:
-            frames_BCTHW: uint8, or float that `normalise` made.
-            mask_BN: bool, True = masked; every clip hides the same number.
-            num_masked: That number. Counted when not given, which waits for the GPU.
+            frames_BCTHW: uint8, or float normalised by `normalise`.
+            mask_BN: bool, True = masked, the same number in every clip.
+            num_masked: That number. If None, it is counted, which waits for the GPU.
         """
         num_masked = int(mask_BN[0].sum()) if num_masked is None else num_masked
         visible_BV, masked_BM = split_mask(mask_BN, num_masked)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
-        # The tokens are not put back in their places: their positions travel with them.
+        # Visible tokens first, then masked ones. Their order does not matter, since positions are added to the tokens.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
         masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
         pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked)
         return pixels_BMP
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations twice instead of keeping them (timm's name)."""
+        """Recompute activations in the backward pass instead of keeping them (timm's name)."""
         self.encoder.blocks.is_recomputing = self.decoder.blocks.is_recomputing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """timm's protocol: parameters without weight decay beside biases and norms."""
+        """timm's protocol: parameters without weight decay, in addition to biases and norms."""
         return {"mask_token"}
 
 
 class VideoClassifier(nn.Module):
-    """The encoder without its last norm, the mean of its tokens, a fresh norm and a linear head.
+    """The encoder without its last norm, then the mean over tokens, a new norm and a linear head.
 
     Linear layers start from a truncated normal of std 0.02, as in VideoMAE's fine-tuning model and in MViT; the weights
     of the head are multiplied by `head_init_scale`. `load_encoder` replaces the encoder's by pretrained ones.
@@ -227,12 +227,12 @@ class VideoClassifier(nn.Module):
             self.head.weight.mul_(head_init_scale)
 
     def forward_features(self, frames_BCTHW: Tensor) -> Tensor:
-        """Tokens (B, N, D) of uint8 or normalised float frames, before the pooled norm."""
+        """Tokens (B, N, D) of uint8 or normalised float frames, before pooling and `fc_norm`."""
         tokens_BND: Tensor = self.encoder(frames_BCTHW)
         return tokens_BND
 
     def forward_head(self, tokens_BND: Tensor) -> Tensor:
-        """Logits (B, K) of the mean token."""
+        """Logits (B, K) of the mean over tokens."""
         logits_BK: Tensor = self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
         return logits_BK
 
@@ -245,20 +245,20 @@ class VideoClassifier(nn.Module):
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations twice instead of keeping them (timm's name)."""
+        """Recompute activations in the backward pass instead of keeping them (timm's name)."""
         self.encoder.blocks.is_recomputing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """timm's protocol: parameters without weight decay beside biases and norms; there are none."""
+        """timm's protocol: parameters without weight decay, in addition to biases and norms. There are none."""
         return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's protocol for layer-wise learning rates: embedding, then each block, then norm and head."""
+        """timm's protocol for layer-wise learning rate decay: patch embedding, then each block, then norm and head."""
         return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
 
 def build(factory: Callable[[], Module], seed: int) -> Module:
-    """A model whose weights are a function of `seed` alone; the global random state is left as it was."""
+    """Build a model whose initial weights depend on `seed` only. The global random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return factory()
