@@ -1,9 +1,9 @@
-"""What a frozen encoder makes of the views of each video, computed once and kept.
+"""Features of the views of each video from a frozen encoder, computed once and cached in the run folder.
 
     RUN/features/train-00000.safetensors    features, labels and names of the first 256 videos of a split
 
-A chunk is written whole, so that a run that was stopped goes on after the last one; and it names all that its numbers
-depend on, so that none is ever mixed with others.
+A chunk is written as a whole, so a run that was stopped continues after the last one. Its metadata names everything
+that the features depend on, so features of different settings are never mixed.
 
 Axes: N videos · V views · C colours · T frames · H,W pixels · D width.
 """
@@ -34,7 +34,7 @@ VIDEOS_PER_CHUNK = 256
 
 
 class FrozenEncoder(nn.Module):
-    """The encoder as it was trained, with its last norm, and the mean of its tokens: (B, C, T, H, W) → (B, D).
+    """The trained encoder with its last norm, and the mean over its tokens: (B, C, T, H, W) → (B, D).
 
     A fine-tuned encoder has no last norm but one of the mean, which is kept in its place.
     """
@@ -56,7 +56,7 @@ class FrozenEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The videos of a split that can be read: (N, V, D) float16, their classes (N,), and why the others cannot.
+    """Features of the readable videos of a split, (N, V, D) float16, their labels (N,), and the unreadable videos.
 
     UserError for features that are not finite, or too large for float16.
     """
@@ -78,7 +78,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """The features of one split in a run folder, and the text that names what they depend on."""
+    """The cached features of one split in a run folder. `key` is JSON text that names what they depend on."""
 
     folder: Path
     split: str
@@ -86,7 +86,7 @@ class FeatureCache:
 
     @classmethod
     def of(cls, run: Path, weights: Weights, dataset: ViewDataset, distributed: Distributed) -> "FeatureCache":
-        """Of the views of a dataset as these weights see them."""
+        """The cache for the views of a dataset and these weights."""
         config = dataset.config
         names = ("split", "stride", "sampling", "short_videos", "num_temporal_views", "num_spatial_views")
         labels = hashlib.sha256(json.dumps(dataset.labels.tolist()).encode()).hexdigest()
@@ -98,7 +98,10 @@ class FeatureCache:
     def compute(
         self, model: FrozenEncoder, dataset: ViewDataset, distributed: Distributed, progress: Progress = SILENT
     ) -> bool:
-        """Compute the missing chunks, shared among all processes, which meet here. False when a stop was requested."""
+        """Compute the missing chunks, shared among all processes, which must call this together.
+
+        Returns False if a stop was requested.
+        """
         starts = range(0, len(dataset), VIDEOS_PER_CHUNK)
         chunks = [range(start, min(start + VIDEOS_PER_CHUNK, len(dataset))) for start in starts]
         missing = [chunk for chunk in chunks[distributed.rank :: distributed.world_size] if not self._is_there(chunk)]
@@ -108,7 +111,7 @@ class FeatureCache:
                 self._save(chunk, features)
                 if stop.is_asked:
                     break
-        # This is also where the processes wait for one another.
+        # Here the processes also wait for each other.
         return not distributed.any(stop.is_asked)
 
     def _chunks(
@@ -119,7 +122,7 @@ class FeatureCache:
         distributed: Distributed,
         progress: Progress,
     ) -> Generator[Features]:
-        """The features of each chunk, all from one pass of the loader."""
+        """Yield the features of each chunk, from a single pass of the data loader."""
         indices = [index for chunk in chunks for index in chunk]
         with closing(over_videos(model, dataset, indices, distributed, progress)) as videos:
             for chunk in chunks:
@@ -153,11 +156,11 @@ class FeatureCache:
         save_tensors(self._file(chunk), tensors, metadata)
 
     def _is_there(self, chunk: range) -> bool:
-        """Whether the chunk is computed. UserError when it was, of something else."""
+        """Whether the chunk has been computed. UserError if it was computed with other settings."""
         if not self._file(chunk).exists():
             return False
         had, wanted = json.loads(self._read(chunk).metadata["key"]), json.loads(self.key)
-        # Features of an earlier version, which had no such option.
+        # An earlier version had no such option.
         had.setdefault("short_videos", "stride")
         if differing := sorted(name for name in wanted if had.get(name) != wanted[name]):
             names = ", ".join(name.replace("_", "-") for name in differing)
@@ -175,7 +178,7 @@ class FeatureCache:
         return file
 
     def load(self, num_videos: int) -> Features:
-        """All chunks of a split of that many videos, in their order."""
+        """Load all chunks of a split with `num_videos` videos, in order."""
         tensors: list[dict[str, Tensor]] = []
         video_ids: list[str] = []
         unreadable: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""The linear probe: how well a linear classifier does on what the frozen encoder gives out.
+"""The linear probe: a linear classifier on the features of a frozen encoder.
 
-The paper reports linear probes and no settings of them. Here: the encoder's own last norm and the mean of its tokens;
-then each feature gets mean 0 and std 1 over the training clips, as by MAE's BatchNorm without weights; no
-augmentation and no mixing, so features are computed once. A grid of learning rates and weight decays is fitted in one
-pass, all heads at once on the same batches (the idea is V-JEPA's). Which one counts is decided on training videos that
-were held out, in whole groups of the same recording, never on those that are scored; then the grid is fitted again to
-all of them.
+The paper reports linear probes without their settings. Here, a feature is the mean over the tokens after the encoder's
+last norm. Features are standardised over the training clips, like MAE's BatchNorm without affine parameters. There is
+no augmentation and no mixing, so features are computed once. Heads for a grid of learning rates and weight decays are
+fitted in one pass on the same batches (V-JEPA's idea). The head to report is chosen by its accuracy on held-out
+training videos, in whole groups of the same recording, never by the scored videos. Then all heads are fitted again to
+all training videos.
 
 Axes: N videos · V views · S = N·V samples · D width · G heads of the grid · K classes.
 """
@@ -54,9 +54,9 @@ class Heads:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A head of the grid, how it did on the videos held out, and after a second fit on the scored ones.
+    """A head of the grid: its settings, its results on the held-out videos, and its top-1 accuracy on the scored ones.
 
-    The head that counts is the first in the order of `held_out`.
+    The reported head is the one with the largest `held_out`.
     """
 
     learning_rate: float
@@ -67,17 +67,17 @@ class Choice:
 
     @property
     def held_out(self) -> tuple[float, float]:
-        """Larger is better: the accuracy; among equals, of which a few videos make many, the loss."""
+        """Sort key, larger is better: accuracy first, then loss, because accuracies of few videos are often equal."""
         return self.held_out_top1, -self.held_out_loss
 
 
 def grid(config: ProbeConfig) -> list[tuple[float, float]]:
-    """Learning rate and weight decay of each head."""
+    """The learning rate and weight decay of each head."""
     return list(itertools.product(config.learning_rates, config.weight_decays))
 
 
 def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch.device) -> Heads:
-    """Fit all heads of the grid to all views of the videos: AdamW, a cosine to 0, weights that start at 0."""
+    """Fit all heads of the grid to all views of the videos: AdamW, cosine schedule to 0, initial weights 0."""
     feature_SD = features.feature_NVD.flatten(0, 1).to(device, torch.float32)
     label_S = features.label_N.repeat_interleave(features.feature_NVD.shape[1]).to(device)
     std_D, mean_D = torch.std_mean(feature_SD, dim=0, correction=0)
@@ -99,7 +99,7 @@ def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch
         logits_BX = F.linear(feature_SD[chosen_B], torch.cat(weights), torch.cat(biases))
         logits_XK = logits_BX.view(-1, num_classes)
         label_X = label_S[chosen_B].repeat_interleave(len(settings))
-        # The heads share no weight, so the gradient of the sum is that of each one's own mean.
+        # The heads share no weights, so in the sum of their losses each head gets the gradient of its own loss.
         loss = F.cross_entropy(logits_XK, label_X, reduction="sum") / len(chosen_B)
         optimizer.zero_grad()
         loss.backward()
@@ -110,7 +110,7 @@ def fit(features: Features, num_classes: int, config: ProbeConfig, device: torch
 
 
 def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
-    """The samples of each step, over all epochs; an epoch's last batch may be smaller."""
+    """Indices of the samples of each step, over all epochs, in batches of nearly equal size."""
     num_batches = math.ceil(num_samples / config.head_batch_size)
     return [
         batch
@@ -120,7 +120,7 @@ def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
 
 
 def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -> tuple[Features, Features]:
-    """The videos to fit to and those to choose a head by; see `held_out_videos`."""
+    """Split the training videos into those to fit to and those to choose a head by; see `held_out_videos`."""
     is_held_N = held_out_videos(features.label_N.numpy(), features.video_ids, share, seed, pattern)
     return _some(features, ~is_held_N), _some(features, is_held_N)
 
@@ -128,9 +128,10 @@ def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -
 def held_out_videos(
     label_N: NDArray[np.int64], video_ids: Sequence[str], share: float, seed: int, pattern: str
 ) -> NDArray[np.bool_]:
-    """Which training videos are held out, (N,): about that share of each class, in whole groups (`video_groups`).
+    """Which training videos are held out, (N,): about `share` of each class, in whole groups (see `video_groups`).
 
-    Groups are drawn until the share is reached, at least one and never all of a class. UserError when no class has two.
+    Random groups are held out until the share is reached: at least one and never all groups of a class. Classes with a
+    single group hold out nothing. UserError if no class has two groups.
     """
     rng = np.random.default_rng(seed)
     groups = video_groups(video_ids, pattern)
@@ -148,7 +149,7 @@ def held_out_videos(
 
 
 def _drawn(places_of_group: Mapping[str, list[int]], share: float, rng: np.random.Generator) -> list[int]:
-    """The places of the videos of a class that are held out."""
+    """Draw the groups of a class to hold out, and return the places of their videos."""
     groups = list(places_of_group.values())
     num_wanted = max(1, round(share * sum(map(len, groups))))
     held: list[int] = []
@@ -170,7 +171,7 @@ def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
 def fit_and_score(
     train: Features, scored: Features, num_classes: int, config: ProbeConfig, device: torch.device
 ) -> tuple[list[Choice], int, list[Prediction]]:
-    """Every head's accuracies, the number of the one that counts, and its predictions of the scored videos."""
+    """Fit and score all heads. Returns their results, the index of the chosen head, and its predictions."""
     fitted, held = hold_out(train, config.held_out, config.seed, config.group_pattern)
     held_NGK = fit(fitted, num_classes, config, device).probabilities(held)
     probability_NGK = fit(train, num_classes, config, device).probabilities(scored)
@@ -190,7 +191,7 @@ def fit_and_score(
 
 
 def _finite_heads(*probabilities_NGK: Tensor) -> list[int]:
-    """The numbers of the heads whose outputs are all finite. UserError when there is none."""
+    """Indices of the heads whose outputs are all finite. UserError if there is none."""
     is_finite_G = torch.cat([part.isfinite().all(dim=2) for part in probabilities_NGK]).all(dim=0)
     if not is_finite_G.any():
         raise UserError("the outputs of all heads are not finite: their training diverged; lower learning-rates")
@@ -198,13 +199,13 @@ def _finite_heads(*probabilities_NGK: Tensor) -> list[int]:
 
 
 def _top1(probability_NGK: Tensor, label_N: Tensor) -> list[float]:
-    """The accuracy of each head; a tie counts against it."""
+    """Top-1 accuracy of each head. A tie for the largest probability counts as wrong."""
     is_right_NG = (probability_NGK >= _of_label(probability_NGK, label_N)).sum(dim=2) == 1
     return [float(share) for share in is_right_NG.double().mean(dim=0)]
 
 
 def _loss(probability_NGK: Tensor, label_N: Tensor) -> list[float]:
-    """The cross entropy of each head."""
+    """Mean cross entropy of each head."""
     smallest = torch.finfo(probability_NGK.dtype).tiny
     loss_G = -_of_label(probability_NGK, label_N).clamp(min=smallest).log().mean(dim=(0, 2))
     return [float(loss) for loss in loss_G]
@@ -215,7 +216,7 @@ def _of_label(probability_NGK: Tensor, label_N: Tensor) -> Tensor:
 
 
 def write_choices(file: Path, choices: list[Choice], best: int) -> None:
-    """A row a head as CSV; `counts` marks the one that was chosen on the videos held out."""
+    """Write a CSV file with a row per head. The column `counts` marks the chosen one."""
 
     def write(beside: Path) -> None:
         with beside.open("w", newline="") as opened:

@@ -1,4 +1,4 @@
-"""What the predictions of a test amount to: accuracies over all and by class, confusions, and the files that keep them.
+"""Metrics of a test: accuracy, accuracy per class, the confusion matrix, and the CSV files with them.
 
 Axes: B scored videos · K classes.
 """
@@ -16,7 +16,7 @@ from mgm_shared.files import replace_file
 
 
 def diverged(video_id: str) -> UserError:
-    """The error for a model whose output for a video is NaN or infinite."""
+    """The error to raise for a model whose output for a video is NaN or infinite."""
     return UserError(
         f"the model's output for video {video_id!r} is not finite, so nothing is scored: its training diverged; train "
         "again with a lower base-lr, or with clip-grad 1"
@@ -25,7 +25,7 @@ def diverged(video_id: str) -> UserError:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One scored video: the mean softmax over its views, (K,). UserError for numbers that are not finite."""
+    """The prediction for one video: the mean softmax over its views, (K,). UserError if a value is not finite."""
 
     video_id: str
     label: int
@@ -37,35 +37,35 @@ class Prediction:
 
     @property
     def guess(self) -> int:
-        """The likeliest class; of equals the first."""
+        """The most probable class; of equally probable ones, the first."""
         return int(self.probability_K.argmax())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The result of a test. Accuracies are shares of the videos that were scored."""
+    """The result of a test. Accuracies are fractions of the scored videos."""
 
     top1: float
     top5: float
     mean_class_accuracy: float
-    """Over the classes that have a scored video."""
+    """Mean over the classes with a scored video."""
     scored: int
     listed: int
     unreadable: dict[str, str] = field(default_factory=dict)
-    """video_id → why it could not be scored."""
+    """video_id → reason why the video could not be scored."""
 
 
 def rank_of_label(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
-    """How many classes are at least as likely as the true one, (B,): 1 is right, and a tie counts against the model."""
+    """Number of classes that are at least as probable as the true one, (B,): 1 is a hit, and a tie is a miss."""
     label_B = np.array([prediction.label for prediction in predictions])
     probability_BK = np.stack([prediction.probability_K for prediction in predictions])
     true_B1 = np.take_along_axis(probability_BK, label_B[:, None], axis=1)
-    # Not `>=`, of which NaN would make rank 0.
+    # Not `>=`: with NaN, that would give rank 0, better than a hit.
     return np.asarray((~(probability_BK < true_B1)).sum(axis=1))
 
 
 def score(predictions: Sequence[Prediction], unreadable: Mapping[str, str]) -> Scores:
-    """Accuracies of the predictions. UserError when there are none."""
+    """Compute the accuracies of the predictions. UserError if there are none."""
     if not predictions:
         raise UserError(f"none of the {len(unreadable)} listed videos can be read; run `mgm-prep verify`")
     rank_B = rank_of_label(predictions)
@@ -80,7 +80,7 @@ def score(predictions: Sequence[Prediction], unreadable: Mapping[str, str]) -> S
 
 
 def by_class(predictions: Sequence[Prediction]) -> dict[int, tuple[int, int]]:
-    """Class → videos that were right, and videos scored; for classes that have any, ascending."""
+    """Class → (number of hits, number of scored videos), ascending, for classes with a scored video."""
     label_B = np.array([prediction.label for prediction in predictions])
     is_right_B = rank_of_label(predictions) <= 1
     return {
@@ -90,7 +90,7 @@ def by_class(predictions: Sequence[Prediction]) -> dict[int, tuple[int, int]]:
 
 
 def confusion(predictions: Sequence[Prediction], num_classes: int) -> NDArray[np.int64]:
-    """How many videos of each class (row) were taken for each class (column), (K, K)."""
+    """Confusion matrix (K, K): number of videos of each true class (row) by predicted class (column)."""
     confusion_KK = np.zeros((num_classes, num_classes), np.int64)
     for prediction in predictions:
         confusion_KK[prediction.label, prediction.guess] += 1
@@ -100,7 +100,7 @@ def confusion(predictions: Sequence[Prediction], num_classes: int) -> NDArray[np
 def write_reports(
     folder: Path, split: str, predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
 ) -> dict[str, Path]:
-    """Write what a test found as CSV files of the split's name into `folder`; their paths by content."""
+    """Write the results of a test as CSV files, named after the split, into `folder`; return their paths by content."""
     confusion_KK = confusion(predictions, len(classes))
     tables = {
         "predictions": _prediction_rows(predictions, unreadable, classes),
@@ -116,7 +116,7 @@ def write_reports(
 def _prediction_rows(
     predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
 ) -> list[list[object]]:
-    """A row a listed video: true and predicted class, every class's probability; or why there are none."""
+    """A row per listed video: its true class, predicted class and probabilities, or the reason why it is unreadable."""
     rows: list[list[object]] = [["video_id", "label", "predicted", "unreadable", *(f"p({name})" for name in classes)]]
     for prediction in predictions:
         shares = [f"{share:.5g}" for share in prediction.probability_K]
@@ -128,7 +128,7 @@ def _prediction_rows(
 def _class_rows(
     predictions: Sequence[Prediction], confusion_KK: NDArray[np.int64], classes: Sequence[str]
 ) -> list[list[object]]:
-    """A row a class: scored videos, those that were right, their share, and what the others were taken for most."""
+    """A row per class: scored videos, hits, accuracy, and the most frequent wrong prediction with its count."""
     rows: list[list[object]] = [["class", "scored", "right", "accuracy", "taken_for", "times"]]
     counts = by_class(predictions)
     for label, name in enumerate(classes):

@@ -1,7 +1,7 @@
-"""The multi-view test of a fine-tuned model over the videos of a split, each read once and scored once.
+"""Multi-view test of a fine-tuned model on the videos of a split.
 
-Every view of a video (temporal × spatial) is classified and their softmax outputs are averaged, as in the paper's
-tests. A video that cannot be read is listed with its reason and never replaced by another.
+Each video is read once. All its views (temporal × spatial) are classified, and their softmax outputs are averaged, as
+in the paper. A video that cannot be read is reported with the reason; it is never replaced by another video.
 
 Axes: N readable videos of a batch · V views · C colours · T frames · H,W pixels · K classes.
 """
@@ -35,16 +35,16 @@ from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 
-# Clips of a forward pass; the views of one video may be more.
+# Maximum number of clips in a forward pass. The views of one video can be more.
 CLIPS_AT_ONCE = 32
 
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
-"""epoch, model → what joins metrics.jsonl."""
+"""(epoch, model) → values to add to metrics.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """All views of one video, (V, C, T, H, W) uint8, or the reason why there are none."""
+    """All views of one video, (V, C, T, H, W) uint8; for an unreadable video None, with the reason."""
 
     video_id: str
     label: int
@@ -53,7 +53,7 @@ class Views:
 
 
 class ViewDataset(Dataset[Views]):
-    """The views of each video of a split; a video is decoded once for all of them."""
+    """The views of each video of a split. A video is decoded once for all its views."""
 
     def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
         self.store, self.model, self.config = store, model, config
@@ -65,7 +65,7 @@ class ViewDataset(Dataset[Views]):
 
     @property
     def num_views(self) -> int:
-        """Views of each video."""
+        """Number of views per video."""
         return self.config.num_temporal_views * self.config.num_spatial_views
 
     def __getitem__(self, index: int) -> Views:
@@ -119,7 +119,7 @@ def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[Evalua
 
 
 def classifier(weights: Weights) -> VideoClassifier:
-    """The fine-tuned model of a weights file. UserError when it holds none."""
+    """Build the fine-tuned model of a weights file. UserError if the file holds no classifier."""
     model = VideoClassifier(weights.model, len(weights.classes))
     model.load_state_dict(weights.state, strict=True)
     return model
@@ -128,11 +128,11 @@ def classifier(weights: Weights) -> VideoClassifier:
 def score_views(
     model: Callable[[Tensor], Tensor], dataset: ViewDataset, distributed: Distributed, progress: Progress = SILENT
 ) -> tuple[Scores, list[Prediction]]:
-    """Score every video of the dataset once, over all processes; the result is the same on each of them.
+    """Score every video of the dataset once. The videos are shared among the processes, which all return the same.
 
-    UserError, on all processes, when the model's output for a video is not finite.
+    UserError on all processes if the model's output for a video is not finite.
     """
-    # Every process takes every n-th video. Nothing is padded, so nothing is counted twice.
+    # Of n processes, each takes every n-th video. The list is not padded, so no video counts twice.
     own = range(distributed.rank, len(dataset), distributed.world_size)
     predictions: list[Prediction] = []
     unreadable: dict[str, str] = {}
@@ -162,7 +162,7 @@ def score_views(
 def score_every(
     num_epochs: int, dataset: ViewDataset, say: Callable[[str], None], distributed: Distributed
 ) -> EpochTest:
-    """What the training loop calls after each epoch, for the accuracies after every so many of them."""
+    """Make the function that the training loop calls after each epoch. It tests after every `num_epochs` epochs."""
 
     def score_epoch(epoch: int, model: nn.Module) -> Mapping[str, float]:
         if epoch % num_epochs:
@@ -184,9 +184,9 @@ def over_videos(
     distributed: Distributed,
     progress: Progress = SILENT,
 ) -> Generator[tuple[Views, Tensor | None]]:
-    """Each video and what the model makes of its views, (V, K) float32 on the CPU; None where it cannot be read.
+    """Yield each video with the model's outputs for its views, (V, K) float32 on the CPU; None for an unreadable video.
 
-    The main process reports the videos that it has done to `progress`.
+    On the main process, `progress` counts its finished videos.
     """
     loader = _loader(dataset, indices, distributed.device)
     heard = progress if distributed.is_main else SILENT
@@ -202,7 +202,7 @@ def over_videos(
 
 
 def collate_views(videos: list[Views]) -> dict[str, Any]:
-    """A batch: `videos` without their frames, `is_readable` of each, and `frames_NVCTHW` of those that can be read.
+    """Collate a batch: `videos` without frames, `is_readable` for each, and `frames_NVCTHW` of the readable ones.
 
     One tensor, so that a worker needs one piece of shared memory, and one open file, for a batch.
     """
@@ -233,7 +233,7 @@ def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) 
 def _outputs(
     model: Callable[[Tensor], Tensor], batch: Mapping[str, Any], precision: str, device: torch.device
 ) -> Sequence[Tensor]:
-    """What the model makes of each readable video of a batch, (V, K) float32 on the CPU."""
+    """The model's outputs for each readable video of a batch, (V, K) float32 on the CPU."""
     if "frames_NVCTHW" not in batch:
         return []
     dtype = autocast_dtype(precision, device)
