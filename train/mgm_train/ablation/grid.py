@@ -1,21 +1,20 @@
-"""Which runs an ablation has: a recipe, the settings that its tables vary, and the seeds.
+"""The grid of an ablation: a recipe, the options that its tables vary, and the seeds.
 
-    recipe: ssv2.yaml                     every run is this recipe …
-    settings: {pretrain.epochs: 200}      … with these settings, and with those of its row in a table
-    seeds: [0, 1, 2]                      each row is run with each of them
+    recipe: ssv2.yaml                     the options of all runs,
+    settings: {pretrain.epochs: 200}      with these changes
+    seeds: [0, 1, 2]                      each row of a table is run with each seed
     tables:
       mask ratio:
-        mask_ratio: [0.5, 0.75, 0.9]      an axis: a field and its values,
+        mask_ratio: [0.5, 0.75, 0.9]      an axis: an option and its values,
       mask type:
-        mask: {Random Tube: tube}         … or names for them,
+        mask: {Random Tube: tube}         or an option and labelled values,
       backbone:
-        backbone:                         … or a name of its own, and what each of its rows sets
+        backbone:                         or any name, with the options that each label sets
           ViT-S: {model: vit_small}
           TimeSformer: {model: vit_base, attention: divided}
 
-Several axes make a table of all their combinations. A field is that of any configuration; with a section in front,
-`pretrain.epochs`, it is that one's alone, without it that of all sections that have it. Two rows that come to the same
-settings are one run.
+A table with several axes has a row for each combination of their labels. `pretrain.epochs` is the option of one
+section; without a section, `epochs` is that of all sections that have it. Rows with the same settings are one run.
 """
 
 import itertools
@@ -35,10 +34,10 @@ SECTIONS: dict[str, type[Config]] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
 }
-# The section of a recipe that all commands share.
+# The section of a recipe with options for all commands.
 PROGRAM = "mgm-train"
 KEYS = ("recipe", "settings", "seeds", "tables")
-# The seed is that of every run of a row, and the runner sets where fine-tuning starts from.
+# Options that cannot be varied, and why.
 RESERVED = {"seed": "list them under `seeds`", "init": "a run is fine-tuned from its own pretraining"}
 
 Settings = Mapping[str, Any]
@@ -46,7 +45,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What a table varies: the settings of each label, and where the labels are plain numbers, which."""
+    """An axis of a table: the settings of each label, and the labels' values if all of them are numbers."""
 
     name: str
     settings: Mapping[str, Settings]
@@ -55,7 +54,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: its settings by section, and a name for each, of all that it and those before it vary."""
+    """One run: a configuration for each section, and a folder name for each, by what the run varies up to there."""
 
     seed: int
     configs: Mapping[str, Config]
@@ -68,7 +67,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
-    """A row of a table: its label on each axis, and a run for each seed."""
+    """A row of a table: its label on each axis, and one run per seed."""
 
     labels: tuple[str, ...]
     runs: tuple[Run, ...]
@@ -76,7 +75,7 @@ class GridRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: the axes it varies, and a row for each of their combinations."""
+    """A table: its axes, and a row for each combination of their labels."""
 
     name: str
     axes: tuple[Axis, ...]
@@ -84,7 +83,7 @@ class Table:
 
 
 def read_grid(file: Path) -> list[Table]:
-    """The tables of a grid file. UserError for anything in it that has no meaning."""
+    """Read the tables of a grid file. UserError for an unknown key, option or value."""
     grid = read_yaml(file)
     _refuse_unknown(str(file), grid, KEYS)
     base = _read_recipe(file.parent / str(grid["recipe"])) if "recipe" in grid else {name: {} for name in SECTIONS}
@@ -103,27 +102,27 @@ def read_grid(file: Path) -> list[Table]:
 
 
 def choose(tables: list[Table], names: Iterable[str]) -> list[Table]:
-    """The tables of these names, or all when there are none. UserError for a name that no table has."""
+    """The tables with these names, or all tables if no name is given. UserError for an unknown name."""
     by_name = {table.name: table for table in tables}
     _refuse_unknown("the grid", names, by_name)
     return [by_name[name] for name in names] or tables
 
 
 def runs_of(tables: Iterable[Table]) -> list[Run]:
-    """Every run of the tables once, in their order."""
+    """The runs of the tables in order, without repetitions."""
     by_name = {run.name: run for table in tables for row in table.rows for run in row.runs}
     return list(by_name.values())
 
 
 def _read_recipe(file: Path) -> dict[str, dict[str, Any]]:
-    """The options that a recipe sets for each section, those for all commands included."""
+    """The options that a recipe sets for each section, including those for all commands."""
     commands = {name: kind.option_names() for name, kind in (SECTIONS | {"probe": ProbeConfig}).items()}
     recipe = read_recipe(file, PROGRAM, commands)
     return {name: recipe.get(name, {}) for name in SECTIONS}
 
 
 def _refuse_namesakes(file: Path, tables: Iterable[Table]) -> None:
-    """Two runs would share a folder where their settings differ in characters that no file name has."""
+    """UserError if two runs with different settings would get the same folder name."""
     configs: dict[tuple[str, str], Config] = {}
     for run in [run for table in tables for row in table.rows for run in row.runs]:
         for section, values in run.configs.items():
@@ -139,7 +138,7 @@ def _refuse_unknown(place: str, asked: Iterable[Any], known: Iterable[str]) -> N
 
 
 def _sections(place: str, key: Any) -> list[str]:
-    """The sections whose field a key is. UserError when it is none's."""
+    """The sections that have the option `key`. UserError if there is none, or if the option cannot be varied."""
     section, _, field = str(key).rpartition(".")
     found = [name for name, kind in SECTIONS.items() if section in ("", name) and field in kind.option_names()]
     if not found:
@@ -192,7 +191,7 @@ def _run(place: str, varied: Settings, base: Mapping[str, dict[str, Any]], seed:
             field = key.rpartition(".")[2]
             if section in _sections(place, key) and getattr(configs[section], field) != getattr(plain, field):
                 changes.append(f"{key}={varied[key]}")
-        # A key that is several sections' has one place, where it first makes a difference.
+        # A key of several sections is named once, in the first section where it changes something.
         changes = list(dict.fromkeys(changes))
         names[section] = _file_name([*sorted(changes), f"seed={seed}"])
     return Run(seed=seed, configs=configs, names=names)

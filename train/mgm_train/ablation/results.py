@@ -1,7 +1,7 @@
-"""What an ablation found: each row's mean and std over its seeds, as tables and as a plot.
+"""The results of an ablation: mean and std over the seeds of each row, as tables and as a plot.
 
-The layout is that of the paper's Table 4 and Figure 4: a table has a row for each choice, and where what is varied is a
-number, its plot is a curve.
+The layout follows the paper's Table 4 and Figure 4: a table has a row for each label. If the labels are numbers, the
+plot is a curve.
 """
 
 import statistics
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRIC = "top1"
-# Okabe and Ito's, without yellow, which is too pale for a line.
+# The colours of Okabe and Ito, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A row's finished runs: their accuracy in percent, by seed; and the seeds of the others, with the reason."""
+    """The accuracies of a row's finished runs in percent, by seed; and the reasons of the failed runs, by seed."""
 
     labels: tuple[str, ...]
     values: Mapping[int, float]
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def std(self) -> float | None:
-        """The sample std; None for a single run, which has none."""
+        """The sample standard deviation; None for a single run."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Result:
 
     @property
     def remark(self) -> str:
-        """What the number does not say: runs and videos that are not in it."""
+        """The runs and the videos that the mean does not include, in words."""
         by_reason: dict[str, list[str]] = {}
         for seed, reason in self.failures.items():
             by_reason.setdefault(reason, []).append(str(seed))
@@ -64,7 +64,7 @@ class Result:
 
 
 def tabulate(table: Table, outcomes: Mapping[str, RunResult]) -> list[Result]:
-    """The result of each row; `outcomes` are by the names of runs."""
+    """The result of each row. `outcomes` maps the names of runs to their results."""
     return [_result(row, outcomes) for row in table.rows]
 
 
@@ -113,7 +113,7 @@ def markdown(table: Table, outcomes: Mapping[str, RunResult]) -> str:
 
 
 def plain(table: Table, outcomes: Mapping[str, RunResult]) -> dict[str, Any]:
-    """A table as plain values, for JSON."""
+    """A table as plain values for JSON."""
     rows = [
         {
             "labels": dict(zip([axis.name for axis in table.axes], result.labels, strict=True)),
@@ -129,7 +129,7 @@ def plain(table: Table, outcomes: Mapping[str, RunResult]) -> dict[str, Any]:
 
 
 def plot(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> "Figure":
-    """A panel for each table: a curve where an axis is of numbers, else a mark a row; bars are std."""
+    """A panel per table: curves if an axis has numbers, otherwise a mark per row. Error bars are the std."""
     num_columns = min(2, len(tables))
     width_inches = PAGE_INCHES * num_columns / 2
     num_rows = -(-len(tables) // num_columns)
@@ -151,7 +151,7 @@ def plot(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> "Figure"
 
 
 def _curves(axis: "Axes", table: Table, results: Sequence[Result], number: int) -> None:
-    """Accuracy over a numeric axis, a curve for each combination of the others."""
+    """Accuracy over a numeric axis, with a curve for each combination of the other axes."""
     varied = table.axes[number]
     series: dict[str, list[Result]] = {}
     for result in results:
@@ -174,7 +174,7 @@ def _curves(axis: "Axes", table: Table, results: Sequence[Result], number: int) 
 
 
 def _marks(axis: "Axes", results: Sequence[Result]) -> None:
-    """A mark for each row, its name on the left and its number above it."""
+    """A mark per row, with its label on the left and its value above."""
     for y, result in enumerate(results):
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": FONT_POINTS - 1}
         if result.mean is None:

@@ -1,13 +1,12 @@
-"""Run an ablation: each run is pretrained, fine-tuned and tested by the programs that a user would call.
+"""Run an ablation: each run is pretrained, fine-tuned and tested by the same commands that a user would call.
 
-    OUT/<run>/pretrain.yaml, finetune.yaml, evaluate.yaml   what a stage was asked
+    OUT/<run>/pretrain.yaml, finetune.yaml, evaluate.yaml   configuration of each stage
     OUT/<run>/pretrain/, finetune/                          its run folder
-    OUT/<run>/pretrain.json, …                              how it ended; what has one is not run again
+    OUT/<run>/pretrain.json, …                              record of a finished stage, which is not run again
     OUT/results.md, results.json, results.png               the tables (see results.py)
 
-A run that varies fine-tuning alone shares the pretraining of the run that does not. A stage is a process of its own, so
-that one that crashes or is killed for its memory is a row with its reason, and the others go on. With several GPUs all
-of them share the batches of one run.
+Runs that differ in fine-tuning only share a pretraining. Each stage is a subprocess: if one crashes or runs out of
+memory, its row shows the reason and the other runs continue. With several GPUs, all of them work on one run at a time.
 """
 
 import json
@@ -35,13 +34,13 @@ from mgm_train.ablation.grid import Run
 from mgm_train.config import SAMPLING_OPTIONS
 
 POLL_S = 0.2
-# Of what a program says, so much is kept to find the reason of its end.
+# Number of lines of a program's stderr that are kept, to find the reason of a failure.
 MAX_LINES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a program ended: its exit code, what it printed on stdout, and what it said last on stderr."""
+    """How a program ended: its exit code, its stdout, and the reason of a failure, taken from its stderr."""
 
     code: int
     stdout: str
@@ -53,7 +52,7 @@ Launch = Callable[[list[str], StopRequest], Ended]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One program of a run, with its settings, and where it leaves what."""
+    """One command of a run, with its configuration, and the paths of its files."""
 
     task: str
     folder: Path
@@ -90,28 +89,28 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended: the numbers of its test, or why there are none. Neither: it was not reached."""
+    """The scores of a run's test, or the reason of its failure. A run that has not been reached has neither."""
 
     scores: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
 
     @property
     def num_unscored(self) -> int:
-        """Videos of the test that could not be read."""
+        """Number of videos of the test that could not be read."""
         return self.scores["listed"] - self.scores["scored"] if self.scores else 0
 
     @property
     def is_partial(self) -> bool:
-        """Whether something failed, the run or the reading of some of its videos."""
+        """Whether the run failed, or some of its videos could not be read."""
         return bool(self.reason or self.num_unscored)
 
 
 def stages_of(run: Run, out: Path, store: str) -> list[Stage]:
-    """Pretraining, fine-tuning and test of a run."""
+    """The pretraining, the fine-tuning and the test of a run."""
     folders = {task: out / name for task, name in run.names.items()}
     pretrained, finetuned = folders["pretrain"] / "pretrain", folders["finetune"] / "finetune"
     config = run.configs["finetune"].replace(init=str(pretrained.absolute()))
-    # torchrun's own parser would take `--run` for itself.
+    # Not `--run`, because torchrun's parser takes that for an option of its own.
     calls = {
         "pretrain": (run.configs["pretrain"], (store, "--run-dir", str(pretrained))),
         "finetune": (config, (store, "--run-dir", str(finetuned))),
@@ -124,7 +123,7 @@ def stages_of(run: Run, out: Path, store: str) -> list[Stage]:
 
 
 def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> None:
-    """UserError when a finished stage was run with other settings or another store than it would be now."""
+    """UserError if a finished stage was run with other settings, inputs, or another store than now."""
     for stage in [stage for run in runs for stage in stages_of(run, out, store)]:
         record = read_record(stage)
         if record is None:
@@ -149,12 +148,12 @@ def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> No
 
 
 def read_record(stage: Stage) -> dict[str, Any] | None:
-    """What a finished stage left, or None."""
+    """The record of a finished stage; None if it is not finished."""
     return json.loads(stage.record.read_text()) if stage.record.exists() else None
 
 
 def progress_of(run: Run, out: Path, store: str) -> str:
-    """How far a run is: `evaluate done`, `finetune begun`, … or `new`."""
+    """The progress of a run: `evaluate done`, `finetune begun`, … or `new`."""
     progress = "new"
     for stage in stages_of(run, out, store):
         if stage.record.exists():
@@ -165,7 +164,7 @@ def progress_of(run: Run, out: Path, store: str) -> str:
 
 
 class Ablation:
-    """Runs what is not finished, one after the other. `launch` runs a command of mgm-train."""
+    """Run the stages that are not finished, one after the other. `launch` runs a command of mgm-train."""
 
     def __init__(self, out: Path, store: str, digest: str, launch: Launch, say: Callable[[str], None]) -> None:
         self.out, self.store, self.digest, self.launch, self.say = out, store, digest, launch, say
@@ -173,7 +172,7 @@ class Ablation:
         self.stop = StopRequest()
 
     def run(self, runs: list[Run]) -> None:
-        """Run them, each to its end or its failure, or until somebody wishes to stop."""
+        """Run each one until it ends or fails, or until a stop is requested."""
         with self.stop.listening():
             for number, run in enumerate(runs, 1):
                 self._run(run, f"[{number}/{len(runs)}] {run.name}")
@@ -187,7 +186,7 @@ class Ablation:
                 return
 
     def outcome(self, run: Run) -> RunResult:
-        """How a run has ended by now."""
+        """The result of a run so far."""
         record = None
         for stage in stages_of(run, self.out, self.store):
             record = read_record(stage)
@@ -196,7 +195,7 @@ class Ablation:
         return RunResult(scores=record["result"] if record else {})
 
     def _start(self, stage: Stage) -> None:
-        """Run a stage, which leaves its record, a reason in `failed`, or the wish to stop."""
+        """Run a stage. It leaves a record, or a reason in `failed`, or a request to stop."""
         stage.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({stage.task: stage.options}, sort_keys=False)
         replace_text(stage.asked, text)
@@ -212,14 +211,14 @@ class Ablation:
 
 
 def launcher(num_gpus: int) -> Launch:
-    """Runs mgm-train in a process of its own, or by torchrun in one for each GPU."""
+    """Make a function that runs mgm-train in a subprocess, with several GPUs by torchrun."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_gpus)]
     program = [sys.executable, *(torchrun if num_gpus > 1 else []), "-m", "mgm_train"]
     return lambda command, stop: launch([*program, *command], stop)
 
 
 def launch(command: list[str], stop: StopRequest) -> Ended:
-    """Run a program to its end. What it says goes on to our stderr, and a wish to stop goes on to it."""
+    """Run a program until it ends. Its stderr is passed on, and a request to stop is passed on to it."""
     lines: list[str] = []
     is_told = False
     with (
@@ -230,7 +229,7 @@ def launch(command: list[str], stop: StopRequest) -> Ended:
         listener.start()
         while child.poll() is None:
             if stop.is_asked and not is_told:
-                # After a Ctrl-C in a terminal it knows already; to hear it twice does no harm.
+                # A Ctrl-C in a terminal reaches it too; a second signal does no harm.
                 child.send_signal(signal.SIGTERM)
                 is_told = True
             with suppress(subprocess.TimeoutExpired):
@@ -250,12 +249,12 @@ def _pass_on(stream: Any, lines: list[str]) -> None:
 
 
 def _reason(code: int, lines: list[str]) -> str:
-    """Why a program failed: its one-line error, else the last exception, else its last line."""
+    """The reason why a program failed: its one-line error, otherwise its last exception, otherwise its last line."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     for pattern in (
         r"(?:python -m mgm_train|mgm-train): (.+)",
-        # The last word of torchrun is always an exception of its own, which says that another program failed.
+        # torchrun ends with an exception of its own, which says only that another program failed.
         r"(?:\[rank\d+\]: )?(?!torch\.distributed\.elastic\.)((?:\w+\.)*\w*(?:Error|Exception)\b.*)",
         r"traceback : Signal \d+ \((\w+)\) received by PID \d+",
     ):

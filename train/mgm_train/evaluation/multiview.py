@@ -99,9 +99,10 @@ def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
 
 
 def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
-    """The configuration with the sampling of the model's training where nobody set another, and what to say about it.
+    """Take the sampling options that were not set from the model's training. Returns the options and lines to print.
 
-    Options that were set stay. Weights of an earlier version, which record nothing, change nothing.
+    Options that were set stay as they are. Weights of an earlier version do not record their sampling; then nothing
+    changes.
     """
     recorded = json.loads(weights.metadata.get("mgm_sampling", "{}"))
     trained = {name: recorded[name] for name in SAMPLING_OPTIONS if name in recorded}

@@ -1,4 +1,4 @@
-"""Where a token looks: its attention to every token of the clip (paper §4.6, figures 6 and 7).
+"""Attention maps: the attention of one token to every token of the clip (paper §4.6, figures 6 and 7).
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · p = h·w places of a slice · D width ·
 G heads · d width of a head.
@@ -21,7 +21,7 @@ Token = tuple[int, int, int]
 
 
 def centre_token(grid: TokenGrid) -> Token:
-    """Slice, row and column of the centre patch of the centre frame, the paper's query."""
+    """Slice, row and column of the centre patch of the centre frame, which is the paper's query."""
     return grid.t // 2, grid.h // 2, grid.w // 2
 
 
@@ -29,10 +29,11 @@ def centre_token(grid: TokenGrid) -> Token:
 def attention_map(
     model: VideoMAE | VideoClassifier, frames_BCTHW: Tensor, query: Token, block: int = -1
 ) -> NDArray[np.float32]:
-    """Attention of one token in one block, (B, t, h, w): the mean over its heads; each clip's adds up to 1.
+    """Attention of one token in one block, averaged over the heads: (B, t, h, w). It sums to 1 for each clip.
 
-    The encoder sees the whole clip, as in fine-tuning. A divided block (TimeSformer) mixes each place over time, then
-    each slice: a token gets the query's attention to its place times that place's attention to its slice.
+    The encoder gets the whole clip, as in fine-tuning. A divided block (TimeSformer) attends over time, then over
+    space. For it, the map is the product of both: the query's attention over space to a place, times the attention over
+    time of the token at that place to each slice.
     """
     model.eval()
     grid, chosen = model.config.grid, model.encoder.blocks[block]
@@ -52,7 +53,7 @@ def attention_map(
 
 @contextmanager
 def _inputs(block: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What reaches the attentions of a block, by their names."""
+    """Record the inputs of the attention modules of a block, by their names."""
     seen: dict[str, Tensor] = {}
     hooks = []
     for name, module in block.named_children():
@@ -66,7 +67,7 @@ def _inputs(block: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _row(attention: Attention, tokens_BND: Tensor, token: int) -> Tensor:
-    """softmax(q·kᵀ / √d) of one token, mean of the heads, (B, N): what fused attention computes and keeps to itself."""
+    """softmax(q·kᵀ / √d) of one token, averaged over the heads, (B, N). Fused attention does not return it."""
     joint_BN3Gd = attention.qkv(tokens_BND).unflatten(2, (3, attention.num_heads, -1))
     query_BGd, key_BNGd = joint_BN3Gd[:, token, 0], joint_BN3Gd[:, :, 1]
     scores_BGN = torch.einsum("bgd,bngd->bgn", query_BGd, key_BNGd) * query_BGd.shape[-1] ** -0.5

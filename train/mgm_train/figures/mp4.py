@@ -1,4 +1,4 @@
-"""Pictures as a film that browsers play: H.264 in an MP4. `mgm_shared` has no codec library, so it is not beside GIF.
+"""Write pictures as an MP4 movie with H.264, which browsers play. `mgm_shared` must not import a codec library.
 
 Axes: H,W pixels · C = RGB.
 """
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from mgm_shared.files import replace_file
 
-# Thin lines and small letters are what 4:2:0 and coarse steps blur first.
+# High quality, because chroma subsampling and coarse quantization blur thin lines and small letters first.
 OPTIONS = {"preset": "medium", "crf": "16", "tune": "animation"}
 
 
 def save_mp4(pictures: Sequence[NDArray[np.uint8]], file: Path, frames_per_s: float) -> None:
-    """Write pictures (H, W, 3) as a film; its directory is made."""
+    """Write pictures (H, W, 3) as a movie. Its directory is created."""
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda path: _write(pictures, path, Fraction(frames_per_s).limit_denominator(1001)))
 
 
 def _write(pictures: Sequence[NDArray[np.uint8]], path: Path, rate: Fraction) -> None:
-    # The name that `replace_file` gives does not end in .mp4; the index goes first, so that a browser can begin early.
+    # The format is given because the temporary name does not end in .mp4. The index goes first (faststart), so that a
+    # browser can begin to play before it has the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=OPTIONS)
         stream.pix_fmt = "yuv420p"
@@ -40,12 +41,12 @@ def _write(pictures: Sequence[NDArray[np.uint8]], path: Path, rate: Fraction) ->
 
 
 def _tag(context: av.VideoCodecContext) -> None:
-    """Say which colours these are: without it a player guesses by the size of the picture."""
+    """Tag the stream as BT.709. Without tags, players guess the colour space by the size of the picture."""
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
 
 def _even(picture_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """With a white line more where a side is odd, which 4:2:0 cannot have."""
+    """Pad odd sides by a white line, because 4:2:0 needs even sides."""
     height, width = picture_HWC.shape[:2]
     return np.pad(picture_HWC, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)

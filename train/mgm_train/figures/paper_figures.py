@@ -1,6 +1,6 @@
-"""Pictures of a pretraining run: the paper's figures 2 and 5 to 8 of one clip, and the loss.
+"""Figures of a pretraining run: the paper's figures 2 and 5 to 8 for one clip, and the loss curve.
 
-A picture is a list of rows, and is drawn as a strip of frames or as a movie.
+A figure is a list of rows over the frames of the clip. It is drawn as a strip of frames or as a movie.
 
 Axes: T frames · S shown ones · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame · t,h,w tubelets · N of them, flattened.
 """
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# An even number, so that the slice of the centre frame is always among those shown.
+# Even, so that the slice of the centre frame is always shown.
 MAX_SHOWN = 6
-# The full colour of a heat map is this quantile of it: a few cells would darken all others.
+# Quantile of a heat map that gets its full colour. With the maximum, a few cells would darken all others.
 HEAT_QUANTILE = 0.995
 
 STRATEGY_NAMES = {
@@ -53,7 +53,7 @@ STRATEGY_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFigure:
-    """Rows over the frames of a clip, and what stands above them."""
+    """Rows over the frames of a clip, with a caption."""
 
     rows: list[Row]
     num_frames: int
@@ -61,7 +61,7 @@ class ClipFigure:
     caption: str
 
     def strip(self) -> "Figure":
-        """Evenly spread frames next to each other, of a tubelet the first."""
+        """Evenly spaced frames side by side; of each tubelet the first frame."""
         num_tubelets = self.num_frames // TUBELET_FRAMES
         num_shown = min(MAX_SHOWN, num_tubelets)
         shown_S = np.arange(num_shown) * num_tubelets // num_shown * TUBELET_FRAMES
@@ -69,14 +69,14 @@ class ClipFigure:
         return film_strip(self.rows, titles, self.frame_size, caption=self.caption, max_columns=MAX_SHOWN)
 
     def movie(self) -> list[NDArray[np.uint8]]:
-        """All frames, one after the other."""
+        """All frames in order."""
         titles = {t: f"frame {t}" for t in range(self.num_frames)}
         return movie(self.rows, titles, self.frame_size, caption=self.caption)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A clip with the vectors of the codec, the same with what guides its mask, and its labelled boxes, if any."""
+    """A clip with its motion vectors, the same clip with the guidance in their place, and labelled boxes, if any."""
 
     clip: Clip
     guided: Clip
@@ -85,7 +85,7 @@ class Subject:
 
     @classmethod
     def of(cls, video: Video, config: PretrainConfig, boxes: Boxes | None = None) -> "Subject":
-        """The clip from the middle of a video, its central square at the size of training."""
+        """The clip from the middle of a video: the central square, resized as for training."""
         (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense", config.short_videos)
         (square,) = view_boxes(video.height, video.width, 1)
         views = [View(box=square, size_px=config.image_px)]
@@ -100,7 +100,7 @@ class Subject:
         return TokenGrid.of_clip(self.config.num_frames, self.config.image_px, self.config.image_px)
 
     def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
-        """The run's mask of the clip, or another strategy's; the same at every call."""
+        """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask."""
         maker = MaskGenerator.of(self.config)
         mask_N = replace(maker, strategy=strategy or maker.strategy)(self.guided, default_rng(self.config.seed))
         return mask_N.reshape(self.grid.t, self.grid.h, self.grid.w)
@@ -126,7 +126,7 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
 
 
 def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
-    """The clip in fog where it is masked, with its boxes."""
+    """The clip with its boxes, and its masked patches in fog."""
     shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw)
 
     def draw(axis: "Axes", t: int) -> None:
@@ -138,7 +138,7 @@ def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
 
 
 def _heat(name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float32], unit: str) -> Row:
-    """A map over the clip in grey, with its scale."""
+    """A heat map over the grey clip, with a colour scale."""
     full = float(np.quantile(heat_TYX, HEAT_QUANTILE)) or 1.0
     step = len(frames_THWC) // len(heat_TYX)
 
@@ -149,7 +149,7 @@ def _heat(name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float3
 
 
 def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
-    """All pictures of a clip, by the names of their files."""
+    """All figures of a clip, by file name."""
     return {
         "masks": mask_picture(subject),
         "saliency": saliency_picture(subject, model),
@@ -159,7 +159,7 @@ def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
 
 
 def mask_picture(subject: Subject) -> ClipFigure:
-    """Figures 2 and 5: a clip, its motion, and what each strategy hides of it."""
+    """Figures 2 and 5: a clip, its motion, and its mask by each strategy."""
     arrows, _ = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     rows = [arrows]
     if subject.config.guidance != "vectors":
@@ -171,7 +171,7 @@ def mask_picture(subject: Subject) -> ClipFigure:
 
 
 def saliency_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
-    """Figure 6: boxes, mask, motion vectors, and where the centre patch of the centre frame looks."""
+    """Figure 6: boxes, mask, motion vectors, and the attention of the centre patch of the centre frame."""
     arrows, colours = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
@@ -185,7 +185,7 @@ def saliency_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
 
 
 def attention_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
-    """Figure 7: where the centre patch of the centre frame looks, in the middle and in the last block."""
+    """Figure 7: the attention of the centre patch of the centre frame in the middle block and in the last block."""
     depth = model.config.depth
     blocks = sorted({depth // 2 - 1, depth - 1} - {-1})
     rows = [_attention(subject, model, block, f"block {block + 1}\nof {depth}") for block in blocks]
@@ -194,7 +194,7 @@ def attention_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
 
 
 def _queried(subject: Subject, name: str) -> Row:
-    """The clip with its boxes, and a ring round the query."""
+    """The clip with its boxes, and a ring around the query."""
     query_t, row, column = centre_token(subject.grid)
 
     def draw(axis: "Axes", t: int) -> None:
@@ -213,10 +213,10 @@ def _attention(subject: Subject, model: VideoMAE, block: int, name: str) -> Row:
 
 
 def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
-    """Figure 8: the clip, what the encoder sees, and what can be made of the decoder's prediction.
+    """Figure 8: the clip, the patches that the encoder sees, and reconstructions from the decoder's prediction.
 
-    What the decoder predicts has no mean and no contrast (norm-pix targets). Each row says where it got them from, and
-    the last one what they are worth without any prediction.
+    The decoder predicts patches without mean and contrast (norm-pix targets). The name of each row says where its mean
+    and contrast come from. The last row has the true means and no prediction, for comparison.
     """
     frames_THWC, mask_thw = subject.clip.frames_THWC, subject.mask_thw()
     rebuilt = reconstruct(model, subject.clip.frames_CTHW, mask_thw.reshape(-1))
@@ -243,7 +243,7 @@ def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
 
 
 def loss_figure(run: Path) -> "Figure":
-    """The loss of a run over its steps, and the learning rate beneath."""
+    """The loss of a run over its steps, with the learning rate below."""
     from matplotlib.ticker import MaxNLocator
 
     rows = [row for row in RunFolder(run).read_metrics() if "loss" in row]

@@ -1,8 +1,8 @@
-"""The pixels of masked patches, made of what the decoder says about them.
+"""Reconstruct the pixels of masked patches from the decoder's predictions.
 
-The decoder predicts each patch with its mean and its contrast taken out (norm-pix targets), and a picture needs both
-from somewhere. `true_statistics` are those of the masked patches themselves: a picture made with them contains ground
-truth. `visible_statistics` are guessed from the patches that the encoder has seen: a picture made with them does not.
+The decoder predicts patches that are normalised to mean 0 and std 1 (norm-pix targets). To show them as a picture, they
+need a mean and a std. `true_statistics` takes those of the masked patches themselves, so the picture contains ground
+truth. `visible_statistics` interpolates those of the visible patches, so the picture contains no ground truth.
 
 Axes: B clips · C = 3 colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked and V visible tokens ·
 Q = 2·16·16 pixels of a patch. Pixels are float32, 0 … 255.
@@ -19,17 +19,17 @@ from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
 from mgm_train.models.videomae import VideoMAE, patchify, split_mask
 from mgm_train.training.losses import masked_mse
 
-# A visible patch counts by its distance in patches to this power (Shepard's interpolation).
+# Exponent of inverse distance weighting (Shepard's interpolation); distances are in patches.
 DISTANCE_POWER = 4
-# A prediction without statistics is shown with these: mid grey, and a contrast that seldom leaves the range.
+# Mean and std to show a prediction by itself: mid grey, and a contrast that seldom exceeds the range of pixels.
 NEUTRAL_MEAN, NEUTRAL_STD = 127.5, 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A clip, its mask, and what the decoder predicts of each masked patch, of mean 0 and std 1.
+    """A clip, its mask, and the normalised prediction of each masked patch.
 
-    `loss` is what pretraining minimises; a blind guess gets 1.
+    `loss` is the loss of pretraining for this clip. Predicting 0 everywhere has a loss of 1.
     """
 
     shape_THWC: tuple[int, ...]
@@ -44,12 +44,12 @@ class Reconstruction:
         return TokenGrid.of_clip(*self.shape_THWC[:3])
 
     def true_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and std of each masked patch and colour, (M, 3, 1): ground truth."""
+        """Mean and std of each masked patch and colour, (M, 3, 1), from ground truth."""
         variance_M31, mean_M31 = torch.var_mean(self.patches_N3Q[self.masked_M], dim=2, keepdim=True)
         return mean_M31, variance_M31.sqrt()
 
     def visible_statistics(self) -> tuple[Tensor, Tensor]:
-        """The same, guessed: the means of those of the visible patches, the nearer the more (a slice is one away)."""
+        """Mean and std interpolated from the visible patches by inverse distance. A slice counts as far as a patch."""
         variance_V31, mean_V31 = torch.var_mean(self.patches_N3Q[self.visible_V], dim=2, keepdim=True)
         sides = (self.grid.t, self.grid.h, self.grid.w)
         place_N3 = torch.cartesian_prod(*(torch.arange(float(side)) for side in sides))
@@ -60,19 +60,19 @@ class Reconstruction:
         return mean_M31, std_M31
 
     def neutral_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mid grey and one contrast for all: the prediction as it comes."""
+        """The same mid grey and contrast for all patches, to show the prediction by itself."""
         shape = (len(self.masked_M), 3, 1)
         return torch.full(shape, NEUTRAL_MEAN), torch.full(shape, NEUTRAL_STD)
 
     def frames(self, statistics: tuple[Tensor, Tensor], *, is_predicted: bool = True) -> NDArray[np.uint8]:
-        """The clip (T, H, W, 3) with its masked patches replaced; without prediction by their mean alone."""
+        """The clip (T, H, W, 3) with its masked patches replaced by predictions, or by their means only."""
         mean_M31, std_M31 = statistics
         patches_N3Q = self.patches_N3Q.clone()
         patches_N3Q[self.masked_M] = mean_M31 + self.predicted_M3Q * std_M31 * is_predicted
         return unpatchify(patches_N3Q, self.shape_THWC).round().clamp(0, 255).to(torch.uint8).numpy()
 
     def psnr(self, frames_THWC: NDArray[np.uint8]) -> float:
-        """Peak signal-to-noise ratio of such a clip over the masked patches, dB."""
+        """Peak signal-to-noise ratio of a reconstructed clip over the masked patches, in dB."""
         patches_N3Q = patchify(torch.from_numpy(frames_THWC.transpose(3, 0, 1, 2).copy())[None])[0].float()
         error = ((patches_N3Q - self.patches_N3Q)[self.masked_M] ** 2).mean()
         return float(10 * torch.log10(255**2 / error))
@@ -80,7 +80,7 @@ class Reconstruction:
 
 @torch.inference_mode()
 def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_]) -> Reconstruction:
-    """What the model makes of a clip, uint8, under a mask, True = masked."""
+    """Predict the masked patches of a clip, uint8. True in the mask means masked."""
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
     visible_BV, masked_BM = split_mask(mask_BN, int(mask_N.sum()))
@@ -96,7 +96,7 @@ def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray
 
 
 def unpatchify(patches_N3Q: Tensor, shape_THWC: tuple[int, ...]) -> Tensor:
-    """The frames (T, H, W, C) of which `patchify` makes these patches."""
+    """Reassemble frames (T, H, W, C) from patches; the inverse of `patchify`."""
     num_frames, height, width, _ = shape_THWC
     grid = TokenGrid.of_clip(num_frames, height, width)
     split = patches_N3Q.reshape(grid.t, grid.h, grid.w, 3, TUBELET_FRAMES, PATCH_PX, PATCH_PX)
