@@ -46,11 +46,11 @@ def program_lines(module: str) -> Iterator[str]:
 def command_lines(command: click.Command, program: click.Context) -> Iterator[str]:
     """The heading, usage, text, example and options of a command, the options under the headings of --help."""
     context = click.Context(command, info_name=command.name, parent=program, terminal_width=1000)
-    yield f"## {context.command_path}\n"
+    yield f"### {context.command_path}\n"
     yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     yield f"{cleandoc(command.help or '')}\n"
     if command.epilog:
-        yield f"```text\n{command.epilog.removeprefix('Example: ')}\n```\n"
+        yield f"Example:\n\n```text\n{command.epilog.removeprefix('Example: ')}\n```\n"
     assert isinstance(command, Command)
     for heading, records in command.option_groups(context).items():
         yield f"**{heading}**\n"

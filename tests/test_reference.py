@@ -29,8 +29,8 @@ def reference() -> ModuleType:
 def test_the_command_line_reference_says_what_help_says(reference: ModuleType, program: str) -> None:
     """The oracle is the printed --help: the same commands, headings and options in the same order."""
     page = (ROOT / "docs" / "cli.md").read_text()
-    written = reference.on_page_markdown(page).split(f"\n# {program}\n")[1].split("\n# ")[0]
-    sections = dict(text.split("\n", 1) for text in written.split(f"\n## {program} ")[1:])
+    written = reference.on_page_markdown(page).split(f"\n## {program}\n")[1].split("\n## ")[0]
+    sections = dict(text.split("\n", 1) for text in written.split(f"\n### {program} ")[1:])
     assert list(sections) == list(PROGRAMS[program].commands)
     for name, section in sections.items():
         printed = CliRunner().invoke(PROGRAMS[program], [name, "--help"], terminal_width=200).output
