@@ -143,9 +143,14 @@ def test_evaluate_and_probe_refuse_a_model_that_overflows(pan_store: Store, fine
     features["fc_norm.weight"].fill_(1e6)
     with_large_features = tmp_path / "large.safetensors"
     save_weights(with_large_features, features, MODEL, load_weights(finetuned).metadata)
+    # Two classes of two videos each, so that one of each can be held out.
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("label,class\nleft,across\nright,across\nup,along\ndown,along\n")
     result = _run(
         "probe",
         pan_store.path,
+        "--class-map",
+        pairs,
         "--run",
         tmp_path / "probe",
         "--init",
@@ -171,7 +176,8 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path
     state, loaded = load_file(finetuned), load_weights(finetuned)
     state["encoder.blocks.0.norm1.weight"][0] = bad
     foreign = tmp_path / "foreign.safetensors"
-    save_file(state, foreign, metadata=loaded.metadata)
+    # Only what an earlier version wrote, without a checksum.
+    save_file(state, foreign, metadata={"mgm_model": loaded.metadata["mgm_model"]})
     with pytest.raises(UserError, match=r"blocks\.0\.norm1\.weight is not finite"):
         load_weights(foreign)
 

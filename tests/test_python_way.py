@@ -76,12 +76,15 @@ def test_from_a_directory_to_an_accuracy(pan_videos: Path, tmp_path: Path, heard
     assert (tested.scores.scored, tested.scores.listed) == (4, 4)
     assert tested.scores.top1 in {0.0, 0.25, 0.5, 0.75, 1.0}
 
-    probe_config = mgm_train.ProbeConfig(
-        **VIEWS, init=str(pretrained.run), epochs=2, learning_rates=(1e-3,), split="test"
-    )
-    with pytest.raises(mgm_shared.UserError, match="no class has two training videos"):
-        mgm_train.probe(store_path, tmp_path / "probe", probe_config)
+    # Two classes of two training videos each, so that one of each can be held out.
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("label,class\nleft,across\nright,across\nup,along\ndown,along\n")
+    grid: dict[str, Any] = {"learning_rates": (1e-3,), "epochs": 2, "split": "test", "class_map": str(pairs)}
+    probe_config = mgm_train.ProbeConfig(**VIEWS, **grid, init=str(pretrained.run))
     assert mgm_train.preview_probe(store_path, probe_config).heads == 4
+    probed = mgm_train.probe(store_path, tmp_path / "probe", probe_config)
+    assert probed is not None
+    assert (probed.scores.scored, probed.num_training_videos) == (4, 4)
 
 
 @pytest.mark.parametrize("package", [mgm_prep, mgm_train, mgm_shared], ids=lambda package: package.__name__)
