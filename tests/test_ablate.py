@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -149,6 +150,33 @@ def test_finished_runs_of_an_earlier_version_had_the_defaults_of_new_options(abl
     assert not programs.calls
     changed = ablate(grid={**GRID, "settings": {**TOY, "short_videos": "repeat"}})
     assert "short_videos was 'stride' and is now 'repeat'" in changed.stderr
+
+
+def test_an_edited_class_map_is_not_mixed_with_the_old_one(ablate, programs, tmp_path):
+    (tmp_path / "map.csv").write_text("label,class\nup,a\ndown,b\n")
+    settings = {**TOY, "finetune.class_map": str(tmp_path / "map.csv")}
+    assert ablate(grid={**GRID, "settings": settings}).exit_code == 0
+    (tmp_path / "map.csv").rename(tmp_path / "moved.csv")
+    moved = {**settings, "finetune.class_map": str(tmp_path / "moved.csv")}
+    assert ablate(grid={**GRID, "settings": moved}).exit_code == 0, "the same content"
+    (tmp_path / "moved.csv").write_text("label,class\nup,b\ndown,a\n")
+    edited = ablate(grid={**GRID, "settings": moved})
+    assert edited.exit_code == 2
+    assert "finetune.json: the content of " in edited.stderr
+
+
+def test_a_test_is_asked_no_sampling_that_the_grid_does_not_set(ablate, programs, tmp_path):
+    def asked() -> dict:
+        file = sorted(tmp_path.glob("out/*/evaluate.yaml"))[0]
+        return yaml.safe_load(file.read_text())["evaluate"]
+
+    unset = {key: value for key, value in TOY.items() if "stride" not in key}
+    assert ablate(grid={**GRID, "settings": unset}).exit_code == 0
+    assert asked().keys().isdisjoint({"stride", "sampling"})
+    assert asked()["num_temporal_views"] == 1
+    shutil.rmtree(tmp_path / "out")
+    assert ablate(grid={**GRID, "settings": {**unset, "evaluate.stride": 3}}).exit_code == 0
+    assert asked()["stride"] == 3
 
 
 def test_a_dry_run_leaves_nothing(ablate, programs, tmp_path):

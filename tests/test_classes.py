@@ -112,3 +112,8 @@ def test_the_published_partial_domains(source, target):
     whole = read_class_map(CLASS_MAPS / f"{target.removesuffix('7')}14.csv")
     assert sorted(tested) == sorted(whole)[:7]
     assert tested.items() <= whole.items()
+
+
+def test_a_label_in_quotes_may_hold_a_line_break(tmp_path):
+    (tmp_path / "map.csv").write_bytes(b'label,class\n"a\nb",c\n"d\r\ne",f\n')
+    assert read_class_map(tmp_path / "map.csv") == {"a\nb": "c", "d\ne": "f"}

@@ -1,5 +1,6 @@
 """Figures have a panel for each row and frame; a movie is a GIF that plays as fast as the clip."""
 
+import errno
 from itertools import pairwise
 from pathlib import Path
 
@@ -96,3 +97,26 @@ def test_motion_is_drawn_from_a_store(pan_store, tmp_path):
         assert 1350 < picture.width < 1500
     with pytest.raises(UserError, match="cannot draw into"):
         save(figure, Path(tmp_path / "strip.txt"))
+
+
+def test_a_figure_is_whole_or_not_there(tmp_path):
+    figure, _ = panels(1, 1, (16, 24))
+    for suffix in ("png", "pdf", "svg"):
+        save(figure, tmp_path / f"figure.{suffix}")
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+    before = (tmp_path / "figure.png").read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def fail(file, **options):
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    figure.savefig = fail
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(figure, tmp_path / "figure.png")
+    assert caught.value.filename == str(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(UserError, match="cannot draw into"):
+        save(panels(1, 1, (16, 24))[0], tmp_path / "figure.xyz")

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 from toy import CPU, SAVING_OFTEN, MovingStripes, assert_same_run, pretrain_job, process_server, toy_config
 
 from mgm_shared.errors import UserError
@@ -266,6 +267,15 @@ def test_packed_batches_are_those_of_one_process() -> None:
     assert alone.keys() == packed.keys()
     for name, value in alone.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(packed[name])), name
+
+
+def test_pinning_pins_the_tensors_of_a_packed_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch's thread does it, without a GPU."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    packed = readers.Packed({"frames_BCTHW": torch.zeros(2), "index": 3, "unreadable": {"a": "torn"}})
+    batch = pin_memory(packed)
+    assert batch["frames_BCTHW"].tolist() == [1, 1]
+    assert (batch["index"], batch["unreadable"]) == (3, {"a": "torn"})
 
 
 def test_full_shared_memory_is_said_before_a_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:

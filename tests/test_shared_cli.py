@@ -1,10 +1,13 @@
 """--config: a section for each command, one for all commands of a program, and what a file may not say."""
 
+import errno
+import math
+
 import click
 import pytest
 from click.testing import CliRunner
 
-from mgm_shared.cli import Program, config_options
+from mgm_shared.cli import Program, config_options, emit
 from mgm_shared.config import Config, option
 from mgm_shared.recipe import read_yaml
 
@@ -105,3 +108,29 @@ def test_the_command_line_is_typed_and_grouped():
     text = run(sport, ["walk", "--help"]).output
     assert text.index("Legs:") < text.index("--steps") < text.index("Options:") < text.index("--config")
     assert "[default: (1,2)]" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/last.pt"), "run/last.pt: No space left on device"),
+        (OSError(errno.EFBIG, "File too large"), "cannot write: File too large"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "run/last.pt"), "run/last.pt: Is a directory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "run"), "run: No such file or directory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), None),
+        (OSError("no number"), None),
+    ],
+)
+def test_failures_of_the_system_are_one_line_where_the_user_can_mend_them(monkeypatch, error, line):
+    def fail(**options):
+        raise error
+
+    monkeypatch.setattr(sport.commands["swim"], "callback", fail)
+    result = CliRunner().invoke(sport, ["swim"])
+    assert result.exit_code == (2 if line else 1)
+    assert result.stderr == (f"sport: {line}\n" if line else "")
+
+
+def test_json_is_strict(capsys):
+    emit({"loss": math.nan, "runs": [math.inf, 1.5]}, is_json=True)
+    assert capsys.readouterr().out == '{"loss": null, "runs": [null, 1.5]}\n'

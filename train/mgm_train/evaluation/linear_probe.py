@@ -219,7 +219,7 @@ def write_choices(file: Path, choices: list[Choice], best: int) -> None:
     """Write a CSV file with a row per head. The column `counts` marks the chosen one."""
 
     def write(beside: Path) -> None:
-        with beside.open("w", newline="") as opened:
+        with beside.open("w", newline="", encoding="utf-8") as opened:
             rows = csv.writer(opened)
             names = list(asdict(choices[0]))
             rows.writerow([*names, "counts"])

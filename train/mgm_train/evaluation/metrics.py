@@ -143,7 +143,7 @@ def _class_rows(
 
 def _write_csv(file: Path, rows: list[list[object]]) -> None:
     def write(beside: Path) -> None:
-        with beside.open("w", newline="") as opened:
+        with beside.open("w", newline="", encoding="utf-8") as opened:
             csv.writer(opened).writerows(rows)
 
     replace_file(file, write)

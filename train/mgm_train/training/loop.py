@@ -124,7 +124,9 @@ class _Trainer:
             self.step = self.plan.step_at(state["position"])
             self.meter.restore(state)
         known = state["unreadable"] if state is not None else {}
-        self.unreadable = UnreadableVideos(self.distributed, self.config.max_unreadable_videos, known)
+        # All of them: the store is gone.
+        num_allowed = min(self.config.max_unreadable_videos, self.plan.num_videos - 1)
+        self.unreadable = UnreadableVideos(self.distributed, num_allowed, known)
         self._open_folder()
         if self.step < self.plan.num_steps:
             self.learner = Learner(self.job.model, self.config, self.distributed, self.job.layer_decay, state)
