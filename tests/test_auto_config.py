@@ -61,7 +61,7 @@ def test_what_was_given_is_never_changed() -> None:
     assert chosen == config
     assert "warning: the learning rate is only 2.7e-08" in lines[0]
     assert "set --base-lr 0.04" in lines[0]
-    assert "warning: 60 steps are too few to learn much; set --epochs 500 or more" in lines[1]
+    assert "warning: 60 steps are too few to learn much; set --epochs 250 or more" in lines[1]
 
 
 def test_what_is_suggested_removes_the_warnings() -> None:

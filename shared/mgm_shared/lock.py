@@ -40,6 +40,7 @@ def one_writer(
     Call what it yields before writing something that must not be mixed with another process's. `say` hears why it has
     to wait. Writers of files that have nothing to do with each other may use locks of different `name`.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = _FolderLock(folder, name)
     try:
@@ -54,6 +55,10 @@ def one_writer(
             lock.release()
     finally:
         lock.close()
+        if is_new:
+            # A call that was stopped before it wrote anything leaves nothing behind.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 class _FolderLock:

@@ -27,8 +27,9 @@ PAPER_RATE = {"pretrain": 2.5e-4, "finetune": 5e-4}
 PAPER_WIDTH, MAX_RATE = 768, 1e-3
 # An effective rate below this share of the suggested one hardly moves the weights.
 MIN_RATE_SHARE = 0.1
-# Small models left the plateau of the loss after 450 to 750 steps in our trials.
-MIN_STEPS, WANTED_STEPS = 1000, 2000
+# In trials small models left the plateau of the pretraining loss after 450 to 750 steps.
+MIN_STEPS = {"pretrain": 500, "finetune": 100}
+WANTED_STEPS = 2000
 # Activations of a transformer block in bytes, for each token and unit of width, in 16 bits (Korthikanti et al. 2022).
 ACTIVATION_BYTES = 34
 MEMORY_SHARE = 0.5
@@ -119,8 +120,11 @@ def _warmup_epochs(config: TrainConfig, shape: ModelConfig, num_videos: int, mac
 
 def suggested_rate(config: TrainConfig, shape: ModelConfig) -> float:
     """The effective learning rate that suits a model: the paper's for ViT-B, higher for a narrower one."""
-    task = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
-    return min(MAX_RATE, PAPER_RATE[task] * PAPER_WIDTH / shape.width)
+    return min(MAX_RATE, PAPER_RATE[_task(config)] * PAPER_WIDTH / shape.width)
+
+
+def _task(config: TrainConfig) -> str:
+    return "pretrain" if isinstance(config, PretrainConfig) else "finetune"
 
 
 def _base_lr(config: TrainConfig, shape: ModelConfig, num_videos: int, machine: Machine) -> tuple[float, str]:
@@ -165,8 +169,8 @@ def warnings(config: TrainConfig, shape: ModelConfig, num_videos: int, machine: 
             f"{suggested * REFERENCE_BATCH / config.batch_size:.1g}, which makes it {suggested:.1e}"
         )
     num_steps = num_videos // config.batch_size * config.epochs
-    if 0 < num_steps < MIN_STEPS:
-        epochs = -(-MIN_STEPS // (num_videos // config.batch_size))
+    if 0 < num_steps < (least := MIN_STEPS[_task(config)]):
+        epochs = -(-least // (num_videos // config.batch_size))
         lines.append(f"warning: {num_steps} steps are too few to learn much; set --epochs {epochs} or more")
     if not machine.is_gpu and shape.width > MAX_CPU_WIDTH:
         lines.append(f"warning: {shape.name} on a CPU takes very long; use --model vit_tiny, or a GPU")
