@@ -24,9 +24,10 @@ from toy import CPU, SAVING_OFTEN, MovingStripes, assert_same_run, pretrain_job,
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.data import loader as loader_module
-from mgm_train.data import readers
+from mgm_train.data import packed_batch
 from mgm_train.data.loader import collate_counted
-from mgm_train.data.readers import Packing, ReaderDied, how_it_ended, reading, start_reader
+from mgm_train.data.packed_batch import Packed, Packing
+from mgm_train.data.readers import ReaderDied, how_it_ended, reading, start_reader
 from mgm_train.evaluation.multiview import Views, collate_views
 from mgm_train.training.loop import train
 
@@ -240,7 +241,7 @@ def test_what_is_said_of_a_batch_that_cannot_be_handed_over(error: Exception, me
     def fail(samples: object) -> dict[str, Any]:
         raise error
 
-    monkeypatch.setattr(readers, "get_worker_info", object)
+    monkeypatch.setattr(packed_batch, "get_worker_info", object)
     clip = {"frames_CTHW": torch.zeros(3, 2**20)}
     with pytest.raises((UserError, RuntimeError)) as caught:
         Packing(fail)([[clip]])
@@ -272,7 +273,7 @@ def test_packed_batches_are_those_of_one_process() -> None:
 def test_pinning_pins_the_tensors_of_a_packed_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As PyTorch's thread does it, without a GPU."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    packed = readers.Packed({"frames_BCTHW": torch.zeros(2), "index": 3, "unreadable": {"a": "torn"}})
+    packed = Packed({"frames_BCTHW": torch.zeros(2), "index": 3, "unreadable": {"a": "torn"}})
     batch = pin_memory(packed)
     assert batch["frames_BCTHW"].tolist() == [1, 1]
     assert (batch["index"], batch["unreadable"]) == (3, {"a": "torn"})

@@ -22,7 +22,8 @@ from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate
-from mgm_train.data.readers import Packing, start_reader
+from mgm_train.data.packed_batch import Packing
+from mgm_train.data.readers import start_reader
 from mgm_train.runtime.distributed import Distributed
 
 Key = tuple[int, int]

@@ -6,30 +6,24 @@ with a `with` block, and each one also ends by itself as soon as its parent asks
 """
 
 import errno
-import math
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from mgm_shared.errors import UserError
 from mgm_train.data.clips import start_worker
+from mgm_train.data.packed_batch import SHARED_MEMORY, Packed, free_shared_bytes
 from mgm_train.runtime.signals import signals_put_off
 
-SHARED_MEMORY = Path("/dev/shm")
 # Enough for the semaphores of the queues.
 MIN_SHARED_BYTES = 2**16
 # A worker checks so often whether its parent still lives.
@@ -112,7 +106,7 @@ def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Any]:
-    if loader.num_workers and _free_bytes() < MIN_SHARED_BYTES:
+    if loader.num_workers and free_shared_bytes() < MIN_SHARED_BYTES:
         # PyTorch would stop in the middle of its constructor, and print more errors when the half is collected.
         raise UserError(f"{SHARED_MEMORY} is full, and data loading workers need it; enlarge it, or take num-workers 0")
     try:
@@ -123,13 +117,6 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
         raise UserError(
             f"cannot start {loader.num_workers} data loading workers: {error.strerror}; lower num-workers"
         ) from error
-
-
-def _free_bytes() -> float:
-    with suppress(OSError):
-        about = os.statvfs(SHARED_MEMORY)
-        return about.f_bavail * about.f_frsize
-    return math.inf
 
 
 def _silence_sigchld() -> Any:
@@ -216,74 +203,3 @@ def _join(readers: Sequence[BaseProcess], limit_s: float) -> None:
     end_s = time.monotonic() + limit_s
     for reader in readers:
         reader.join(max(0.0, end_s - time.monotonic()))
-
-
-class Packed:
-    """A batch that a worker has pickled in its own main thread.
-
-    A worker's queue pickles in a thread of its own, where an error (no shared memory left, too many open files) is
-    printed, the batch dropped, and the training process waits for it for ever.
-    """
-
-    def __init__(self, batch: object) -> None:
-        self.pickled = bytes(ForkingPickler.dumps(batch))
-
-    def unpack(self) -> Any:
-        """The batch; only once, because its shared memory is handed over."""
-        return ForkingPickler.loads(self.pickled)
-
-    def pin_memory(self) -> Any:
-        """For DataLoader's `pin_memory`: the batch, with tensors that a GPU can copy while it computes."""
-        batch = self.unpack()
-        return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}
-
-
-@dataclass(frozen=True)
-class Packing:
-    """A `collate_fn` that returns what another one does as `Packed`, in a worker. UserError without shared memory."""
-
-    collate: Callable[[Any], dict[str, Any]]
-
-    def __call__(self, samples: Any) -> Any:
-        if get_worker_info() is None:
-            return self.collate(samples)
-        try:
-            return Packed(self.collate(samples))
-        except (RuntimeError, OSError) as error:
-            raise _explained(error, _num_bytes(samples)) from error
-
-
-def _num_bytes(value: Any) -> int:
-    """The size of all tensors in nested lists, dicts and dataclasses."""
-    if isinstance(value, Tensor):
-        return value.nbytes
-    if isinstance(value, list | tuple):
-        return sum(map(_num_bytes, value))
-    parts = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return sum(map(_num_bytes, parts.values()))
-
-
-def _explained(error: Exception, num_bytes: int) -> Exception:
-    """A UserError for PyTorch's "unable to … file </torch_1_2>: No space left on device (28)", else the error.
-
-    `num_bytes` is the size of the batch.
-    """
-    found = re.search(r"</torch_.*\((\d+)\)\s*$", str(error))
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
-    if number in {errno.EMFILE, errno.ENFILE}:
-        return UserError("too many open files in a data loading worker; lower batch-size, or raise `ulimit -n`")
-    if number in {errno.ENOSPC, errno.ENOMEM, errno.EFBIG}:
-        return UserError(
-            f"a data loading worker cannot get shared memory for a batch of {num_bytes / 2**20:.1f} MiB "
-            f"({os.strerror(number)}{_free_shared_memory()}); lower batch-size or num-workers, or enlarge it "
-            "(docker run --shm-size 8g); num-workers 0 needs none"
-        )
-    return error
-
-
-def _free_shared_memory() -> str:
-    with suppress(OSError):
-        about = os.statvfs(SHARED_MEMORY)
-        free, size = (blocks * about.f_frsize / 2**20 for blocks in (about.f_bavail, about.f_blocks))
-        return f"; {free:.1f} of {size:.1f} MiB of {SHARED_MEMORY} are free"
-    return ""

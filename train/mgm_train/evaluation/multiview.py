@@ -28,7 +28,8 @@ from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, M
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, read_class_map
 from mgm_train.data.loader import start_method
-from mgm_train.data.readers import Packing, reading, start_reader
+from mgm_train.data.packed_batch import Packing
+from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
 from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
