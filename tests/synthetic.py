@@ -4,8 +4,9 @@ Axes: T frames · H,W pixels · C = RGB.
 """
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -27,7 +28,9 @@ def texture(height: int = 600, width: int = 700, seed: int = 0, is_grey: bool = 
     return np.repeat(np.stack(channels, axis=-1), 3 // len(channels), axis=-1)
 
 
-def pan(velocity: tuple[int, int], num_frames: int = 48, height: int = 240, width: int = 320, is_grey: bool = True):
+def pan(
+    velocity: tuple[int, int], num_frames: int = 48, height: int = 240, width: int = 320, is_grey: bool = True
+) -> Iterator[Any]:
     """Frames whose content moves by `velocity` = (dx, dy) px a frame, right and down positive."""
     texture_HWC = texture(is_grey=is_grey)
     dx, dy = velocity

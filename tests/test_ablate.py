@@ -7,13 +7,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from mgm_shared.signals import StopRequest
+from mgm_shared.store import Store
 from mgm_train.ablation.runner import Ended, launch, launcher
 from mgm_train.cli import main
 
@@ -27,10 +30,10 @@ GRID = {"settings": TOY, "seeds": [0, 1], "tables": {"type": {"mask": ["tube", "
 class Programs:
     """Stands in for the programs: notes what is called, and ends as it is told."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls, self.fail, self.stop_at, self.unscored = [], {}, None, 0
 
-    def __call__(self, command, stop):
+    def __call__(self, command: Any, stop: Any) -> Ended:
         task, place = command[0], Path(command[3] if command[0] != "evaluate" else command[2]).parent.name
         self.calls.append((task, place))
         asked = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
@@ -45,15 +48,15 @@ class Programs:
 
 
 @pytest.fixture
-def programs(monkeypatch):
+def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     programs = Programs()
     monkeypatch.setattr("mgm_train.ablation.runner.launcher", lambda num_gpus: programs)
     return programs
 
 
 @pytest.fixture
-def ablate(pan_store, tmp_path):
-    def run(*options, grid=GRID):
+def ablate(pan_store: Store, tmp_path: Path) -> Callable[..., Result]:
+    def run(*options: str, grid: Any = GRID) -> Result:
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
         arguments = ["ablate", tmp_path / "grid.yaml", pan_store.path, "--run", tmp_path / "out", *options]
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -61,7 +64,7 @@ def ablate(pan_store, tmp_path):
     return run
 
 
-def test_every_run_is_run_once_and_tabulated(ablate, programs, tmp_path):
+def test_every_run_is_run_once_and_tabulated(ablate: Callable[..., Result], programs: Programs, tmp_path: Path) -> None:
     result = ablate("--json")
     assert result.exit_code == 0, result.stderr
     tasks = ("pretrain", "finetune", "evaluate")
@@ -78,7 +81,7 @@ def test_every_run_is_run_once_and_tabulated(ablate, programs, tmp_path):
     assert json.loads((tmp_path / "out/results.json").read_text()) == values
 
 
-def test_what_is_finished_is_not_run_again(ablate, programs):
+def test_what_is_finished_is_not_run_again(ablate: Callable[..., Result], programs: Programs) -> None:
     programs.stop_at = 5
     stopped = ablate()
     assert stopped.exit_code == 130
@@ -97,7 +100,9 @@ def test_what_is_finished_is_not_run_again(ablate, programs):
     assert programs.calls == []
 
 
-def test_a_failure_is_a_row_with_its_reason_and_the_others_go_on(ablate, programs):
+def test_a_failure_is_a_row_with_its_reason_and_the_others_go_on(
+    ablate: Callable[..., Result], programs: Programs
+) -> None:
     programs.fail = {
         ("finetune", "mask=tube,seed=0"): "CUDA out of memory",
         ("pretrain", "mask_ratio=0.5,seed=0"): "boom",
@@ -115,14 +120,16 @@ def test_a_failure_is_a_row_with_its_reason_and_the_others_go_on(ablate, program
     assert programs.calls == [("finetune", "mask=tube,seed=0"), ("evaluate", "mask=tube,seed=0")]
 
 
-def test_videos_that_no_test_could_read_are_remarked(ablate, programs):
+def test_videos_that_no_test_could_read_are_remarked(ablate: Callable[..., Result], programs: Programs) -> None:
     programs.unscored = 2
     result = ablate("--table", "ratio")
     assert result.exit_code == 3
     assert "4 videos could not be read" in result.stdout
 
 
-def test_one_table_leaves_the_others_in_the_results(ablate, programs, tmp_path):
+def test_one_table_leaves_the_others_in_the_results(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
     assert ablate("--table", "type").exit_code == 0
     assert ablate("--table", "ratio").exit_code == 0
     text = (tmp_path / "out/results.md").read_text()
@@ -130,7 +137,7 @@ def test_one_table_leaves_the_others_in_the_results(ablate, programs, tmp_path):
     assert "| 0.5        | 71.0 ± 1.4 |" in text
 
 
-def test_finished_runs_are_not_mixed_with_others(ablate, programs):
+def test_finished_runs_are_not_mixed_with_others(ablate: Callable[..., Result], programs: Programs) -> None:
     assert ablate().exit_code == 0
     changed = ablate(grid={**GRID, "settings": {**TOY, "pretrain.base_lr": 0.5}})
     assert changed.exit_code == 2
@@ -139,7 +146,9 @@ def test_finished_runs_are_not_mixed_with_others(ablate, programs):
     assert ablate(grid={**GRID, "settings": {**TOY, "num_workers": 1}}).exit_code == 0
 
 
-def test_finished_runs_of_an_earlier_version_had_the_defaults_of_new_options(ablate, programs, tmp_path):
+def test_finished_runs_of_an_earlier_version_had_the_defaults_of_new_options(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
     assert ablate().exit_code == 0
     for file in (tmp_path / "out").glob("*/*.json"):
         record = json.loads(file.read_text())
@@ -152,7 +161,9 @@ def test_finished_runs_of_an_earlier_version_had_the_defaults_of_new_options(abl
     assert "short_videos was 'stride' and is now 'repeat'" in changed.stderr
 
 
-def test_an_edited_class_map_is_not_mixed_with_the_old_one(ablate, programs, tmp_path):
+def test_an_edited_class_map_is_not_mixed_with_the_old_one(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
     (tmp_path / "map.csv").write_text("label,class\nup,a\ndown,b\n")
     settings = {**TOY, "finetune.class_map": str(tmp_path / "map.csv")}
     assert ablate(grid={**GRID, "settings": settings}).exit_code == 0
@@ -165,7 +176,9 @@ def test_an_edited_class_map_is_not_mixed_with_the_old_one(ablate, programs, tmp
     assert "finetune.json: the content of " in edited.stderr
 
 
-def test_a_test_is_asked_no_sampling_that_the_grid_does_not_set(ablate, programs, tmp_path):
+def test_a_test_is_asked_no_sampling_that_the_grid_does_not_set(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
     def asked() -> dict:
         file = sorted(tmp_path.glob("out/*/evaluate.yaml"))[0]
         return yaml.safe_load(file.read_text())["evaluate"]
@@ -179,7 +192,7 @@ def test_a_test_is_asked_no_sampling_that_the_grid_does_not_set(ablate, programs
     assert asked()["stride"] == 3
 
 
-def test_a_dry_run_leaves_nothing(ablate, programs, tmp_path):
+def test_a_dry_run_leaves_nothing(ablate: Callable[..., Result], programs: Programs, tmp_path: Path) -> None:
     result = ablate("-n", "--json")
     assert json.loads(result.stdout)["num_runs"] == 6
     assert set(json.loads(result.stdout)["runs"].values()) == {"new"}
@@ -187,10 +200,10 @@ def test_a_dry_run_leaves_nothing(ablate, programs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_toy_grid_for_real(ablate, monkeypatch, pan_store):
+def test_a_toy_grid_for_real(ablate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, pan_store: Store) -> None:
     """Pretraining, fine-tuning and test of two masks by the programs themselves, but in this process."""
 
-    def run_here(command, stop):
+    def run_here(command: Any, stop: Any) -> Ended:
         result = CliRunner().invoke(main, command)
         return Ended(code=result.exit_code, stdout=result.stdout, reason=result.stderr)
 
@@ -212,7 +225,7 @@ def _python(code: str, *, stop: StopRequest | None = None) -> Ended:
     return launch([sys.executable, "-c", code], stop or StopRequest())
 
 
-def test_a_program_that_ends_well_gives_its_output():
+def test_a_program_that_ends_well_gives_its_output() -> None:
     ended = _python("import sys; print('{}' + ' ' * 200_000); print('noise' * 50_000, file=sys.stderr)")
     assert (ended.code, ended.stdout.strip()) == (0, "{}")
 
@@ -227,7 +240,7 @@ def test_a_program_that_ends_well_gives_its_output():
         ("raise SystemExit(7)", "exit code 7"),
     ],
 )
-def test_why_a_program_failed(code, reason, capfd):
+def test_why_a_program_failed(code: str, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
     ended = _python(code)
     assert ended.code != 0
     assert ended.reason == reason
@@ -266,7 +279,7 @@ if rank == 0:
 
 
 @pytest.fixture
-def two_gpus(monkeypatch, tmp_path):
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[Any]]:
     """A program that torchrun runs twice as `-m mgm_train`; what it notes, in order of time."""
     (tmp_path / "fake/mgm_train").mkdir(parents=True)
     (tmp_path / "fake/mgm_train/__init__.py").touch()
@@ -277,7 +290,9 @@ def two_gpus(monkeypatch, tmp_path):
     return lambda: [json.loads(file.read_text()) for file in sorted((tmp_path / "notes").iterdir())]
 
 
-def test_two_gpus_share_a_run_and_the_runs_follow_each_other(ablate, two_gpus):
+def test_two_gpus_share_a_run_and_the_runs_follow_each_other(
+    ablate: Callable[..., Result], two_gpus: Callable[[], list[Any]]
+) -> None:
     grid = {"settings": TOY, "tables": {"type": {"mask": ["tube", "mgm"]}}}
     result = ablate("--gpus", "2", grid=grid)
     assert result.exit_code == 3
@@ -293,12 +308,12 @@ def test_two_gpus_share_a_run_and_the_runs_follow_each_other(ablate, two_gpus):
         assert before[4] < after[3], "two at once, never more"
 
 
-def test_why_one_of_two_processes_died(two_gpus):
+def test_why_one_of_two_processes_died(two_gpus: Callable[[], list[Any]]) -> None:
     ended = launcher(2)(["die"], StopRequest())
     assert (ended.code != 0, ended.reason) == (True, "ended by SIGKILL")
 
 
-def test_a_wish_to_stop_goes_through_torchrun(two_gpus, tmp_path):
+def test_a_wish_to_stop_goes_through_torchrun(two_gpus: Callable[[], list[Any]], tmp_path: Path) -> None:
     stop = StopRequest()
 
     def ask() -> None:
@@ -311,7 +326,7 @@ def test_a_wish_to_stop_goes_through_torchrun(two_gpus, tmp_path):
     assert sorted(file.name for file in (tmp_path / "notes").iterdir()) == ["ready-0", "ready-1", "told-0", "told-1"]
 
 
-def test_a_wish_to_stop_is_passed_on():
+def test_a_wish_to_stop_is_passed_on() -> None:
     code = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from mgm_prep.sources.annotations import read_annotations
 from mgm_shared.errors import UserError
 
 
-def _read(file: Path, text: str, fold: int = 1):
+def _read(file: Path, text: str, fold: int = 1) -> Any:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return _said(read_annotations([file], fold))
@@ -20,7 +21,7 @@ def _written(file: Path, text: str) -> Path:
     return file
 
 
-def _said(annotations):
+def _said(annotations: Any) -> dict[Any, Any]:
     certain = [a for a in annotations if not a.is_optional]
     return {a.names[0]: (a.values.get("label", "-"), a.values.get("split", "-")) for a in certain}
 
@@ -36,7 +37,7 @@ def _said(annotations):
         "  id  , label , split , is_cc\n a/0.mp4 , wave , train , 0\n b 1.mp4, jump, validation, 1\n",
     ],
 )
-def test_tables_with_and_without_header(tmp_path, text):
+def test_tables_with_and_without_header(tmp_path: Path, text: str) -> None:
     assert _read(tmp_path / "mine.csv", text) == {"a/0.mp4": ("wave", "train"), "b 1.mp4": ("jump", "val")}
 
 
@@ -48,11 +49,11 @@ def test_tables_with_and_without_header(tmp_path, text):
         ("training_list.txt", "/data/a b/0.mp4\t17\n/data/1.webm\t2\n"),
     ],
 )
-def test_videomae_s_lists(tmp_path, name, text):
+def test_videomae_s_lists(tmp_path: Path, name: str, text: str) -> None:
     assert _read(tmp_path / name, text) == {"/data/a b/0.mp4": ("17", "train"), "/data/1.webm": ("2", "train")}
 
 
-def test_a_list_without_suffixes_and_one_of_names_alone(tmp_path):
+def test_a_list_without_suffixes_and_one_of_names_alone(tmp_path: Path) -> None:
     assert _read(tmp_path / "a.txt", "78687 Holding something\n12 Closing something\n")["12"] == (
         "Closing something",
         "-",
@@ -60,7 +61,7 @@ def test_a_list_without_suffixes_and_one_of_names_alone(tmp_path):
     assert _read(tmp_path / "contest.txt", "a b.mp4\nc.mp4\n") == {"a b.mp4": ("-", "-"), "c.mp4": ("-", "-")}
 
 
-def test_something_something_v2(tmp_path):
+def test_something_something_v2(tmp_path: Path) -> None:
     row = {"id": "78687", "label": "holding potato", "template": "Holding [something] next to [something]"}
     (tmp_path / "something-something-v2-train.json").write_text(json.dumps([row | {"placeholders": ["potato", "x"]}]))
     (tmp_path / "something-something-v2-validation.json").write_text(json.dumps([row | {"id": "74225"}]))
@@ -81,7 +82,7 @@ def test_something_something_v2(tmp_path):
     }
 
 
-def test_kinetics(tmp_path):
+def test_kinetics(tmp_path: Path) -> None:
     text = (
         "label,youtube_id,time_start,time_end,split,is_cc\n"
         "testifying,---QUuC4vJs,84,94,validate,0\n"
@@ -95,7 +96,7 @@ def test_kinetics(tmp_path):
     assert _read(tmp_path / "test.csv", unlabelled) == {"abc_000000_000010": ("-", "test")}
 
 
-def test_ucf101(tmp_path):
+def test_ucf101(tmp_path: Path) -> None:
     folder = tmp_path / "ucfTrainTestlist"
     train = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nArchery/v_Archery_g08_c01.avi 3\n"
     _read(folder / "trainlist02.txt", "Archery/v_Archery_g01_c01.avi 3\n")
@@ -112,7 +113,7 @@ def test_ucf101(tmp_path):
         read_annotations([tmp_path])
 
 
-def test_ucf101_s_names_may_hold_spaces_and_signs(tmp_path):
+def test_ucf101_s_names_may_hold_spaces_and_signs(tmp_path: Path) -> None:
     text = "Yo Yo/v_Yo Yo_g08 c01.avi 1\n#1/a.avi 3\nArchery/7.avi\n"
     annotations = {a.names[0]: a for a in read_annotations([_written(tmp_path / "trainlist01.txt", text)])}
     assert {name: a.values for name, a in annotations.items()} == {
@@ -123,7 +124,7 @@ def test_ucf101_s_names_may_hold_spaces_and_signs(tmp_path):
     assert [a.is_optional for a in annotations.values()] == [False, True, False]
 
 
-def test_hmdb51(tmp_path):
+def test_hmdb51(tmp_path: Path) -> None:
     folder = tmp_path / "testTrainMulti_7030_splits"
     text = "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1 \n#20_Rhythm_u_nm_np1_fr_goo_0.avi 2 \natm_0.avi 0 \n"
     _read(folder / "brush_hair_test_split2.txt", "other.avi 1\n")
@@ -136,7 +137,7 @@ def test_hmdb51(tmp_path):
     assert _said(read_annotations([folder], 2)) == {"other.avi": ("brush_hair", "train")}
 
 
-def test_diving48_and_its_vocabulary(tmp_path):
+def test_diving48_and_its_vocabulary(tmp_path: Path) -> None:
     text = '[{"vid_name": "-mmq0PT-u8k_00155", "label": 1, "start_frame": 0, "end_frame": 117}]'
     file = tmp_path / "Diving48_V2_test.json"
     assert _read(file, text) == {"-mmq0PT-u8k_00155": ("1", "test")}
@@ -164,7 +165,7 @@ def test_diving48_and_its_vocabulary(tmp_path):
         ("a.json", '[{"label": "wave"}]', "entry 1: nothing names the video"),
     ],
 )
-def test_what_cannot_be_understood_is_one_line(tmp_path, name, text, message):
+def test_what_cannot_be_understood_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         _read(tmp_path / name, text)
     assert "\n" not in str(caught.value)
@@ -181,19 +182,19 @@ def test_what_cannot_be_understood_is_one_line(tmp_path, name, text, message):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_every_format_in_the_encodings_of_windows(tmp_path, name, text, encoding):
+def test_every_format_in_the_encodings_of_windows(tmp_path: Path, name: str, text: str, encoding: str) -> None:
     (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
     read = read_annotations([tmp_path / name])
     assert [a.values["label"] for a in read] == ([] if name == "classInd.txt" else ["größe"])
 
 
-def test_a_very_long_name(tmp_path):
+def test_a_very_long_name(tmp_path: Path) -> None:
     """The csv module refuses values of more than 128 KiB."""
     name = "x" * 200_000
     assert _read(tmp_path / "a.csv", f"{name},1\nb\n") == {name: ("1", "-"), "b": ("-", "-")}
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("a.mp4,1\n".encode("utf-16-le"))
     with pytest.raises(UserError, match="it has NUL bytes; save it as UTF-8"):
         read_annotations([tmp_path / "a.csv"])
@@ -205,7 +206,7 @@ def test_files_that_are_no_text(tmp_path):
         read_annotations([tmp_path / "a.json"])
 
 
-def test_unreadable_files(tmp_path):
+def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_annotations([tmp_path / "none.csv"])
     (tmp_path / "latin.csv").write_bytes("a.mp4,Crème\n".encode("latin-1"))

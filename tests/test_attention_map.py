@@ -47,7 +47,7 @@ def _weights(attention: Attention, tokens_ND: Tensor, is_apart_NN: Tensor | None
 
 
 @torch.inference_mode()
-def test_joint_attention_is_torchs():
+def test_joint_attention_is_torchs() -> None:
     model, frames_BCTHW = _model(CLIP), _frames()
     for number in (0, 1):
         seen = attention_map(model, frames_BCTHW, QUERY, block=number)
@@ -63,7 +63,7 @@ def test_joint_attention_is_torchs():
 
 
 @torch.inference_mode()
-def test_divided_attention_is_the_product_of_both_steps():
+def test_divided_attention_is_the_product_of_both_steps() -> None:
     model, frames_BCTHW = _model(replace(CLIP, attention="divided")), _frames()
     seen = attention_map(model, frames_BCTHW, QUERY, block=0)
     np.testing.assert_allclose(seen.sum((1, 2, 3)), 1, rtol=1e-5)
@@ -79,5 +79,5 @@ def test_divided_attention_is_the_product_of_both_steps():
 
 
 @pytest.mark.parametrize(("num_frames", "image_px", "centre"), [(16, 224, (4, 7, 7)), (2, 16, (0, 0, 0))])
-def test_the_query_is_the_centre(num_frames, image_px, centre):
+def test_the_query_is_the_centre(num_frames: int, image_px: int, centre: tuple[int, int, int]) -> None:
     assert centre_token(replace(TOY, num_frames=num_frames, image_px=image_px).grid) == centre

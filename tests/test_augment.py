@@ -1,6 +1,7 @@
 """Which views are drawn, and what is done to the pixels after that."""
 
 import random
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -24,7 +25,9 @@ seeds = st.integers(0, 2**32)
 
 
 @given(sides, sides, seeds, st.booleans())
-def test_a_multi_scale_crop_lies_inside_and_its_sides_are_scales_one_step_apart(height, width, seed, is_offset_fixed):
+def test_a_multi_scale_crop_lies_inside_and_its_sides_are_scales_one_step_apart(
+    height: Any, width: Any, seed: Any, is_offset_fixed: bool
+) -> None:
     box = multi_scale_crop(height, width, np.random.default_rng(seed), is_offset_fixed=is_offset_fixed)
     assert 0 <= box.x <= width - box.width
     assert 0 <= box.y <= height - box.height
@@ -33,7 +36,7 @@ def test_a_multi_scale_crop_lies_inside_and_its_sides_are_scales_one_step_apart(
     assert abs(scales.index(int(box.width)) - scales.index(int(box.height))) <= 1
 
 
-def test_the_fixed_offsets_are_the_thirteen_of_tsn_for_one_size():
+def test_the_fixed_offsets_are_the_thirteen_of_tsn_for_one_size() -> None:
     rng = np.random.default_rng(0)
     boxes = (multi_scale_crop(400, 400, rng, scales=(0.5,)) for _ in range(500))
     corners_and_edges = {(x, y) for x in (0, 100, 200) for y in (0, 100, 200)}
@@ -42,7 +45,7 @@ def test_the_fixed_offsets_are_the_thirteen_of_tsn_for_one_size():
 
 
 @given(sides, sides, seeds)
-def test_a_random_resized_crop_keeps_its_limits(height, width, seed):
+def test_a_random_resized_crop_keeps_its_limits(height: Any, width: Any, seed: Any) -> None:
     box = random_resized_crop(height, width, np.random.default_rng(seed), scale=(0.3, 0.6))
     assert 0 <= box.x <= width - box.width
     assert 0 <= box.y <= height - box.height
@@ -54,7 +57,7 @@ def test_a_random_resized_crop_keeps_its_limits(height, width, seed):
     assert is_fallback or 3 / 4 * (1 - slack) <= box.width / box.height <= 4 / 3 * (1 + slack)
 
 
-def test_random_resized_crops_differ():
+def test_random_resized_crops_differ() -> None:
     rng = np.random.default_rng(0)
     boxes = [random_resized_crop(256, 340, rng) for _ in range(300)]
     shares = [box.width * box.height / (256 * 340) for box in boxes]
@@ -63,13 +66,13 @@ def test_random_resized_crops_differ():
     assert len({(box.x, box.y) for box in boxes}) > 200
 
 
-def test_three_views_reach_from_edge_to_edge_and_one_is_the_center():
+def test_three_views_reach_from_edge_to_edge_and_one_is_the_center() -> None:
     assert [(box.x, box.y) for box in view_boxes(256, 340, 3)] == [(0, 0), (42, 0), (84, 0)]
     assert [(box.x, box.y) for box in view_boxes(340, 256, 3)] == [(0, 0), (0, 42), (0, 84)]
     assert view_boxes(256, 340, 1) == [Box(x=42, y=0, width=256, height=256)]
 
 
-def test_pretrain_augment_is_decided_by_its_generator_and_mirrors_half():
+def test_pretrain_augment_is_decided_by_its_generator_and_mirrors_half() -> None:
     augment = PretrainAugment(size_px=48)
     one, same, other = (augment.view(96, 128, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one == same != other
@@ -79,7 +82,7 @@ def test_pretrain_augment_is_decided_by_its_generator_and_mirrors_half():
         assert (8 < num_mirrored < 32) if flip else num_mirrored == 0
 
 
-def test_rand_augment_does_the_same_to_every_frame_and_leaves_the_global_generators_alone():
+def test_rand_augment_does_the_same_to_every_frame_and_leaves_the_global_generators_alone() -> None:
     frame_CHW = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
     frames_CTHW = np.stack([frame_CHW] * 4, axis=1)
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
@@ -91,7 +94,7 @@ def test_rand_augment_does_the_same_to_every_frame_and_leaves_the_global_generat
     assert np.array_equal(results[3], rand_augment(frames_CTHW, RANDAUG, np.random.default_rng(3)))
 
 
-def test_one_box_is_erased_in_all_frames():
+def test_one_box_is_erased_in_all_frames() -> None:
     frames_CTHW = np.full((3, 5, 64, 64), 7, np.uint8)
     for seed in range(10):
         erased_CTHW = erase_box(frames_CTHW, np.random.default_rng(seed))
@@ -104,12 +107,12 @@ def test_one_box_is_erased_in_all_frames():
     assert (frames_CTHW == 7).all()
 
 
-def test_finetune_augment_is_decided_by_its_generator_and_needs_no_motion():
+def test_finetune_augment_is_decided_by_its_generator_and_needs_no_motion() -> None:
     frames_CTHW = np.random.default_rng(0).integers(0, 256, (3, 6, 32, 32), np.uint8)
     clip = Clip(frames_CTHW=frames_CTHW, motion_TYX2=np.zeros((6, 0, 0, 2), np.float32), label=1, video_id="b")
     augment = FinetuneAugment(size_px=32)
 
-    def drawn(seed):
+    def drawn(seed: Any) -> tuple[Any, Any]:
         rng = np.random.default_rng(seed)
         return augment.view(96, 128, rng), augment.finish(clip, rng)
 

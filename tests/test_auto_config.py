@@ -1,6 +1,7 @@
 """Options that nobody set: they fit the number of videos, the model and the memory; what was set is never changed."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ CPU = Machine(is_gpu=False, world_size=1, memory_bytes=16 * 2**30)
 EIGHT_GPUS = Machine(is_gpu=True, world_size=8, memory_bytes=80 * 2**30)
 
 
-def choose(config: TrainConfig, num_videos: int, machine: Machine = CPU, **recorded: object):
+def choose(config: TrainConfig, num_videos: int, machine: Machine = CPU, **recorded: object) -> Any:
     shape = model_config(config.model, num_frames=config.num_frames, image_px=config.image_px)
     return choose_options(config, shape, num_videos, machine, recorded)
 

@@ -1,19 +1,23 @@
 """MOT files: read, laid on the stored picture, refused with the line that is wrong."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mgm_shared.boxes import box_file, box_files, box_peaks, cells_in_boxes, read_boxes
 from mgm_shared.errors import UserError
+from mgm_shared.store import Store
 
 VIDEO = "train/left/0.mp4"
 
 
 @pytest.fixture
-def mot(tmp_path):
-    def write(text):
+def mot(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: Any) -> Any:
         file = tmp_path / "boxes.txt"
         file.write_text(text)
         return file
@@ -21,13 +25,13 @@ def mot(tmp_path):
     return write
 
 
-def test_frames_and_pixels_count_from_one_and_ignored_boxes_are_left_out(mot):
+def test_frames_and_pixels_count_from_one_and_ignored_boxes_are_left_out(mot: Callable[[str], Path]) -> None:
     boxes = read_boxes(mot("1,7,11,21,30,40,1,-1,-1,-1\n3,7,1.5,1,2,2\n\n2,8,5,5,5,5,0,1,1,1\n"))
     assert boxes.frame_K.tolist() == [0, 2]
     assert boxes.box_K4.tolist() == [[10, 20, 30, 40], [0.5, 0, 2, 2]]
 
 
-def test_a_cell_that_touches_a_box_is_in_it(pan_store, mot):
+def test_a_cell_that_touches_a_box_is_in_it(pan_store: Store, mot: Callable[[str], Path]) -> None:
     # 128×160 px, as stored. Pixels 8 to 15 are cell 1; a box over 15 and 16 touches two.
     boxes = read_boxes(mot("1,1,9,17,8,8,1\n2,1,16,17,2,8,1\n3,1,-20,-20,25,25,1\n4,1,150,120,50,50,1\n"))
     is_inside_TYX = cells_in_boxes(boxes, pan_store[VIDEO])
@@ -38,7 +42,9 @@ def test_a_cell_that_touches_a_box_is_in_it(pan_store, mot):
     assert not cells[4]
 
 
-def test_boxes_of_the_source_are_scaled_and_turned_with_the_picture(pan_store, mot):
+def test_boxes_of_the_source_are_scaled_and_turned_with_the_picture(
+    pan_store: Store, mot: Callable[[str], Path]
+) -> None:
     video = pan_store[VIDEO]
     boxes = read_boxes(mot("1,1,321,1,320,256,1\n"))
     larger = replace(video, record=video.record | {"source_width": 640, "source_height": 512})
@@ -48,7 +54,7 @@ def test_boxes_of_the_source_are_scaled_and_turned_with_the_picture(pan_store, m
     assert np.array_equal(cells_in_boxes(boxes, turned), cells_in_boxes(boxes, larger))
 
 
-def test_the_highest_point_is_the_middle_of_the_largest_box(pan_store, mot):
+def test_the_highest_point_is_the_middle_of_the_largest_box(pan_store: Store, mot: Callable[[str], Path]) -> None:
     boxes = read_boxes(mot("2,1,17,17,40,24,1\n2,2,97,97,16,16,1\n"))
     peaks_TYX = box_peaks(boxes, pan_store[VIDEO], slice(0, 3))
     assert np.isnan(peaks_TYX[[0, 2]]).all()
@@ -59,7 +65,7 @@ def test_the_highest_point_is_the_middle_of_the_largest_box(pan_store, mot):
     assert np.array_equal(box_peaks(boxes, pan_store[VIDEO], slice(1, 2))[0], peaks_TYX[1])
 
 
-def test_a_folder_has_a_file_for_each_video(tmp_path):
+def test_a_folder_has_a_file_for_each_video(tmp_path: Path) -> None:
     assert box_file(tmp_path, "train/wave/17.mp4") == tmp_path / "train/wave/17.txt"
     assert box_file(tmp_path / "one.txt", "train/wave/17.mp4") == tmp_path / "one.txt"
 
@@ -77,27 +83,27 @@ def test_a_folder_has_a_file_for_each_video(tmp_path):
         ("../17.mp4", "17/gt/gt.txt"),
     ],
 )
-def test_where_the_boxes_of_a_video_may_lie(tmp_path, video_id, file):
+def test_where_the_boxes_of_a_video_may_lie(tmp_path: Path, video_id: str, file: str) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
     assert box_file(tmp_path, video_id) == tmp_path / file
     assert box_files(tmp_path, [video_id, "other.mp4"]) == {video_id: tmp_path / file}
 
 
-def test_the_folder_may_be_the_one_that_the_id_begins_with(tmp_path):
+def test_the_folder_may_be_the_one_that_the_id_begins_with(tmp_path: Path) -> None:
     (tmp_path / "train/A/gt").mkdir(parents=True)
     (tmp_path / "train/A/gt/gt.txt").touch()
     assert box_file(tmp_path / "train", "train/A.mp4") == tmp_path / "train/A/gt/gt.txt"
 
 
-def test_a_name_alone_finds_its_boxes_only_if_one_video_has_it(tmp_path):
+def test_a_name_alone_finds_its_boxes_only_if_one_video_has_it(tmp_path: Path) -> None:
     (tmp_path / "A.txt").touch()
     (tmp_path / "B.txt").touch()
     assert box_files(tmp_path, ["x/A.mp4", "y/A.mp4", "y/B.mp4"]) == {"y/B.mp4": tmp_path / "B.txt"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_box_files_of_windows_programs(tmp_path, encoding):
+def test_box_files_of_windows_programs(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.txt").write_bytes("1,7,11,21,30,40,1\r\n\r\n2, 7, 1, 1, 2, 2\r\n".encode(encoding))
     assert read_boxes(tmp_path / "a.txt").box_K4.tolist() == [[10, 20, 30, 40], [0, 0, 2, 2]]
 
@@ -114,12 +120,14 @@ def test_box_files_of_windows_programs(tmp_path, encoding):
         "# x\n",
     ],
 )
-def test_a_line_that_is_no_box_is_named(mot, text):
+def test_a_line_that_is_no_box_is_named(mot: Callable[[str], Path], text: str) -> None:
     with pytest.raises(UserError, match=r"boxes\.txt, line 2: not `frame,id"):
         read_boxes(mot("1,1,1,1,5,5,1\n" + text))
 
 
-def test_files_that_cannot_be_read_or_belong_to_another_video_are_refused(mot, tmp_path, pan_store):
+def test_files_that_cannot_be_read_or_belong_to_another_video_are_refused(
+    mot: Callable[[str], Path], tmp_path: Path, pan_store: Store
+) -> None:
     with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file"):
         read_boxes(tmp_path / "none.txt")
     (tmp_path / "binary.txt").write_bytes(bytes([255, 0, 0, 200]))

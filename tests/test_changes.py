@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,15 @@ from mgm_shared.schema import PLAN_FILE
 from mgm_shared.store import open_store
 
 
-def _clip(path: Path, velocity=(2, 1), num_frames: int = 10, size=(64, 96)) -> None:
+def _clip(
+    path: Path, velocity: tuple[int, int] = (2, 1), num_frames: int = 10, size: tuple[int, int] = (64, 96)
+) -> None:
     path.unlink(missing_ok=True)
     write_video(path, pan(velocity, num_frames=num_frames, height=size[0], width=size[1]))
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory) -> tuple[Path, Path]:
+def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Four videos, and the store that holds them in one part."""
     root = tmp_path_factory.mktemp("four")
     (root / "in").mkdir()
@@ -41,14 +44,14 @@ def four(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def grown(four, tmp_path) -> tuple[Path, Path]:
+def grown(four: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     """A copy of `four`, in which 1.mp4 has since been replaced."""
     videos, store = (shutil.copytree(path, tmp_path / path.name) for path in four)
     _clip(videos / "1.mp4", velocity=(-3, 0), num_frames=9)
     return videos, store
 
 
-def _run(videos: Path, store: Path, *flags: str):
+def _run(videos: Path, store: Path, *flags: str) -> tuple[Any, Any, Any]:
     result = CliRunner().invoke(main, ["extract", str(videos), str(store), "--workers", "0", "--json", *flags])
     return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
 
@@ -72,7 +75,7 @@ def _assert_same_videos(store: Path, videos: Path, tmp_path: Path) -> None:
             assert grown[video_id].record[field] == fresh[video_id].record[field]
 
 
-def test_a_changed_file_is_reported_and_kept(grown):
+def test_a_changed_file_is_reported_and_kept(grown: tuple[Path, Path]) -> None:
     videos, store = grown
     before = _bytes(store)
     code, summary, said = _run(videos, store)
@@ -82,14 +85,16 @@ def test_a_changed_file_is_reported_and_kept(grown):
     assert _run(videos, store, "-n")[1]["changed"] == 1
 
 
-def test_touching_a_file_changes_it_and_copying_it_with_its_time_does_not(grown, tmp_path):
+def test_touching_a_file_changes_it_and_copying_it_with_its_time_does_not(
+    grown: tuple[Path, Path], tmp_path: Path
+) -> None:
     videos, store = grown
     sources = {source.video_id: source for source in find_sources(videos).sources}
     os.utime(videos / "2.mp4")
     assert find_changes(store, sources).changed == {"1.mp4", "2.mp4"}
 
 
-def test_refresh_replaces_the_changed_and_copies_the_others(grown, tmp_path):
+def test_refresh_replaces_the_changed_and_copies_the_others(grown: tuple[Path, Path], tmp_path: Path) -> None:
     videos, store = grown
     _clip(videos / "new.mp4")
     code, summary, _ = _run(videos, store, "--refresh")
@@ -102,7 +107,7 @@ def test_refresh_replaces_the_changed_and_copies_the_others(grown, tmp_path):
     assert _bytes(store) == before
 
 
-def test_the_others_of_the_part_need_no_file(grown):
+def test_the_others_of_the_part_need_no_file(grown: tuple[Path, Path]) -> None:
     videos, store = grown
     frames = open_store(store)["3.mp4"].frames[:]
     (videos / "3.mp4").unlink()
@@ -112,7 +117,7 @@ def test_the_others_of_the_part_need_no_file(grown):
     np.testing.assert_array_equal(open_store(store)["3.mp4"].frames[:], frames)
 
 
-def test_another_size_and_a_part_of_which_all_changed(grown, tmp_path):
+def test_another_size_and_a_part_of_which_all_changed(grown: tuple[Path, Path], tmp_path: Path) -> None:
     videos, store = grown
     for k, size in enumerate([(64, 96), (96, 64), (64, 96), (96, 64)]):
         _clip(videos / f"{k}.mp4", velocity=(-1, 2), num_frames=6 + k, size=size)
@@ -122,7 +127,9 @@ def test_another_size_and_a_part_of_which_all_changed(grown, tmp_path):
 
 
 @pytest.mark.parametrize(("module", "step"), [(changes, "to_replace"), (plan, "read_headers"), (changes, "withdraw")])
-def test_a_refresh_that_is_killed_is_completed_by_any_run(grown, tmp_path, monkeypatch, module, step):
+def test_a_refresh_that_is_killed_is_completed_by_any_run(
+    grown: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str
+) -> None:
     videos, store = grown
     calm = shutil.copytree(store, tmp_path / "calm.store")
     _run(videos, calm, "--refresh")
@@ -144,7 +151,7 @@ def test_a_refresh_that_is_killed_is_completed_by_any_run(grown, tmp_path, monke
     assert _bytes(store) == _bytes(calm)
 
 
-def test_a_damaged_part_is_not_copied(grown):
+def test_a_damaged_part_is_not_copied(grown: tuple[Path, Path]) -> None:
     videos, store = grown
     (shard,) = (store / "parts").glob("*/frames/c.0*")
     content = bytearray(shard.read_bytes())
@@ -156,7 +163,7 @@ def test_a_damaged_part_is_not_copied(grown):
     assert list(open_store(store).videos.index) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
 
 
-def test_rejected_videos_are_tried_again_when_asked(tmp_path, monkeypatch):
+def test_rejected_videos_are_tried_again_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, store = tmp_path / "in", tmp_path / "out.store"
     videos.mkdir()
     for name in ("a", "b", "c"):
@@ -168,7 +175,7 @@ def test_rejected_videos_are_tried_again_when_asked(tmp_path, monkeypatch):
 
     add_video = part.PartWriter.add_video
 
-    def fails_at_b(self, source):
+    def fails_at_b(self: Any, source: Any) -> None:
         if source.video_id == "b.mp4":
             raise part.Unreadable("made up")
         add_video(self, source)
@@ -186,7 +193,7 @@ def test_rejected_videos_are_tried_again_when_asked(tmp_path, monkeypatch):
     _assert_same_videos(store, videos, tmp_path)
 
 
-def test_a_lost_plan_duplicates_nothing(grown):
+def test_a_lost_plan_duplicates_nothing(grown: tuple[Path, Path]) -> None:
     videos, store = grown
     (store / PLAN_FILE).unlink()
     assert _run(videos, store)[1]["extracted_now"] == 0
@@ -194,7 +201,9 @@ def test_a_lost_plan_duplicates_nothing(grown):
     assert read_index(store)["video_id"].to_pylist() == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
 
 
-def test_videos_planned_from_another_folder_wait_for_it(four, tmp_path, monkeypatch):
+def test_videos_planned_from_another_folder_wait_for_it(
+    four: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two folders into one store; the first was stopped after its plan was made."""
     store = tmp_path / "out.store"
     monkeypatch.setattr(stage, "_extract_parts", lambda *_: 0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,13 +22,13 @@ class TableStore:
     path: str = "memory"
 
     @property
-    def table(self):
+    def table(self) -> Any:
         splits = self.splits or [None] * len(self.labels)
         columns = {"video_id": list("abcdefghij"[: len(self.labels)])}
         return pa.table(columns | {"label": pa.array(self.labels, pa.string()), "split": pa.array(splits, pa.string())})
 
 
-def test_classes_are_the_sorted_labels_of_the_split():
+def test_classes_are_the_sorted_labels_of_the_split() -> None:
     store = TableStore(["up", "down", "up", "left"], ["train", "train", "test", "val"])
     assert class_names(store) == ["down", "up"]
     rows, labels = label_numbers(store, "test", ["down", "up"])
@@ -36,7 +37,7 @@ def test_classes_are_the_sorted_labels_of_the_split():
         label_numbers(store, "val", ["down", "up"])
 
 
-def test_a_video_without_a_split_trains():
+def test_a_video_without_a_split_trains() -> None:
     store = TableStore(["x", None], [None, "test"])
     assert split_rows(store, "train").tolist() == [0]
     assert split_rows(store, "test").tolist() == [1]
@@ -44,7 +45,7 @@ def test_a_video_without_a_split_trains():
         split_rows(store, "val")
 
 
-def test_a_video_without_a_split_does_not_train_beside_those_that_are_marked_for_it():
+def test_a_video_without_a_split_does_not_train_beside_those_that_are_marked_for_it() -> None:
     """HMDB51 has 1,666 videos that its lists put into neither split."""
     store = TableStore(["x", "x", "x"], [None, "train", "test"])
     assert split_rows(store, "train").tolist() == [1]
@@ -52,12 +53,12 @@ def test_a_video_without_a_split_does_not_train_beside_those_that_are_marked_for
         split_rows(store, "val")
 
 
-def test_a_video_without_a_label_is_named():
+def test_a_video_without_a_label_is_named() -> None:
     with pytest.raises(UserError, match="'b' has no label"):
         class_names(TableStore(["x", None]))
 
 
-def test_a_class_map_renames_labels_and_leaves_the_others_out():
+def test_a_class_map_renames_labels_and_leaves_the_others_out() -> None:
     store = TableStore(["Diving", "Archery", "Knitting", "Archery", "Diving"], ["train"] * 3 + ["test"] * 2)
     class_map = {"Diving": "dive", "Archery": "shoot_bow", "Punch": "punch"}
     assert class_names(store, class_map=class_map) == ["dive", "shoot_bow"]
@@ -72,7 +73,7 @@ def test_a_class_map_renames_labels_and_leaves_the_others_out():
         label_numbers(store, "test", ["punch"], {"Punch": "punch"})
 
 
-def test_two_labels_may_be_one_class():
+def test_two_labels_may_be_one_class() -> None:
     store = TableStore(["jog", "run", "sit"])
     assert class_names(store, class_map={"jog": "run", "run": "run"}) == ["run"]
 
@@ -87,7 +88,7 @@ def test_two_labels_may_be_one_class():
         ("label,class\na,b\na,c\n", "names a label twice: a"),
     ],
 )
-def test_what_is_no_class_map(tmp_path, text, message):
+def test_what_is_no_class_map(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "map.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_class_map(tmp_path / "map.csv")
@@ -95,7 +96,7 @@ def test_what_is_no_class_map(tmp_path, text, message):
         read_class_map(tmp_path / "nothing.csv")
 
 
-def test_classes_that_a_mirror_exchanges_are_found():
+def test_classes_that_a_mirror_exchanges_are_found() -> None:
     names = ["Pulling something from left to right", "Pulling something from right to left", "Turning the camera left"]
     assert mirror_pair(TableStore(names)) == (names[0], names[1])
     assert mirror_pair(TableStore(["Left", None, "right", "up"])) == ("Left", "right")
@@ -103,7 +104,7 @@ def test_classes_that_a_mirror_exchanges_are_found():
 
 
 @pytest.mark.parametrize(("source", "target"), [("ucf14", "hmdb7"), ("hmdb14", "ucf7")])
-def test_the_published_partial_domains(source, target):
+def test_the_published_partial_domains(source: str, target: str) -> None:
     """Fourteen classes train; the first seven of the other data set's alphabet are tested (Xu et al. 2021)."""
     trained, tested = read_class_map(CLASS_MAPS / f"{source}.csv"), read_class_map(CLASS_MAPS / f"{target}.csv")
     assert len(set(trained.values())) == len(trained) == 14
@@ -114,6 +115,6 @@ def test_the_published_partial_domains(source, target):
     assert tested.items() <= whole.items()
 
 
-def test_a_label_in_quotes_may_hold_a_line_break(tmp_path):
+def test_a_label_in_quotes_may_hold_a_line_break(tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_bytes(b'label,class\n"a\nb",c\n"d\r\ne",f\n')
     assert read_class_map(tmp_path / "map.csv") == {"a\nb": "c", "d\ne": "f"}

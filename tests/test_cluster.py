@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,7 +27,7 @@ def _bytes(store: Path) -> dict[str, bytes]:
     return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
 
 
-def _wait_for(is_so) -> None:
+def _wait_for(is_so: Any) -> None:
     end_s = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < end_s
@@ -38,7 +39,7 @@ def _num_parts(store: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory) -> tuple[Path, Path]:
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Forty videos, and their store as a run makes it that nobody disturbs."""
     root = tmp_path_factory.mktemp("calm")
     (root / "in").mkdir()
@@ -63,7 +64,7 @@ def _start(*arguments: object) -> subprocess.Popen:
 
 
 @pytest.fixture
-def hand_started(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
+def hand_started(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
     """`dask scheduler` and two `dask worker`: the scheduler's file, and the workers."""
     file = tmp_path / "scheduler.json"
     local = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
@@ -81,7 +82,9 @@ def hand_started(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
         process.communicate()
 
 
-def test_a_hand_started_cluster_that_loses_a_worker(calm, hand_started, tmp_path):
+def test_a_hand_started_cluster_that_loses_a_worker(
+    calm: tuple[Path, Path], hand_started: tuple[Path, list[subprocess.Popen]], tmp_path: Path
+) -> None:
     """The scheduler and its workers have their own settings; one worker and its nanny are killed in the middle."""
     file, workers = hand_started
     store = tmp_path / "out.store"
@@ -104,7 +107,9 @@ def test_a_hand_started_cluster_that_loses_a_worker(calm, hand_started, tmp_path
         pytest.param(signal.SIGTERM, False, id="sigterm", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_is_stopped_leaves_a_store_and_says_how_to_go_on(calm, tmp_path, number, is_to_all):
+def test_a_run_that_is_stopped_leaves_a_store_and_says_how_to_go_on(
+    calm: tuple[Path, Path], tmp_path: Path, number: Any, is_to_all: bool
+) -> None:
     """A terminal's Ctrl-C reaches the workers too; a cluster manager may ask the main process alone."""
     store = tmp_path / "out.store"
     run = _start("mgm_prep", "extract", calm[0], store, "--workers", 2)
@@ -126,7 +131,7 @@ def test_a_run_that_is_stopped_leaves_a_store_and_says_how_to_go_on(calm, tmp_pa
 
 
 @pytest.mark.starts_dask
-def test_no_scheduler_is_one_line(calm, tmp_path, monkeypatch):
+def test_no_scheduler_is_one_line(calm: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mgm_prep.runtime import cluster
     from mgm_shared.errors import UserError
 
@@ -146,7 +151,7 @@ def dies_twice(number: int, marks: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.starts_dask
-def test_workers_that_die_at_once_come_back(tmp_path, monkeypatch):
+def test_workers_that_die_at_once_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask's nannies give up on such a worker, and a cluster that has lost all would wait for ever."""
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     with open_cluster(Execution(workers=2)) as cluster:

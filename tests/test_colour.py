@@ -4,6 +4,8 @@ Twice each: as RGB, and as JPEG's planes.
 """
 
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,12 +19,12 @@ from mgm_prep.decoding.pyav import VideoFile
 SMOOTH = "testsrc2=s=320x240:r=25:d=0.2,gblur=sigma=5"
 
 
-def _by_planes():
+def _by_planes() -> Any:
     scaler = PlaneScaler()
     return lambda frame, height, width: _jfif_rgb(scaler.planes(frame, height, width))
 
 
-def _jfif_rgb(planes):
+def _jfif_rgb(planes: Any) -> np.ndarray:
     """ITU-T T.871, 7; chroma repeated, as the ffmpeg program does."""
     y = planes.y_HW.astype(np.float32)
     cb, cr = (np.kron(plane, np.ones((2, 2))) - 128 for plane in planes[1:])
@@ -35,7 +37,7 @@ def _jfif_rgb(planes):
 WAYS = pytest.mark.parametrize("way", [lambda: to_rgb, _by_planes], ids=["rgb", "planes"])
 
 
-def _ours(path, height, width, way, num_frames=None):
+def _ours(path: Path, height: Any, width: Any, way: Any, num_frames: Any = None) -> np.ndarray:
     with VideoFile(path) as video:
         convert = way()
         return np.stack([convert(p.frame, height, width) for p in islice(video.pictures(), num_frames)])
@@ -44,7 +46,7 @@ def _ours(path, height, width, way, num_frames=None):
 @WAYS
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m", "bt2020nc"])
 @pytest.mark.parametrize("value_range", ["tv", "pc"])
-def test_matrix_and_range_are_honoured(tmp_path, way, matrix, value_range):
+def test_matrix_and_range_are_honoured(tmp_path: Path, way: Any, matrix: str, value_range: str) -> None:
     path = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, "-vf",
            f"scale=out_color_matrix={matrix}:out_range={value_range},format=yuv420p", "-c:v", "libx264", "-crf", "12",
@@ -58,7 +60,7 @@ def test_matrix_and_range_are_honoured(tmp_path, way, matrix, value_range):
 
 @WAYS
 @pytest.mark.parametrize("pixel_format", ["yuv422p", "yuv444p", "gray", "nv12"])
-def test_other_pixel_formats(tmp_path, way, pixel_format):
+def test_other_pixel_formats(tmp_path: Path, way: Any, pixel_format: str) -> None:
     path = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, "-pix_fmt", pixel_format, "-c:v", "libx264", "-crf", "12", str(path))
     # Planes halve the chroma of 4:4:4.
@@ -68,7 +70,7 @@ def test_other_pixel_formats(tmp_path, way, pixel_format):
 
 @WAYS
 @pytest.mark.parametrize("pixel_format", ["yuv420p10le", "yuv422p10le"])
-def test_ten_bits(tmp_path, way, pixel_format):
+def test_ten_bits(tmp_path: Path, way: Any, pixel_format: str) -> None:
     """Against swscale's accurate mode: its default for 10 bits is a level or two off."""
     path = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, "-pix_fmt", pixel_format, "-c:v", "libx264", "-crf", "12", str(path))
@@ -78,7 +80,7 @@ def test_ten_bits(tmp_path, way, pixel_format):
 @WAYS
 @pytest.mark.parametrize("matrix", ["bt709", "bt2020nc"])
 @pytest.mark.parametrize("value_range", ["tv", "pc"])
-def test_ten_bits_have_a_matrix_and_a_range_too(tmp_path, way, matrix, value_range):
+def test_ten_bits_have_a_matrix_and_a_range_too(tmp_path: Path, way: Any, matrix: str, value_range: str) -> None:
     path = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, "-vf",
            f"scale=out_color_matrix={matrix}:out_range={value_range},format=yuv420p10le", "-c:v", "libx264", "-crf",
@@ -103,7 +105,9 @@ def test_ten_bits_have_a_matrix_and_a_range_too(tmp_path, way, matrix, value_ran
         ("yuvj444p", "mjpeg", "mov"),
     ],
 )
-def test_alpha_grey_packed_and_sampled_otherwise(tmp_path, way, pixel_format, codec, suffix):
+def test_alpha_grey_packed_and_sampled_otherwise(
+    tmp_path: Path, way: Any, pixel_format: str, codec: str, suffix: str
+) -> None:
     """Alpha is left out, as by the ffmpeg program; planes halve whatever chroma is finer."""
     path = tmp_path / f"clip.{suffix}"
     quality = {"libvpx-vp9": ("-crf", "10", "-b:v", "0", "-cpu-used", "8"), "mjpeg": ("-q:v", "2")}
@@ -112,7 +116,7 @@ def test_alpha_grey_packed_and_sampled_otherwise(tmp_path, way, pixel_format, co
 
 
 @WAYS
-def test_a_palette_has_its_colours(tmp_path, way):
+def test_a_palette_has_its_colours(tmp_path: Path, way: Any) -> None:
     """GIF's dots of colour are finer than 4:2:0 can hold, so their mean over 9×9 px is compared."""
     path = tmp_path / "clip.gif"
     ffmpeg("-f", "lavfi", "-i", SMOOTH, str(path))
@@ -121,13 +125,13 @@ def test_a_palette_has_its_colours(tmp_path, way):
 
 
 @WAYS
-def test_rgb_streams_are_taken_as_they_are(tmp_path, way):
+def test_rgb_streams_are_taken_as_they_are(tmp_path: Path, way: Any) -> None:
     path = moving_pattern(tmp_path / "clip.mkv", "-c:v", "ffv1", "-pix_fmt", "bgr0", seconds=0.2)
     assert psnr(ffmpeg_rgb(path, 240, 320), _ours(path, 240, 320, way)) > 48
 
 
 @WAYS
-def test_shrinking_averages(real_videos, way):
+def test_shrinking_averages(real_videos: Path, way: Any) -> None:
     """720p → 256 lines: close to swscale's area filter, and no aliasing."""
     path = real_videos / "bigbuckbunny.mp4"
     ours = _ours(path, 256, 456, way, num_frames=40)

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -21,7 +22,7 @@ FORBIDDEN = (
 ).split()
 
 
-def test_the_allowed_formats_exist_and_open_no_other_file():
+def test_the_allowed_formats_exist_and_open_no_other_file() -> None:
     known = {name for names in av.formats_available for name in names.split(",")}
     assert set(ALLOWED_FORMATS) <= known
     assert not set(ALLOWED_FORMATS) & set(FORBIDDEN)
@@ -52,7 +53,7 @@ def _count(path: Path) -> int:
         return sum(1 for _ in video.pictures())
 
 
-def test_a_recorders_container_under_another_name(tmp_path):
+def test_a_recorders_container_under_another_name(tmp_path: Path) -> None:
     path = _dhav(tmp_path / "a.mp4", 50)
     with VideoFile(path) as video:
         times_s = [picture.time_s for picture in video.pictures()]
@@ -75,7 +76,7 @@ def test_a_recorders_container_under_another_name(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_more_containers(tmp_path, name, options):
+def test_more_containers(tmp_path: Path, name: str, options: Any) -> None:
     """Under their own suffix and under one that is not theirs."""
     sources = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=0.8", "-f", "lavfi", "-i", "sine=d=0.8")
     ffmpeg(*(sources if name == "a.amv" else sources[:4]), *options, str(tmp_path / name))
@@ -100,7 +101,7 @@ SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 50
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_container_that_is_not_allowed_is_named(tmp_path, name, content, container):
+def test_the_container_that_is_not_allowed_is_named(tmp_path: Path, name: str, content: Any, container: str) -> None:
     level = av.logging.get_level()
     (tmp_path / name).write_bytes(content)
     with pytest.raises(Unreadable) as raised:
@@ -128,7 +129,7 @@ SUFFIXES = [".mp4", ".mov", ".mkv", ".ts", ".avi"]
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("default", [0, 1])
-def test_the_video_of_a_motion_photo(tmp_path, suffix, default):
+def test_the_video_of_a_motion_photo(tmp_path: Path, suffix: str, default: int) -> None:
     """53 frames beside two large ones, which are the default or not, in front or behind."""
     tracks = [("320x240", 0.08), ("96x64", 2.12)]
     assert _chosen_of(tmp_path / f"a{suffix}", *tracks, default=default) == (64, 96)
@@ -136,19 +137,19 @@ def test_the_video_of_a_motion_photo(tmp_path, suffix, default):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
-def test_of_tracks_about_as_long_the_default(tmp_path, suffix):
+def test_of_tracks_about_as_long_the_default(tmp_path: Path, suffix: Any) -> None:
     """One frame more or less makes no track the better one, nor does a rate that is up to twice as high."""
     assert _chosen_of(tmp_path / f"a{suffix}", ("96x64", 0.8), ("64x96", 0.84), default=0) == (64, 96)
     assert _chosen_of(tmp_path / f"b{suffix}", ("96x64", 0.84), ("64x96", 0.8), default=1) == (96, 64)
     assert _chosen_of(tmp_path / f"c{suffix}", ("96x64", 0.8), ("64x96", 1.6), default=0) == (64, 96)
 
 
-def test_of_tracks_about_as_long_the_largest(tmp_path):
+def test_of_tracks_about_as_long_the_largest(tmp_path: Path) -> None:
     tracks = [("64x48", 0.8), ("96x64", 0.84), ("320x240", 0.04), ("80x64", 0.8)]
     assert _chosen_of(tmp_path / "a.mkv", *tracks, default=9) == (64, 96)
 
 
-def test_without_durations_packets_are_counted(tmp_path):
+def test_without_durations_packets_are_counted(tmp_path: Path) -> None:
     """A live Matroska file states neither frames nor durations."""
     still = write_video(tmp_path / "still.mp4", pan((1, 1), num_frames=2, height=240, width=320))
     clip = write_video(tmp_path / "clip.mp4", pan((1, 1), num_frames=30, height=64, width=96))

@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -22,7 +23,7 @@ H264 = ("-c:v", "libx264", "-bf", "3", "-g", "25")
 COPY = ("-c", "copy")
 
 
-def _stored(path: Path, tmp_path: Path, **settings) -> Video:
+def _stored(path: Path, tmp_path: Path, **settings: Any) -> Video:
     """The one video of a store made of a folder that holds nothing else."""
     (tmp_path / "in").mkdir(exist_ok=True)
     path.rename(tmp_path / "in" / path.name)
@@ -59,7 +60,7 @@ def _ffmpeg_times(path: Path) -> list[float]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_times_are_those_of_the_ffmpeg_program(tmp_path, name, before, after):
+def test_times_are_those_of_the_ffmpeg_program(tmp_path: Path, name: str, before: Any, after: Any) -> None:
     long = moving_pattern(tmp_path / "long.mp4", *H264, size="96x64", seconds=3)
     ffmpeg(*before, "-i", str(long), *after, str(tmp_path / name))
     expected = _ffmpeg_times(tmp_path / name)
@@ -69,7 +70,7 @@ def test_times_are_those_of_the_ffmpeg_program(tmp_path, name, before, after):
     assert video.fps == pytest.approx((len(expected) - 1) / (expected[-1] - expected[0]), rel=1e-6)
 
 
-def test_a_picture_without_a_time_comes_a_step_later():
+def test_a_picture_without_a_time_comes_a_step_later() -> None:
     nan = float("nan")
     assert shown_at([0, 1, nan, 3], [nan] * 4, 25) == [0, 1, 2, 3]
     assert shown_at([nan] * 3, [nan] * 3, 4) == [0, 0.25, 0.5]
@@ -90,7 +91,7 @@ def _with_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
 
 @pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0),
                                     (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)], ids=str)  # fmt: skip
-def test_all_eight_orientations(tmp_path, matrix):
+def test_all_eight_orientations(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     """Frames against the ffmpeg program, which turns by itself; vectors against the shift between the stored frames."""
     path = write_video(tmp_path / "a.mp4", pan(VELOCITY, num_frames=6, height=96, width=160))
     path.write_bytes(_with_matrix(path.read_bytes(), *matrix))
@@ -108,7 +109,7 @@ def test_all_eight_orientations(tmp_path, matrix):
 
 
 @pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (0, 0, 0, 32767), (1, 1, -1, 1)], ids=str)
-def test_a_senseless_matrix_turns_nothing(tmp_path, matrix):
+def test_a_senseless_matrix_turns_nothing(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     path = write_video(tmp_path / "a.mp4", pan(VELOCITY, num_frames=3, height=96, width=160))
     path.write_bytes(_with_matrix(path.read_bytes(), *matrix))
     video = _stored(path, tmp_path)
@@ -116,7 +117,7 @@ def test_a_senseless_matrix_turns_nothing(tmp_path, matrix):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_wide_pixels(tmp_path, turned):
+def test_wide_pixels(tmp_path: Path, turned: bool) -> None:
     """2:1 pixels, before the turn: the stored picture and its motion are twice as wide, or high."""
     path = write_video(tmp_path / "square.mp4", pan(VELOCITY, num_frames=6, height=96, width=160))
     turn = ("-display_rotation", "90") if turned else ()
@@ -128,7 +129,7 @@ def test_wide_pixels(tmp_path, turned):
     np.testing.assert_allclose(np.nanmedian(video.motion[1:], axis=(0, 1, 2)), expected, atol=0.1)
 
 
-def test_another_size_in_mid_stream(tmp_path):
+def test_another_size_in_mid_stream(tmp_path: Path) -> None:
     """The second half is scaled to the size of the first, its vectors with it."""
     for name, size, velocity in (("a", (96, 160), (3, -2)), ("b", (240, 320), (6, -4))):
         frames = pan(velocity, num_frames=8, height=size[0], width=size[1])
@@ -144,7 +145,7 @@ def test_another_size_in_mid_stream(tmp_path):
 
 
 @pytest.mark.parametrize("default", ["none", "small"])
-def test_of_several_streams_the_default_or_the_largest(tmp_path, default):
+def test_of_several_streams_the_default_or_the_largest(tmp_path: Path, default: str) -> None:
     small = moving_pattern(tmp_path / "small.mp4", *H264, size="64x64", seconds=0.4)
     large = write_video(tmp_path / "large.mp4", pan(VELOCITY, num_frames=20, height=96, width=160))
     both = tmp_path / "both.mkv"
@@ -157,7 +158,7 @@ def test_of_several_streams_the_default_or_the_largest(tmp_path, default):
 
 
 @pytest.mark.parametrize("kind", ["attached picture", "track of one frame"])
-def test_a_still_in_front_is_not_the_video(tmp_path, kind):
+def test_a_still_in_front_is_not_the_video(tmp_path: Path, kind: str) -> None:
     """Cover art and previews, larger than the video and its first stream as far as the container allows."""
     clip = write_video(tmp_path / "clip.mp4", pan(VELOCITY, num_frames=12, height=96, width=160))
     path = tmp_path / "still.mp4"
@@ -171,7 +172,7 @@ def test_a_still_in_front_is_not_the_video(tmp_path, kind):
 
 
 @pytest.mark.parametrize("suffix", ["ts", "h264"])
-def test_a_missing_key_frame_at_the_start(tmp_path, suffix):
+def test_a_missing_key_frame_at_the_start(tmp_path: Path, suffix: str) -> None:
     """A broadcast that is joined in mid-stream: what cannot be decoded is left out, the rest is there and right."""
     whole = tmp_path / f"whole.{suffix}"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2.4", *H264, "-g", "20", "-sc_threshold", "0", str(whole))

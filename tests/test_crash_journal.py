@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import pan, write_video
@@ -14,6 +15,7 @@ from mgm_prep.runtime import crash_journal
 from mgm_prep.runtime.crash_journal import deadly_videos, journal
 from mgm_prep.runtime.execution import Execution
 from mgm_shared import storage
+from mgm_shared.objects import Url
 from mgm_shared.store import open_store
 
 # What a worker does at its start: some files are made deadly. A regular expression that never ends holds the GIL, as a
@@ -40,7 +42,7 @@ decode.VideoFile.__init__, part.PartWriter.add_video = opens, adds
 
 
 @pytest.mark.starts_dask
-def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path, monkeypatch):
+def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One crashes on its header, one while it is decoded, one never returns."""
     videos, site = tmp_path / "in", tmp_path / "site"
     videos.mkdir()
@@ -62,7 +64,7 @@ def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path, monkeypatch):
     assert not (tmp_path / "out.store/.unfinished").exists()
 
 
-def _dies(store, task, video_id):
+def _dies(store: Any, task: Any, video_id: Any) -> None:
     """Leave the record of a process that died at the video."""
     with journal(store, task, 0) as notes:
         notes.opening(video_id)
@@ -72,7 +74,7 @@ def _dies(store, task, video_id):
 
 
 @pytest.mark.parametrize("text", ["", "\0\0\0", '"a.mp4', '"connection.py"\0\0395 in _recv\n'])
-def test_a_record_that_says_nothing_blames_nobody(tmp_path, text):
+def test_a_record_that_says_nothing_blames_nobody(tmp_path: Path, text: str) -> None:
     _dies(tmp_path, "part", "a.mp4")
     (record,) = tmp_path.rglob("part-*.opening")
     record.write_text(text)
@@ -81,7 +83,7 @@ def test_a_record_that_says_nothing_blames_nobody(tmp_path, text):
     assert not record.exists()
 
 
-def test_one_death_is_no_proof(tmp_path):
+def test_one_death_is_no_proof(tmp_path: Path) -> None:
     """Two workers that die at two videos are no proof against either, whatever the ids look like."""
     for video_id in ("a.mp4", "new\nline\udcff.mp4"):
         _dies(tmp_path, "part", video_id)
@@ -92,7 +94,7 @@ def test_one_death_is_no_proof(tmp_path):
     assert deadly_videos(tmp_path, "part") == {}
 
 
-def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket, monkeypatch):
+def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     """Since each naming is a request; a death more is needed for it."""
     asked = []
     write = crash_journal.write_bytes
@@ -116,7 +118,7 @@ def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket, monkeypa
     assert storage.file_sizes(bucket) == {}
 
 
-def test_a_living_task_leaves_no_record(tmp_path):
+def test_a_living_task_leaves_no_record(tmp_path: Path) -> None:
     with journal(tmp_path, "part", 1) as notes:
         notes.opening("a.mp4")
         assert len(list((tmp_path / ".unfinished").iterdir())) == 1

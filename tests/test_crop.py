@@ -1,7 +1,9 @@
 """Crops of the bitstream and of the container, against the uncropped file cut by numpy and ffmpeg's own output."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av.logging
 import numpy as np
@@ -23,7 +25,7 @@ SPEED = 4
 CLAP_BYTES = 40
 
 
-def _frames(num_frames=12):
+def _frames(num_frames: int = 12) -> Iterator[Any]:
     still_HWC = texture()[:HEIGHT, :WIDTH]
     for moving_HWC in pan((SPEED, 0), num_frames, HEIGHT, WIDTH):
         frame_HWC = still_HWC.copy()
@@ -32,40 +34,40 @@ def _frames(num_frames=12):
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The frames as a lossless file, from which ffmpeg encodes."""
     path = tmp_path_factory.mktemp("raw") / "raw.mkv"
     return write_video(path, _frames(), "ffv1")
 
 
 @pytest.fixture(scope="module")
-def plain(raw):
+def plain(raw: Path) -> Path:
     path = raw.with_name("plain.mp4")
     ffmpeg("-i", str(raw), "-c:v", "libx264", "-bf", "2", "-refs", "3", str(path))
     return path
 
 
-def _luma(path, height, width, *options):
+def _luma(path: Path, height: Any, width: Any, *options: str) -> Any:
     """(T, H, W) as the ffmpeg program decodes and shows it; 16-bit where the stream has more than 8."""
     raw = ffmpeg(*options, "-i", str(path), "-vf", "extractplanes=y", "-fps_mode", "passthrough", "-f", "rawvideo", "-")
     dtype = np.uint8 if len(raw) % (2 * 12 * height * width) else np.uint16
     return np.frombuffer(raw, dtype).reshape(-1, height, width)
 
 
-def _shown_luma(path):
+def _shown_luma(path: Path) -> np.ndarray:
     """(T, H, W) of the pictures that we decode, turned as they are shown."""
     with VideoFile(path) as video:
         return np.stack([picture.orientation.frame(picture.luma_HW).copy() for picture in video.pictures()])
 
 
-def _stored(path, tmp_path, **settings):
+def _stored(path: Path, tmp_path: Path, **settings: Any) -> Any:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / path.name).symlink_to(path)
     extract(tmp_path / "in", tmp_path / "out.store", ExtractSettings(**settings))
     return open_store(tmp_path / "out.store").video_at(0)
 
 
-def _check_motion(motion_TYX2, left, top, velocity=(SPEED, 0)):
+def _check_motion(motion_TYX2: Any, left: Any, top: Any, velocity: tuple[int, int] = (SPEED, 0)) -> None:
     """Cells wholly on either side of the corner, of which the crop has cut `left` and `top` px."""
     known_TYX2 = motion_TYX2[~np.isnan(motion_TYX2[..., 0]).all((1, 2))]
     first_x, first_y = -(-(CORNER_X - left) // 8), -(-(CORNER_Y - top) // 8)
@@ -95,7 +97,7 @@ BITSTREAM = {
 
 
 @pytest.mark.parametrize("name", BITSTREAM)
-def test_a_crop_in_the_bitstream(raw, tmp_path, name):
+def test_a_crop_in_the_bitstream(raw: Path, tmp_path: Path, name: Any) -> None:
     """Frames equal the uncropped file's, cut; what moves begins where it does in the picture as shown."""
     (left, top, right, bottom), options = BITSTREAM[name]
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
@@ -114,7 +116,7 @@ def test_a_crop_in_the_bitstream(raw, tmp_path, name):
     _check_motion(_stored(cut, tmp_path).motion[:], left, top)
 
 
-def test_hevc(raw, tmp_path):
+def test_hevc(raw: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     ffmpeg("-i", str(raw), "-pix_fmt", "yuv420p", "-c:v", "libx265", "-x265-params", "log-level=none", str(whole))
     ffmpeg("-i", str(whole), "-c", "copy", "-bsf:v", "hevc_metadata=crop_left=40:crop_top=40", str(cut))
@@ -124,7 +126,7 @@ def test_hevc(raw, tmp_path):
     _check_motion(video.motion[:], 40, 40)
 
 
-def test_a_crop_that_changes(plain, tmp_path):
+def test_a_crop_that_changes(plain: Path, tmp_path: Path) -> None:
     """Each picture has the corner of its own sequence; the second one's frames are stretched to the first one's."""
     parts = []
     for left, top in ((40, 40), (0, 0), (16, 24)):
@@ -141,7 +143,7 @@ def test_a_crop_that_changes(plain, tmp_path):
     np.testing.assert_allclose(np.nanmedian(moving_TN2, axis=1), [[SPEED * 280 / 320, 0]] * 11, atol=1 / 16)
 
 
-def _boxes(data, start, end):
+def _boxes(data: Any, start: Any, end: Any) -> Iterator[Any]:
     while start + 8 <= end:
         length, kind = struct.unpack(">I4s", data[start : start + 8])
         yield start, length, kind
@@ -181,7 +183,7 @@ CLAPS = {
 
 
 @pytest.mark.parametrize("name", CLAPS)
-def test_clap(plain, tmp_path, name):
+def test_clap(plain: Path, tmp_path: Path, name: Any) -> None:
     clap, (left, top, width, height) = CLAPS[name]
     path = _add_clap(plain, tmp_path / "clap.mp4", clap)
     shown_THW = _shown_luma(path)
@@ -191,13 +193,13 @@ def test_clap(plain, tmp_path, name):
         _check_motion(_stored(path, tmp_path).motion[:], left, top)
 
 
-def test_clap_of_odd_size(plain, tmp_path):
+def test_clap_of_odd_size(plain: Path, tmp_path: Path) -> None:
     """Whole chroma samples, as ffmpeg does."""
     path = _add_clap(plain, tmp_path / "clap.mp4", (255, 1, 159, 1, 0, 1, 0, 1))
     np.testing.assert_array_equal(_shown_luma(path), _luma(path, 158, 254))
 
 
-def test_pixel_crop_of_matroska(plain, tmp_path):
+def test_pixel_crop_of_matroska(plain: Path, tmp_path: Path) -> None:
     """FFmpeg writes PixelCrop from clap; of a display size only the ratio is meant."""
     clap = _add_clap(plain, tmp_path / "clap.mp4", (256, 1, 160, 1, 16, 1, -24, 1))
     ffmpeg("-i", str(clap), "-c", "copy", "-aspect", "2", str(tmp_path / "crop.mkv"))
@@ -220,7 +222,7 @@ CODECS = {
 
 @pytest.mark.parametrize("container", ["own", "mkv"])
 @pytest.mark.parametrize("name", CODECS)
-def test_clap_and_pixel_crop_of_other_codecs(raw, tmp_path, name, container):
+def test_clap_and_pixel_crop_of_other_codecs(raw: Path, tmp_path: Path, name: str, container: str) -> None:
     options, suffix = CODECS[name]
     options = options if "-pix_fmt" in options else ["-pix_fmt", "yuv420p", *options]
     whole = tmp_path / f"whole.{suffix}"
@@ -233,7 +235,7 @@ def test_clap_and_pixel_crop_of_other_codecs(raw, tmp_path, name, container):
     np.testing.assert_array_equal(_shown_luma(path), _luma(path, 160, 256))
 
 
-def test_both_crops_rotated_and_widened(raw, plain, tmp_path):
+def test_both_crops_rotated_and_widened(raw: Path, plain: Path, tmp_path: Path) -> None:
     """The bitstream's first, then the container's, then the turn; the stored motion turns with it."""
     inside, first, second, turned = (tmp_path / f"{name}.mp4" for name in ("inside", "first", "second", "turned"))
     ffmpeg("-i", str(plain), "-c", "copy", "-bsf:v", "h264_metadata=crop_left=16:crop_top=24:sample_aspect_ratio=2/1",
@@ -255,7 +257,7 @@ def test_both_crops_rotated_and_widened(raw, plain, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bitstream", "clap", "mkv", "turned"])
-def test_a_transcoded_copy_is_cropped_and_not_distorted(plain, tmp_path, name):
+def test_a_transcoded_copy_is_cropped_and_not_distorted(plain: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     source, top, left = tmp_path / "in/a.mp4", 40, 32
     if name == "bitstream":
@@ -277,7 +279,7 @@ def test_a_transcoded_copy_is_cropped_and_not_distorted(plain, tmp_path, name):
         _check_motion(_stored(tmp_path / "out/a.mp4", tmp_path / "out").motion[:], left, top)
 
 
-def test_a_title_is_not_taken_for_a_crop(plain, tmp_path):
+def test_a_title_is_not_taken_for_a_crop(plain: Path, tmp_path: Path) -> None:
     title = "x\n  Stream #0:0: Video: \n      Frame Cropping: 8/8/8/8"
     ffmpeg("-i", str(plain), "-c", "copy", "-metadata", f"title={title}", "-metadata:s:v", f"handler_name={title}",
            "-metadata:s:v", "Frame Cropping=8/8/8/8", str(tmp_path / "a.mkv"))  # fmt: skip
@@ -285,7 +287,7 @@ def test_a_title_is_not_taken_for_a_crop(plain, tmp_path):
         assert (video.header.height, video.header.width) == (HEIGHT, WIDTH)
 
 
-def test_the_second_stream_s_crop_is_its_own(plain, tmp_path):
+def test_the_second_stream_s_crop_is_its_own(plain: Path, tmp_path: Path) -> None:
     """The main stream is the larger one, which comes second and is not cropped."""
     clap = _add_clap(plain, tmp_path / "clap.mp4", CLAPS["f4"][0])
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x480:r=25:d=0.4", "-c:v", "libx264", str(tmp_path / "large.mp4"))
@@ -297,13 +299,13 @@ def test_the_second_stream_s_crop_is_its_own(plain, tmp_path):
     assert _shown_luma(clap).shape[1:] == (160, 256)
 
 
-def test_ffmpeg_s_log_is_left_as_it_was(plain):
+def test_ffmpeg_s_log_is_left_as_it_was(plain: Path) -> None:
     before = av.logging.get_level(), av.logging.get_skip_repeated()
     with VideoFile(plain):
         assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
 
 
-def test_the_second_decoder_does_not_crop_wrongly(plain, tmp_path):
+def test_the_second_decoder_does_not_crop_wrongly(plain: Path, tmp_path: Path) -> None:
     pytest.importorskip("mvextractor")
     top, left = tmp_path / "top.mp4", tmp_path / "left.mp4"
     ffmpeg("-i", str(plain), "-c", "copy", "-bsf:v", "h264_metadata=crop_top=40", str(top))

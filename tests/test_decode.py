@@ -3,6 +3,7 @@
 import gc
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ def _count(path: Path) -> tuple[int, int]:
         return sum(1 for _ in video.pictures()), video.num_errors
 
 
-def test_every_frame_of_real_clips(real_videos):
+def test_every_frame_of_real_clips(real_videos: Path) -> None:
     for path in sorted(real_videos.glob("*.mp4")):
         with av.open(str(path)) as container:
             expected = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
@@ -29,7 +30,7 @@ def test_every_frame_of_real_clips(real_videos):
 
 
 @pytest.mark.parametrize("first", ["audio", "video"])
-def test_audio_in_front_costs_no_frame(tmp_path, first):
+def test_audio_in_front_costs_no_frame(tmp_path: Path, first: str) -> None:
     path = tmp_path / "clip.mp4"
     maps = ["-map", "1:a", "-map", "0:v"] if first == "audio" else ["-map", "0:v", "-map", "1:a"]
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=1.6", "-f", "lavfi", "-i", "sine=d=1.6", *maps, "-bf", "3",
@@ -37,7 +38,7 @@ def test_audio_in_front_costs_no_frame(tmp_path, first):
     assert _count(path) == (40, 0)
 
 
-def test_an_edit_list_and_a_damaged_stream(tmp_path):
+def test_an_edit_list_and_a_damaged_stream(tmp_path: Path) -> None:
     long = moving_pattern(tmp_path / "long.mp4", "-c:v", "libx264", "-g", "25", "-bf", "3", seconds=3)
     ffmpeg("-ss", "1.4", "-i", str(long), "-c", "copy", str(tmp_path / "cut.mp4"))
     assert _count(tmp_path / "cut.mp4") == (40, 0)
@@ -52,7 +53,7 @@ def test_an_edit_list_and_a_damaged_stream(tmp_path):
         assert video.num_errors + sum(picture.is_corrupt for picture in pictures) > 0
 
 
-def test_a_cut_file_gives_what_it_holds(tmp_path):
+def test_a_cut_file_gives_what_it_holds(tmp_path: Path) -> None:
     moving_pattern(tmp_path / "whole.mp4", "-c:v", "libx264", "-movflags", "+faststart")
     whole = (tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
@@ -62,13 +63,13 @@ def test_a_cut_file_gives_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video\n" * 40, b"\x00" * 5000])
-def test_what_is_no_video_says_so(tmp_path, content):
+def test_what_is_no_video_says_so(tmp_path: Path, content: Any) -> None:
     (tmp_path / "clip.mp4").write_bytes(content)
     with pytest.raises(Unreadable, match=r"\w"):
         VideoFile(tmp_path / "clip.mp4")
 
 
-def test_audio_alone_and_cover_art_are_no_video(tmp_path):
+def test_audio_alone_and_cover_art_are_no_video(tmp_path: Path) -> None:
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", str(tmp_path / "audio.mp4"))
     with pytest.raises(Unreadable, match="no video stream"):
         VideoFile(tmp_path / "audio.mp4")
@@ -79,7 +80,7 @@ def test_audio_alone_and_cover_art_are_no_video(tmp_path):
         VideoFile(tmp_path / "cover.mp4")
 
 
-def test_a_rotated_clip_is_shown_upright(tmp_path):
+def test_a_rotated_clip_is_shown_upright(tmp_path: Path) -> None:
     """The ffmpeg program, which rotates by itself, is the oracle."""
     straight = write_video(tmp_path / "straight.mp4", pan((3, 0), num_frames=2))
     for degrees in (90, 180, 270):
@@ -96,14 +97,14 @@ def test_a_rotated_clip_is_shown_upright(tmp_path):
         assert np.abs(shown.astype(int) - expected).mean() < 2
 
 
-def test_the_sample_aspect_ratio_widens(tmp_path):
+def test_the_sample_aspect_ratio_widens(tmp_path: Path) -> None:
     path = moving_pattern(tmp_path / "wide.mp4", "-vf", "setsar=16/11", "-c:v", "libx264", size="176x144", seconds=0.2)
     with VideoFile(path) as video:
         assert (video.header.display_height, video.header.display_width) == (144, 256)
 
 
 @pytest.mark.parametrize("container", ["clip.mp4", "clip.h264"])
-def test_reference_pictures_are_recognised(tmp_path, container):
+def test_reference_pictures_are_recognised(tmp_path: Path, container: str) -> None:
     """x264 marks the middle one of three B pictures as a reference; so says ffmpeg's own trace of the headers."""
     path = moving_pattern(tmp_path / container, "-c:v", "libx264", "-bf", "3", "-x264-params", "b-adapt=0:scenecut=0")
     trace = subprocess.run(
@@ -122,14 +123,14 @@ def test_reference_pictures_are_recognised(tmp_path, container):
     assert 0 < sum(expected) < len(expected)
 
 
-def test_a_packet_without_a_slice_counts_as_reference():
+def test_a_packet_without_a_slice_counts_as_reference() -> None:
     avcc = bytes([1, 100, 0, 31, 255, 0xE0, 0])
     assert ParameterSets(avcc).read(b"").is_reference
     assert ParameterSets(avcc).read(b"\x00\x00\x00\x02\x06\x05").is_reference
     assert ParameterSets().read(b"\x00\x00\x01\x06\x05").is_reference
 
 
-def test_frames_that_nobody_holds_are_gone(tmp_path):
+def test_frames_that_nobody_holds_are_gone(tmp_path: Path) -> None:
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-bf", "3", seconds=4)
     most = 0
     gc.collect()

@@ -5,6 +5,7 @@ The oracle is the ffmpeg program's count of frames, in the whole file and in wha
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -74,7 +75,7 @@ def _cut(path: Path, num_bytes: int) -> Path:
 
 @pytest.mark.parametrize("share", [0.35, 0.6, 0.85])
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_an_early_end_is_counted(tmp_path, name, share):
+def test_an_early_end_is_counted(tmp_path: Path, name: Any, share: float) -> None:
     options, states_length = CONTAINERS[name]
     path = tmp_path / name
     ffmpeg(*SOURCES, *options, str(path))
@@ -102,7 +103,7 @@ def _not_interleaved(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("reader", [VideoFile, CapturedFile])
-def test_samples_of_another_track_beyond_the_end(tmp_path, reader):
+def test_samples_of_another_track_beyond_the_end(tmp_path: Path, reader: Any) -> None:
     """Issue 56 of rbyte: the sound's first sample lies beyond the cut, and FFmpeg ends there with half the video."""
     if reader is CapturedFile:
         pytest.importorskip("mvextractor")
@@ -117,7 +118,7 @@ def test_samples_of_another_track_beyond_the_end(tmp_path, reader):
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1])
-def test_a_cut_between_two_samples(tmp_path, num_bytes):
+def test_a_cut_between_two_samples(tmp_path: Path, num_bytes: int) -> None:
     """No byte of the next sample is there, or one: the same frames are lost."""
     path = tmp_path / "a.mp4"
     ffmpeg(*SOURCES[:4], *H264, *FASTSTART, str(path))
@@ -126,14 +127,14 @@ def test_a_cut_between_two_samples(tmp_path, num_bytes):
     assert _counts(_cut(path, entry.pos + num_bytes)) == (40, 20)
 
 
-def test_sound_beyond_the_end_is_no_loss(tmp_path):
+def test_sound_beyond_the_end_is_no_loss(tmp_path: Path) -> None:
     path = _not_interleaved(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         last = container.streams.video[0].index_entries[-1]
     assert _counts(_cut(path, last.pos + last.size)) == (NUM_FRAMES, 0)
 
 
-def test_a_cut_between_two_fragments(tmp_path):
+def test_a_cut_between_two_fragments(tmp_path: Path) -> None:
     """Nothing is cut, but the segment index in front knows of more."""
     path = tmp_path / "a.mp4"
     ffmpeg(*SOURCES[:4], *H264, *INDEXED_FRAGMENTS, str(path))
@@ -143,7 +144,7 @@ def test_a_cut_between_two_fragments(tmp_path):
     assert (num_pictures, num_pictures + num_damaged) == (30, pytest.approx(60, abs=10))
 
 
-def test_an_avi_whose_size_was_never_written(tmp_path):
+def test_an_avi_whose_size_was_never_written(tmp_path: Path) -> None:
     """A recorder that does not come back to the header: all frames are there."""
     path = tmp_path / "a.avi"
     ffmpeg(*SOURCES[:4], "-c:v", "mpeg4", str(path))
@@ -153,7 +154,7 @@ def test_an_avi_whose_size_was_never_written(tmp_path):
     assert _counts(path) == (NUM_FRAMES, 0)
 
 
-def test_frames_that_an_edit_list_hides_are_not_lost(tmp_path):
+def test_frames_that_an_edit_list_hides_are_not_lost(tmp_path: Path) -> None:
     ffmpeg(*SOURCES, *H264, str(tmp_path / "long.mp4"))
     ffmpeg("-ss", "0.9", "-i", str(tmp_path / "long.mp4"), "-c", "copy", *FASTSTART, str(tmp_path / "a.mp4"))
     num_pictures, num_damaged = _counts(tmp_path / "a.mp4")
@@ -161,7 +162,7 @@ def test_frames_that_an_edit_list_hides_are_not_lost(tmp_path):
 
 
 @pytest.mark.parametrize(("max_corrupt", "is_kept"), [(0.5, False), (0.8, True)])
-def test_what_is_missing_counts_for_max_corrupt(tmp_path, max_corrupt, is_kept):
+def test_what_is_missing_counts_for_max_corrupt(tmp_path: Path, max_corrupt: float, is_kept: bool) -> None:
     (tmp_path / "in").mkdir()
     path = write_video(tmp_path / "in/a.mp4", pan((2, 1), num_frames=40, height=64, width=96))
     ffmpeg("-i", str(path), "-c", "copy", *FASTSTART, str(tmp_path / "in/b.mp4"))
@@ -182,7 +183,7 @@ def test_what_is_missing_counts_for_max_corrupt(tmp_path, max_corrupt, is_kept):
 @pytest.mark.parametrize(
     "format_name", ["mov", "matroska,webm", "avi", "asf", "flv", "ogg", "mpegts", "dv", "gif", "rm"]
 )
-def test_any_bytes_promise_a_size(tmp_path, content, format_name):
+def test_any_bytes_promise_a_size(tmp_path: Path, content: Any, format_name: str) -> None:
     """Whatever a file holds, the answer is a number no smaller than the file."""
     path = tmp_path / "a"
     path.write_bytes(content)
@@ -191,7 +192,7 @@ def test_any_bytes_promise_a_size(tmp_path, content, format_name):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.mpg", "a.wmv"])
 @pytest.mark.parametrize("num_bytes", [1, 5, 3000])
-def test_zeros_behind_a_file_are_no_loss(tmp_path, name, num_bytes):
+def test_zeros_behind_a_file_are_no_loss(tmp_path: Path, name: str, num_bytes: int) -> None:
     """Some cameras and file systems leave them."""
     codec = {"a.mpg": "mpeg2video", "a.wmv": "wmv2"}.get(name, "mpeg4")
     path = tmp_path / name

@@ -1,5 +1,8 @@
 """Block matching against textures of known speed, and what extraction makes of it."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from recording import Recording
@@ -12,13 +15,13 @@ from mgm_prep.runtime.execution import Execution
 from mgm_shared.store import open_store
 
 
-def _estimated(velocity, num_frames=8):
+def _estimated(velocity: Any, num_frames: int = 8) -> list[Any]:
     frames = ((number, frame_HWC[..., 0]) for number, frame_HWC in enumerate(pan(velocity, num_frames=num_frames)))
     return list(with_estimates(frames, 240, 320))
 
 
 @pytest.mark.parametrize("velocity", [(3, -2), (-5, 0), (20, 4)])
-def test_a_pan_has_its_speed(velocity):
+def test_a_pan_has_its_speed(velocity: tuple[int, int]) -> None:
     """Also one of 20 px a frame, which FFmpeg's default search does not reach."""
     items = _estimated(velocity)
     assert [number for number, _ in items] == list(range(8))
@@ -31,7 +34,7 @@ def test_a_pan_has_its_speed(velocity):
 
 
 @pytest.mark.parametrize("num_frames", [0, 1, 2, 3])
-def test_no_frame_is_lost(num_frames):
+def test_no_frame_is_lost(num_frames: int) -> None:
     """mestimate by itself hands out one frame less than it is given."""
     items = _estimated((2, 1), num_frames)
     assert len(items) == num_frames
@@ -39,7 +42,7 @@ def test_no_frame_is_lost(num_frames):
 
 
 @pytest.mark.parametrize("frame_codec", ["jpeg", "lossless"])
-def test_estimate_changes_the_motion_and_nothing_else(tmp_path, frame_codec):
+def test_estimate_changes_the_motion_and_nothing_else(tmp_path: Path, frame_codec: str) -> None:
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/a.webm", pan((3, -2), num_frames=8), "libvpx-vp9", {"cpu-used": "8"})
     videos = {}

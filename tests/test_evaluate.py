@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from toy import run_processes
 
 from mgm_shared import shard_reader
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data import readers
 from mgm_train.data.labels import class_names
@@ -25,12 +26,12 @@ MODEL = model_config("vit_tiny", num_frames=8, image_px=64)
 CPU = Distributed(device=torch.device("cpu"))
 
 
-def _dataset(store, **settings) -> ViewDataset:
+def _dataset(store: Any, **settings: Any) -> ViewDataset:
     config = EvaluateConfig(stride=2, num_workers=0, batch_size=3, **settings)
     return ViewDataset(store, class_names(store), MODEL, config)
 
 
-def test_views_are_those_of_a_loop_over_views(pan_store):
+def test_views_are_those_of_a_loop_over_views(pan_store: Store) -> None:
     dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=3)
     views = dataset[1]
     video = pan_store[views.video_id]
@@ -45,12 +46,12 @@ def test_views_are_those_of_a_loop_over_views(pan_store):
     np.testing.assert_array_equal(views.frames_VCTHW.permute(0, 2, 3, 4, 1), np.array(expected))
 
 
-def test_one_view_works_and_is_the_middle(pan_store):
+def test_one_view_works_and_is_the_middle(pan_store: Store) -> None:
     views = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)[0]
     assert views.frames_VCTHW.shape == (1, 3, 8, 64, 64)
 
 
-def test_the_softmax_is_averaged_over_views(pan_store):
+def test_the_softmax_is_averaged_over_views(pan_store: Store) -> None:
     model = build(lambda: VideoClassifier(MODEL, 4), seed=0)
     dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=1)
     scores, predictions = score_views(model, dataset, CPU)
@@ -61,18 +62,18 @@ def test_the_softmax_is_averaged_over_views(pan_store):
 
 
 class _AlwaysClassOne(nn.Module):
-    def forward(self, frames_BCTHW):
+    def forward(self, frames_BCTHW: Any) -> Any:
         return torch.tensor([[0.0, 5.0, 0.0, 0.0]]).repeat(len(frames_BCTHW), 1)
 
 
 class _RightInATest(nn.Module):
     """Knows the four videos by their number, but only when it is not learning."""
 
-    def forward(self, frames_BCTHW):
+    def forward(self, frames_BCTHW: Any) -> Any:
         return torch.eye(4)[: len(frames_BCTHW)] * (0 if self.training else 9)
 
 
-def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store):
+def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store: Store) -> None:
     said: list[str] = []
     views = EvaluateConfig(stride=2, num_workers=0, batch_size=4, num_temporal_views=1, num_spatial_views=1)
     dataset = ViewDataset(pan_store, class_names(pan_store), MODEL, views)
@@ -84,7 +85,7 @@ def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store):
     assert said == ["epoch 2 | test top-1 100.0% | 4 of 4 videos"]
 
 
-def test_a_damaged_video_is_named_and_not_replaced(pan_store, tmp_path):
+def test_a_damaged_video_is_named_and_not_replaced(pan_store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "damaged.store"
     shutil.copytree(pan_store.path, copy)
     store = open_store(copy)
@@ -116,7 +117,7 @@ def _evaluate_and_list(store: Path, out: Path) -> None:
     out.with_suffix(f".{distributed.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
 
 
-def test_more_processes_than_divide_the_videos_score_each_once(pan_store, tmp_path):
+def test_more_processes_than_divide_the_videos_score_each_once(pan_store: Store, tmp_path: Path) -> None:
     assert run_processes(3, _evaluate_and_list, pan_store.path, tmp_path / "ids") == [0, 0, 0]
     listed = [f"test/{label}/0.mp4" for label in ("down", "left", "right", "up")]
     for rank in range(3):
@@ -124,7 +125,7 @@ def test_more_processes_than_divide_the_videos_score_each_once(pan_store, tmp_pa
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_the_frames_of_a_batch_are_pinned(pan_store, monkeypatch, num_workers):
+def test_the_frames_of_a_batch_are_pinned(pan_store: Store, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
     """What torch's own pinning thread does with a batch; only the copy itself needs a GPU."""
     pinned: list[int] = []
 

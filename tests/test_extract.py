@@ -9,29 +9,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from synthetic import ffmpeg, ffmpeg_rgb, pan, psnr, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_prep.runtime.execution import Execution
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 
 
 def _bytes(store: Path) -> dict[str, bytes]:
     return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
 
 
-def _run(*arguments: object):
+def _run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def native_clips(real_videos, tmp_path_factory) -> Path:
+def native_clips(real_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real clip whose sides are multiples of 8, limited-range as it is and made full-range."""
     root = tmp_path_factory.mktemp("native")
     (root / "limited.mp4").symlink_to(real_videos / "bikes.mp4")
@@ -41,7 +42,7 @@ def native_clips(real_videos, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("codec", "least_db"), [("jpeg", 36), ("planes", 38), ("lossless", 44)])
-def test_stored_pixels_are_the_ffmpeg_program_s(native_clips, tmp_path, codec, least_db):
+def test_stored_pixels_are_the_ffmpeg_program_s(native_clips: Path, tmp_path: Path, codec: str, least_db: int) -> None:
     extract(native_clips, tmp_path / "out.store", ExtractSettings(short_side=4096, frame_codec=codec))
     store = open_store(tmp_path / "out.store")
     for name in ("limited.mp4", "full.mp4"):
@@ -52,7 +53,7 @@ def test_stored_pixels_are_the_ffmpeg_program_s(native_clips, tmp_path, codec, l
 
 
 @pytest.fixture
-def mixed(tmp_path) -> Path:
+def mixed(tmp_path: Path) -> Path:
     """Good and bad files of two sizes."""
     root = tmp_path / "in"
     root.mkdir()
@@ -64,7 +65,7 @@ def mixed(tmp_path) -> Path:
     return root
 
 
-def test_bad_files_are_told_and_the_rest_is_done(mixed, tmp_path):
+def test_bad_files_are_told_and_the_rest_is_done(mixed: Path, tmp_path: Path) -> None:
     result = _run("extract", mixed, tmp_path / "out.store", "--workers", 0, "--json")
     assert result.exit_code == 3
     summary = json.loads(result.stdout)
@@ -79,7 +80,7 @@ def test_bad_files_are_told_and_the_rest_is_done(mixed, tmp_path):
     }
 
 
-def test_the_same_command_again_does_only_what_is_missing(mixed, tmp_path):
+def test_the_same_command_again_does_only_what_is_missing(mixed: Path, tmp_path: Path) -> None:
     store = tmp_path / "out.store"
     _run("extract", mixed, store, "--workers", 0)
     before = _bytes(store)
@@ -96,18 +97,20 @@ def test_the_same_command_again_does_only_what_is_missing(mixed, tmp_path):
 
 
 @pytest.mark.starts_dask
-def test_workers_do_not_change_a_byte(mixed, tmp_path):
+def test_workers_do_not_change_a_byte(mixed: Path, tmp_path: Path) -> None:
     for number, workers in enumerate((0, 2)):
         extract(mixed, tmp_path / f"{number}.store", ExtractSettings(), Execution(workers=workers))
     assert _bytes(tmp_path / "0.store") == _bytes(tmp_path / "1.store")
 
 
-def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatch):
+def test_a_video_that_fails_half_way_leaves_no_frame(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mgm_prep.extraction import part
 
     convert, calls = part.PlaneScaler.planes, iter(range(10**6))
 
-    def breaks_once(self, frame, height, width):
+    def breaks_once(self: Any, frame: Any, height: Any, width: Any) -> Any:
         if next(calls) == 15:
             raise ValueError("made up")
         return convert(self, frame, height, width)
@@ -124,10 +127,10 @@ def test_a_video_that_fails_half_way_leaves_no_frame(mixed, tmp_path, monkeypatc
         np.testing.assert_array_equal(broken[video_id].motion[:], without[video_id].motion[:])
 
 
-def test_a_full_disk_blames_no_video(mixed, tmp_path, monkeypatch):
+def test_a_full_disk_blames_no_video(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mgm_shared import shard_writer
 
-    def full(self) -> None:
+    def full(self: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shard_writer.ShardWriter, "_write_chunk", full)
@@ -142,7 +145,7 @@ def test_a_full_disk_blames_no_video(mixed, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("workers", "num_kills"), [(0, 3), *(pytest.param(workers, 10, marks=pytest.mark.slow) for workers in (1, 2, 4))]
 )
-def test_a_killed_run_is_completed(tmp_path, workers, num_kills):
+def test_a_killed_run_is_completed(tmp_path: Path, workers: Any, num_kills: Any) -> None:
     """SIGKILL at random moments; then the store is, byte for byte, that of a run nobody disturbed, in this process."""
     videos = tmp_path / "in"
     videos.mkdir()
@@ -166,21 +169,21 @@ def test_a_killed_run_is_completed(tmp_path, workers, num_kills):
     assert num_killed >= num_kills / 2
 
 
-def _program(videos, store, workers):
+def _program(videos: Any, store: Any, workers: Any) -> list[Any]:
     return [sys.executable, "-m", "mgm_prep", "extract", str(videos), str(store), "--workers", str(workers)]
 
 
-def _path():
+def _path() -> dict[str, Any]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def test_a_run_that_was_killed_at_once_is_no_foreign_store(mixed, tmp_path):
+def test_a_run_that_was_killed_at_once_is_no_foreign_store(mixed: Path, tmp_path: Path) -> None:
     (tmp_path / "out.store/parts").mkdir(parents=True)
     (tmp_path / "out.store/parts/zarr.json").write_text("{}")
     assert extract(mixed, tmp_path / "out.store", ExtractSettings()).done == 3
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(mixed, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(mixed: Path, tmp_path: Path) -> None:
     store = tmp_path / "out.store"
     (tmp_path / "empty").mkdir()
     (tmp_path / "config.yaml").write_text("extract:\n  short_side: 64\n  jpeg_qualty: 80\n")
@@ -202,7 +205,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(mixed, tmp_path):
         assert not store.exists()
 
 
-def test_another_setting_or_a_busy_store_is_refused(mixed, tmp_path):
+def test_another_setting_or_a_busy_store_is_refused(mixed: Path, tmp_path: Path) -> None:
     store = tmp_path / "out.store"
     _run("extract", mixed, store, "--workers", 0)
     before = _bytes(store)
@@ -215,7 +218,7 @@ def test_another_setting_or_a_busy_store_is_refused(mixed, tmp_path):
     assert _bytes(tmp_path / "out.store.old-1") == before
 
 
-def test_a_config_file_sets_what_flags_do_not(mixed, tmp_path):
+def test_a_config_file_sets_what_flags_do_not(mixed: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("extract:\n  short_side: 32\n  jpeg_quality: 80\npretrain: {}\n")
     _run(
         "extract",
@@ -232,7 +235,7 @@ def test_a_config_file_sets_what_flags_do_not(mixed, tmp_path):
     assert (settings["short_side"], settings["jpeg_quality"], settings["frame_codec"]) == (32, 70, "jpeg")
 
 
-def test_inspect(pan_store, tmp_path):
+def test_inspect(pan_store: Store, tmp_path: Path) -> None:
     result = _run("inspect", pan_store.path, "--json")
     described = json.loads(result.stdout)
     assert (described["videos"], described["frames"], described["labels"]) == (8, 192, 4)
@@ -247,7 +250,7 @@ def test_inspect(pan_store, tmp_path):
     assert "has no video 'left'; 2 ids contain it" in _run("inspect", pan_store.path, "left").stderr
 
 
-def test_times_are_the_streams(tmp_path):
+def test_times_are_the_streams(tmp_path: Path) -> None:
     """Variable frame rate, and a clip that starts late."""
     (tmp_path / "in").mkdir()
     path = tmp_path / "in/vfr.mp4"

@@ -3,6 +3,7 @@
 import errno
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ from PIL import Image
 from mgm_shared import figures
 from mgm_shared.errors import UserError
 from mgm_shared.figures import Row, film_strip, motion_figure, movie, panels, save, save_gif
+from mgm_shared.store import Store
 
 GREY = np.linspace(0, 250, 5).astype(np.uint8)
 FRAMES_THWC = np.broadcast_to(GREY[:, None, None, None], (5, 16, 24, 3))
 
 
-def _row(name: str, legend=None) -> Row:
+def _row(name: str, legend: Any = None) -> Row:
     return Row(name=name, draw=lambda axis, t: axis.imshow(FRAMES_THWC[t]), legend=legend)
 
 
-def test_after_the_last_column_the_rows_begin_anew():
+def test_after_the_last_column_the_rows_begin_anew() -> None:
     rows = [_row("first"), _row("second", legend=lambda axis: axis.text(0, 0, "explained"))]
     titles = {0: "a", 1: "b", 3: "c"}
     figure = film_strip(rows, titles, (16, 24), caption="clip", max_columns=2)
@@ -33,7 +35,7 @@ def test_after_the_last_column_the_rows_begin_anew():
     assert figure.get_suptitle() == "clip"
 
 
-def test_a_movie_shows_every_frame_once(tmp_path):
+def test_a_movie_shows_every_frame_once(tmp_path: Path) -> None:
     titles = {t: f"frame {t}" for t in range(5)}
     pictures = movie([_row("first"), _row("second")], titles, (16, 24))
     assert len(pictures) == 5
@@ -50,7 +52,7 @@ def test_a_movie_shows_every_frame_once(tmp_path):
 @pytest.mark.parametrize(
     ("num_rows", "lines"), [(1, [1]), (3, [3]), (4, [4]), (5, [3, 2]), (6, [3, 3]), (7, [4, 3]), (9, [3, 3, 3])]
 )
-def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(num_rows, lines):
+def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(num_rows: int, lines: list[int]) -> None:
     row = Row(name="", draw=lambda axis, t: axis.imshow(np.zeros((16, 24, 3), np.uint8)))
     first, second = movie([row] * num_rows, {0: "", 1: ""}, (16, 24))
     np.testing.assert_array_equal(first, second)
@@ -64,7 +66,7 @@ def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(n
 
 
 @pytest.mark.parametrize("num_rows", [2, 6, 8])
-def test_a_title_stays_over_its_own_panel(num_rows, monkeypatch):
+def test_a_title_stays_over_its_own_panel(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(figures, "panels", lambda *sizes: drawn.append(panels(*sizes)) or drawn[0])
     name = "prediction, mean\nand contrast from\nGROUND TRUTH\n(19.5 dB)"
@@ -78,13 +80,13 @@ def test_a_title_stays_over_its_own_panel(num_rows, monkeypatch):
         assert lower[0].title.get_window_extent().y1 < upper[0].get_window_extent().y0
 
 
-def _stretches(is_set_K) -> list[tuple[int, int]]:
+def _stretches(is_set_K: Any) -> list[tuple[int, int]]:
     """Where a row of booleans is set: from, and up to."""
     edges = np.flatnonzero(np.diff(np.pad(is_set_K.astype(int), 1)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def test_motion_is_drawn_from_a_store(pan_store, tmp_path):
+def test_motion_is_drawn_from_a_store(pan_store: Store, tmp_path: Path) -> None:
     video = pan_store["train/left/0.mp4"]
     figure = motion_figure(video, np.array([0, 5]))
     first, second = figure.axes[0], figure.axes[1]
@@ -99,7 +101,7 @@ def test_motion_is_drawn_from_a_store(pan_store, tmp_path):
         save(figure, Path(tmp_path / "strip.txt"))
 
 
-def test_a_figure_is_whole_or_not_there(tmp_path):
+def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
     figure, _ = panels(1, 1, (16, 24))
     for suffix in ("png", "pdf", "svg"):
         save(figure, tmp_path / f"figure.{suffix}")
@@ -108,7 +110,7 @@ def test_a_figure_is_whole_or_not_there(tmp_path):
     before = (tmp_path / "figure.png").read_bytes()
     assert before.startswith(b"\x89PNG")
 
-    def fail(file, **options):
+    def fail(file: Path, **options: Any) -> None:
         file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

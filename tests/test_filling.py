@@ -1,7 +1,9 @@
 """B pictures of MPEG-4 part 2, whose vectors FFmpeg does not export, on a pan of known speed."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ COMPLETE = {
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The store of all clips by each choice of --no-vectors, and what each extraction said."""
     root = tmp_path_factory.mktemp("filling")
     (root / "in").mkdir()
@@ -61,7 +63,7 @@ def stores(tmp_path_factory):
 
 @pytest.mark.parametrize("no_vectors", ["estimate", "transcode"])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_b_pictures_have_the_pan_s_speed(stores, name, no_vectors):
+def test_b_pictures_have_the_pan_s_speed(stores: dict[str, Any], name: Any, no_vectors: str) -> None:
     """A velocity a frame interval, like that of P pictures, which span several."""
     video = stores[no_vectors][0][name]
     assert video.record["motion_source"] == f"codec+{no_vectors}"
@@ -80,7 +82,7 @@ def test_b_pictures_have_the_pan_s_speed(stores, name, no_vectors):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_the_codec_s_own_vectors_are_kept(stores, name):
+def test_the_codec_s_own_vectors_are_kept(stores: dict[str, Any], name: Any) -> None:
     """Those that --no-vectors skip stores; B pictures are missing there, and the store says so."""
     skipped = stores["skip"][0][name]
     assert skipped.record["motion_source"] == "codec+none"
@@ -93,7 +95,7 @@ def test_the_codec_s_own_vectors_are_kept(stores, name):
 
 
 @pytest.mark.parametrize("name", COMPLETE)
-def test_other_videos_are_left_alone(stores, name):
+def test_other_videos_are_left_alone(stores: dict[str, Any], name: Any) -> None:
     videos = [stores[no_vectors][0][name] for no_vectors in ("skip", "estimate", "transcode")]
     assert {video.record["motion_source"] for video in videos} == {"codec"}
     for video in videos[1:]:
@@ -107,7 +109,7 @@ def test_other_videos_are_left_alone(stores, name):
         assert np.abs(np.nanmedian(motion_YX2, axis=(0, 1)) - VELOCITY).max() <= 0.25
 
 
-def test_it_is_said_and_counted(stores):
+def test_it_is_said_and_counted(stores: dict[str, Any]) -> None:
     for no_vectors, what in (
         ("skip", "left missing"),
         ("estimate", "block matching"),
@@ -121,7 +123,7 @@ def test_it_is_said_and_counted(stores):
         assert what in line
 
 
-def test_inspect_shows_the_share_with_motion(stores):
+def test_inspect_shows_the_share_with_motion(stores: dict[str, Any]) -> None:
     for no_vectors, share in (("skip", 0.0), ("transcode", 1.0)):
         store = stores[no_vectors][0]
         output = CliRunner().invoke(main, ["inspect", str(store.path), "packed.avi", "--json"]).stdout
@@ -138,7 +140,7 @@ def test_inspect_shows_the_share_with_motion(stores):
         assert described["motion_from"] == {"codec": len(COMPLETE), source: len(ENCODERS)}
 
 
-def test_lossless_frames_turned(tmp_path):
+def test_lossless_frames_turned(tmp_path: Path) -> None:
     """The frames are compared as stored, so the motion is that of the picture as shown."""
     (tmp_path / "in").mkdir()
     path = write_video(tmp_path / "b.mp4", pan(VELOCITY, num_frames=12), "mpeg4", {"bf": "2"}, rotation=90)
@@ -155,15 +157,15 @@ class _Recorder:
 
     given: list[int]
 
-    def __init__(self, height, width):
+    def __init__(self, height: Any, width: Any) -> None:
         self.given = _Recorder.given = []
 
-    def motion(self, luma_HW):
+    def motion(self, luma_HW: Any) -> Any:
         self.given.append(int(luma_HW[0, 0]))
         return tuple(self.given[-2:])
 
 
-def test_only_what_is_needed_is_encoded(monkeypatch):
+def test_only_what_is_needed_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each B picture against the frame before, whether that was given already or not."""
     monkeypatch.setitem(filling.SOURCES, "estimate", _Recorder)
     filler = Filler("estimate", 8, 8)
@@ -176,7 +178,7 @@ def test_only_what_is_needed_is_encoded(monkeypatch):
     assert filler.num_filled == 3
 
 
-def test_a_first_b_picture_has_no_motion():
+def test_a_first_b_picture_has_no_motion() -> None:
     picture = SimpleNamespace(codec="mpeg4", picture_type=TYPE_B, vectors_K=())
     for source in ("estimate", "transcode"):
         motion_YX2 = Filler(source, 64, 64).motion(picture, np.zeros((64, 64, 3), np.uint8))
@@ -184,5 +186,5 @@ def test_a_first_b_picture_has_no_motion():
         assert np.isnan(motion_YX2).all()
 
 
-def test_codecs_with_vectors_of_b_pictures_are_not_filled():
+def test_codecs_with_vectors_of_b_pictures_are_not_filled() -> None:
     assert not ZERO_B_CODECS & {"h264", "mpeg1video", "mpeg2video"}

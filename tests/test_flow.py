@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import zarr
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from synthetic import pan
 from torchvision.models.optical_flow import raft_small
 
@@ -20,20 +22,20 @@ from mgm_prep.store_tools.add_flow import add_flow
 from mgm_prep.store_tools.verify import verify
 from mgm_shared import shard_reader
 from mgm_shared.errors import UserError
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 from mgm_train.cli import main as train
 
 SPEEDS = {"right": (3, 0), "left": (-3, 0), "up": (0, -3), "down": (0, 3)}
 
 
 @pytest.fixture
-def store(pan_store, tmp_path):
+def store(pan_store: Store, tmp_path: Path) -> Path:
     shard_reader._shard_index.cache_clear()
     return shutil.copytree(pan_store.path, tmp_path / "copy.store")
 
 
 @pytest.fixture(scope="module")
-def raft_weights(tmp_path_factory):
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights: for what the program does with them, not for what they find."""
     file = tmp_path_factory.mktemp("weights") / "raft.pth"
     with torch.random.fork_rng():
@@ -42,20 +44,20 @@ def raft_weights(tmp_path_factory):
     return file
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["flow", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("method", ["farneback", "dis"])
 @pytest.mark.parametrize("velocity", [(4, 0), (-2, 3)])
-def test_the_flow_of_a_pan_is_its_velocity(method, velocity):
+def test_the_flow_of_a_pan_is_its_velocity(method: str, velocity: tuple[int, int]) -> None:
     frames_THWC = np.stack(list(pan(velocity, num_frames=3, height=96, width=128)))
     motion_BHW2 = opencv_motion(method, frames_THWC)
     assert motion_BHW2.shape == (2, 96, 128, 2)
     np.testing.assert_allclose(np.median(motion_BHW2, axis=(1, 2)), [velocity, velocity], atol=0.1)
 
 
-def test_vectors_lie_where_the_content_is_now():
+def test_vectors_lie_where_the_content_is_now() -> None:
     # A block jumps from the left to the right half: only there can one look back at where it was.
     frames_THWC = np.zeros((2, 64, 128, 3), np.uint8)
     block = np.random.default_rng(0).integers(60, 255, (24, 24, 1), np.uint8)
@@ -64,7 +66,7 @@ def test_vectors_lie_where_the_content_is_now():
     np.testing.assert_allclose(np.median(motion_HW2[18:38, 44:60], axis=(0, 1)), (8, 0), atol=0.5)
 
 
-def test_the_first_frame_has_no_flow_and_the_batches_do_not_show():
+def test_the_first_frame_has_no_flow_and_the_batches_do_not_show() -> None:
     frames_THWC = np.stack(list(pan((2, 1), num_frames=7, height=64, width=64)))
     estimate = estimator(FlowSettings(method="dis"))
     whole = np.stack(list(cell_motion(iter([frames_THWC]), estimate)))
@@ -77,13 +79,13 @@ def test_the_first_frame_has_no_flow_and_the_batches_do_not_show():
     np.testing.assert_allclose(whole[3], by_pixel.reshape(8, 8, 8, 8, 2).mean((1, 3)), atol=1e-5)
 
 
-def test_raft_gets_pictures_it_can_take_and_looks_backwards():
+def test_raft_gets_pictures_it_can_take_and_looks_backwards() -> None:
     class Recorder(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def forward(self, first, second):
+        def forward(self, first: Any, second: Any) -> list[Any]:
             self.seen = first, second
             flow = torch.zeros(len(first), 2, *first.shape[2:])
             flow[:, 0] = torch.arange(first.shape[3])
@@ -101,7 +103,7 @@ def test_raft_gets_pictures_it_can_take_and_looks_backwards():
     np.testing.assert_array_equal(motion_BHW2[..., 0], np.broadcast_to(-np.arange(136.0), (2, 72, 136)))
 
 
-def test_a_store_gets_flow_beside_its_motion_and_a_second_run_finds_it(store):
+def test_a_store_gets_flow_beside_its_motion_and_a_second_run_finds_it(store: Path) -> None:
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
     result = run(store, "--method", "farneback", "--workers", "0", "--json")
     assert result.exit_code == 0, result.stderr
@@ -122,7 +124,7 @@ def test_a_store_gets_flow_beside_its_motion_and_a_second_run_finds_it(store):
     assert (again["parts"], again["computed_now"]) == (1, 0)
 
 
-def test_zarr_and_xarray_read_the_flow(store):
+def test_zarr_and_xarray_read_the_flow(store: Path) -> None:
     add_flow(store, FlowSettings(method="dis"))
     (part,) = (store / "parts").glob("128x160-*")
     array = zarr.open_array(part / "flow", mode="r")
@@ -135,7 +137,7 @@ def test_zarr_and_xarray_read_the_flow(store):
     np.testing.assert_array_equal(video.to_xarray()["flow"].to_numpy(), video.flow[:])
 
 
-def test_another_method_is_refused_and_replaced_only_when_told(store):
+def test_another_method_is_refused_and_replaced_only_when_told(store: Path) -> None:
     add_flow(store, FlowSettings(method="dis"))
     result = run(store, "--method", "farneback", "--workers", "0")
     assert result.exit_code == 2
@@ -150,8 +152,8 @@ def test_another_method_is_refused_and_replaced_only_when_told(store):
     assert not (store / ".unfinished").exists()
 
 
-def test_an_interrupted_run_leaves_no_half_and_goes_on(store, monkeypatch):
-    def stop(*arguments):
+def test_an_interrupted_run_leaves_no_half_and_goes_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(flow_array, "publish", stop)
@@ -163,7 +165,7 @@ def test_an_interrupted_run_leaves_no_half_and_goes_on(store, monkeypatch):
     assert add_flow(store, FlowSettings(method="dis")).computed_now == 1
 
 
-def test_damage_of_frames_is_said_and_harms_no_other_part(store):
+def test_damage_of_frames_is_said_and_harms_no_other_part(store: Path) -> None:
     (part,) = (store / "parts").glob("128x160-*")
     shutil.copytree(part, part.with_name("128x160-000001"))
     shard = next((part / "frames").glob("c*"))
@@ -180,7 +182,7 @@ def test_damage_of_frames_is_said_and_harms_no_other_part(store):
 
 
 @pytest.mark.starts_dask
-def test_workers_write_the_same_bytes(store, tmp_path):
+def test_workers_write_the_same_bytes(store: Path, tmp_path: Path) -> None:
     other = shutil.copytree(store, tmp_path / "other.store")
     add_flow(store, FlowSettings(method="dis"))
     add_flow(other, FlowSettings(method="dis"), Execution(workers=2))
@@ -188,7 +190,7 @@ def test_workers_write_the_same_bytes(store, tmp_path):
         assert file.read_bytes() == (other / file.relative_to(store)).read_bytes()
 
 
-def test_raft_with_weights_from_a_file(store, raft_weights, monkeypatch):
+def test_raft_with_weights_from_a_file(store: Path, raft_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One video is enough of a model this slow.
     (part,) = (store / "parts").glob("128x160-*")
     metadata = json.loads((part / "zarr.json").read_text())
@@ -203,7 +205,7 @@ def test_raft_with_weights_from_a_file(store, raft_weights, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "other"])
-def test_weights_that_are_none_are_refused_in_a_line(store, tmp_path, content):
+def test_weights_that_are_none_are_refused_in_a_line(store: Path, tmp_path: Path, content: bytes | str | None) -> None:
     file = tmp_path / "weights.pth"
     if content == "other":
         torch.save(torch.nn.Linear(2, 2).state_dict(), file)
@@ -215,9 +217,9 @@ def test_weights_that_are_none_are_refused_in_a_line(store, tmp_path, content):
     assert str(file) in result.stderr
 
 
-def test_weights_are_never_unpickled_into_code(store, tmp_path):
+def test_weights_are_never_unpickled_into_code(store: Path, tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, Any]:
             return (print, ("trapped",))
 
     file = tmp_path / "trap.pth"
@@ -227,13 +229,13 @@ def test_weights_are_never_unpickled_into_code(store, tmp_path):
     assert "trapped" not in result.stdout
 
 
-def test_settings_that_do_not_fit_are_refused():
+def test_settings_that_do_not_fit_are_refused() -> None:
     for wrong in ({"method": "guess"}, {"method": "raft-small"}, {"weights": "a.pth"}, {"device": "tpu"}):
         with pytest.raises(UserError, match="must be"):
             FlowSettings(**wrong)
 
 
-def test_pretraining_is_guided_by_the_flow(store, tmp_path):
+def test_pretraining_is_guided_by_the_flow(store: Path, tmp_path: Path) -> None:
     small = ["--model", "vit_tiny", "--num-frames", "4", "--image-px", "64", "--stride", "2", "--num-workers", "0",
              "--batch-size", "4", "--epochs", "1", "--warmup-epochs", "0", "--guidance", "flow"]  # fmt: skip
     arguments = ["pretrain", str(store), "--run", str(tmp_path / "run"), *small]

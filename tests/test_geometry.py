@@ -1,5 +1,7 @@
 """Stored sizes, token grids, flips and turns against moving points."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,20 +21,22 @@ from mgm_shared.geometry import Orientation, TokenGrid, stored_size
         ((3, 5), 256, (8, 8)),
     ],
 )
-def test_stored_size(display, short_side, expected):
+def test_stored_size(display: tuple[int, int], short_side: int, expected: tuple[int, int]) -> None:
     assert stored_size(*display, short_side) == expected
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 10**6))
-def test_a_turned_picture_has_turned_motion(is_transposed, is_flipped_x, is_flipped_y, seed):
+def test_a_turned_picture_has_turned_motion(
+    is_transposed: bool, is_flipped_x: bool, is_flipped_y: bool, seed: int
+) -> None:
     """A point that moves in the coded picture moves in the shown one as its motion says."""
     rng = np.random.default_rng(seed)
     height, width = 5, 7
     before, after = rng.integers(0, 5, (2, 2))
     orientation = Orientation(is_transposed=is_transposed, is_flipped_x=is_flipped_x, is_flipped_y=is_flipped_y)
 
-    def shown_at(x, y):
+    def shown_at(x: Any, y: Any) -> np.ndarray:
         frame = np.zeros((height, width, 3), np.uint8)
         frame[y, x] = 1
         (shown_y,), (shown_x,) = np.nonzero(orientation.frame(frame)[..., 0])
@@ -45,7 +49,7 @@ def test_a_turned_picture_has_turned_motion(is_transposed, is_flipped_x, is_flip
     np.testing.assert_array_equal(moved[y, x], shown_at(*after) - shown_at(*before))
 
 
-def test_the_token_grid_of_the_paper():
+def test_the_token_grid_of_the_paper() -> None:
     grid = TokenGrid.of_clip(16, 224, 224)
     assert (grid.t, grid.h, grid.w, grid.patches_per_slice, grid.num_tokens) == (8, 14, 14, 196, 1568)
     with pytest.raises(ValueError, match="does not divide into tubelets"):

@@ -1,12 +1,14 @@
 """Grid files: which runs they make, what they share, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from mgm_shared.errors import UserError
-from mgm_train.ablation.grid import choose, read_grid, runs_of
+from mgm_train.ablation.grid import Table, choose, read_grid, runs_of
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 RECIPE = {
@@ -18,11 +20,11 @@ RECIPE = {
 
 
 @pytest.fixture
-def grid_of(tmp_path):
+def grid_of(tmp_path: Path) -> Callable[..., list[Table]]:
     """Writes a grid and its recipe; its tables."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
 
-    def read(tables, **more):
+    def read(tables: Any, **more: Any) -> Any:
         file = tmp_path / "grid.yaml"
         file.write_text(yaml.safe_dump({"recipe": "recipe.yaml", "tables": tables, **more}, sort_keys=False))
         return read_grid(file)
@@ -30,7 +32,7 @@ def grid_of(tmp_path):
     return read
 
 
-def test_a_table_is_all_combinations_of_its_axes(grid_of):
+def test_a_table_is_all_combinations_of_its_axes(grid_of: Callable[..., list[Table]]) -> None:
     axes = {"mask": ["tube", "mgm"], "mask_ratio": [0.5, 0.9]}
     (table,) = grid_of({"both": axes}, seeds=[3, 4])
     assert [row.labels for row in table.rows] == [("tube", "0.5"), ("tube", "0.9"), ("mgm", "0.5"), ("mgm", "0.9")]
@@ -46,7 +48,7 @@ def test_a_table_is_all_combinations_of_its_axes(grid_of):
             assert run.configs["evaluate"].stride == 2
 
 
-def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of):
+def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of: Callable[..., list[Table]]) -> None:
     (table,) = grid_of(
         {"t": {"stride": [3], "pretrain.epochs": [80]}}, settings={"num_workers": 0, "finetune.mixup": 0}
     )
@@ -57,7 +59,7 @@ def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of):
     assert run.configs["finetune"].mixup == 0.0
 
 
-def test_rows_may_have_names_and_set_several_fields(grid_of):
+def test_rows_may_have_names_and_set_several_fields(grid_of: Callable[..., list[Table]]) -> None:
     backbones = {"ViT": {"model": "vit_tiny"}, "TimeSformer": {"model": "vit_small", "attention": "divided"}}
     named, several = grid_of({"a": {"mask_jitter": {"no": 0, "yes": 0.15}}, "b": {"backbone": backbones}})
     assert [row.labels for row in named.rows] == [("no",), ("yes",)]
@@ -69,7 +71,7 @@ def test_rows_may_have_names_and_set_several_fields(grid_of):
     ] * 2
 
 
-def test_rows_that_set_several_fields_may_be_named_by_numbers(grid_of):
+def test_rows_that_set_several_fields_may_be_named_by_numbers(grid_of: Callable[..., list[Table]]) -> None:
     axis = {200: {"pretrain.epochs": 2}, 400: {"pretrain.epochs": 4, "finetune.repeats": 2}}
     (table,) = grid_of({"t": {"epochs": axis}})
     assert [row.labels for row in table.rows] == [("200",), ("400",)]
@@ -77,7 +79,7 @@ def test_rows_that_set_several_fields_may_be_named_by_numbers(grid_of):
     assert table.rows[1].runs[0].configs["finetune"].repeats == 2
 
 
-def test_what_comes_to_the_same_is_run_once(grid_of):
+def test_what_comes_to_the_same_is_run_once(grid_of: Callable[..., list[Table]]) -> None:
     tables = grid_of({"a": {"mask": ["tube", "mgm"]}, "b": {"mask_ratio": [0.5, 0.75]}, "c": {"model": ["vit_tiny"]}})
     assert [run.name for run in runs_of(tables)] == ["mask=tube,seed=0", "seed=0", "mask_ratio=0.5,seed=0"]
     one, other = grid_of(
@@ -89,7 +91,7 @@ def test_what_comes_to_the_same_is_run_once(grid_of):
     assert one.rows[0].runs[0].names == other.rows[0].runs[0].names
 
 
-def test_what_varies_later_stages_shares_the_earlier_ones(grid_of):
+def test_what_varies_later_stages_shares_the_earlier_ones(grid_of: Callable[..., list[Table]]) -> None:
     (table,) = grid_of({"t": {"finetune.mixup": [0.8, 0.0], "evaluate.num_temporal_views": [5, 2]}})
     names = [row.runs[0].names for row in table.rows]
     assert {name["pretrain"] for name in names} == {"seed=0"}
@@ -97,7 +99,7 @@ def test_what_varies_later_stages_shares_the_earlier_ones(grid_of):
     assert len({name["evaluate"] for name in names}) == 4
 
 
-def test_some_tables_can_be_chosen(grid_of):
+def test_some_tables_can_be_chosen(grid_of: Callable[..., list[Table]]) -> None:
     tables = grid_of({"a": {"mask": ["tube"]}, "b": {"mask": ["mgm"]}})
     assert [table.name for table in choose(tables, ["b"])] == ["b"]
     assert choose(tables, []) == tables
@@ -126,7 +128,7 @@ def test_some_tables_can_be_chosen(grid_of):
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
-def test_what_has_no_meaning_is_refused(tmp_path, grid, message):
+def test_what_has_no_meaning_is_refused(tmp_path: Path, grid: Any, message: str) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(grid))
     with pytest.raises(UserError) as error:
@@ -135,7 +137,7 @@ def test_what_has_no_meaning_is_refused(tmp_path, grid, message):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_key_of_the_recipe_is_refused(tmp_path):
+def test_an_unknown_key_of_the_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text("recipe: recipe.yaml\ntables: {t: {mask: [mgm]}}\n")
     for section, message in (
         ("pretrain", "`pretrain` has no option epoch"),
@@ -146,7 +148,7 @@ def test_an_unknown_key_of_the_recipe_is_refused(tmp_path):
             read_grid(tmp_path / "grid.yaml")
 
 
-def test_the_papers_grid():
+def test_the_papers_grid() -> None:
     tables = read_grid(PIPELINES / "ablation.yaml")
     rows = {table.name: {row.labels[0]: row.runs[0].configs["pretrain"] for row in table.rows} for table in tables}
     assert {name: len(labels) for name, labels in rows.items()} == {

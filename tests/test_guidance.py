@@ -1,5 +1,8 @@
 """What draws the mask: vectors as they are, cleaned ones that neither camera nor flat ground misleads, flow, boxes."""
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from synthetic import texture
 
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import Box
+from mgm_shared.store import Store
 from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import Clip, read_clips
 from mgm_train.data.views import View
@@ -17,18 +21,18 @@ from mgm_train.masking.guidance import Guidance, clean, filled, magnitude
 NUM_FRAMES, ROWS, COLUMNS = 4, 12, 16
 
 
-def textured(seed=0):
+def textured(seed: int = 0) -> Any:
     """Frames of still noise."""
     frame_HWC = texture(8 * ROWS, 8 * COLUMNS, seed)
     return np.repeat(frame_HWC[None], NUM_FRAMES, axis=0)
 
 
-def clip_of(frames_THWC, motion_TYX2):
+def clip_of(frames_THWC: Any, motion_TYX2: Any) -> Clip:
     frames_CTHW = np.ascontiguousarray(frames_THWC.transpose(3, 0, 1, 2))
     return Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=-1, video_id="a")
 
 
-def object_in_front_of(motion_TYX2):
+def object_in_front_of(motion_TYX2: Any) -> tuple[Any, Any]:
     """`motion_TYX2` with an object of 2×3 cells that moves against it, and those cells."""
     is_object_YX = np.zeros((ROWS, COLUMNS), np.bool_)
     is_object_YX[6:8, 9:12] = True
@@ -37,7 +41,7 @@ def object_in_front_of(motion_TYX2):
     return moved_TYX2, is_object_YX
 
 
-def affine_field(coefficients):
+def affine_field(coefficients: Any) -> np.ndarray:
     y_YX, x_YX = np.mgrid[:ROWS, :COLUMNS]
     (a, b, c), (d, e, f) = coefficients
     field_YX2 = np.stack([a + b * x_YX + c * y_YX, d + e * x_YX + f * y_YX], axis=-1)
@@ -48,7 +52,7 @@ slopes = st.floats(-0.5, 0.5)
 cameras = st.tuples(*[st.tuples(st.floats(-20, 20), slopes, slopes)] * 2)
 
 
-def test_a_missing_cell_takes_the_nearest_frame_that_has_one():
+def test_a_missing_cell_takes_the_nearest_frame_that_has_one() -> None:
     rng = np.random.default_rng(0)
     strength_TYX = rng.random((8, 4, 6)).astype(np.float32)
     strength_TYX[rng.random(strength_TYX.shape) < 0.6] = np.nan
@@ -62,14 +66,14 @@ def test_a_missing_cell_takes_the_nearest_frame_that_has_one():
                 assert filled_TYX[t, y, x] == (0 if nearest is None else strength_TYX[nearest, y, x])
 
 
-def test_the_length_of_a_vector_and_of_none():
+def test_the_length_of_a_vector_and_of_none() -> None:
     motion_TYX2 = np.array([[[[3, -4], [0, 0], [np.nan, np.nan]]]], np.float32)
     np.testing.assert_array_equal(magnitude(motion_TYX2), [[[5, 0, np.nan]]])
 
 
 @settings(deadline=None, max_examples=50)
 @given(cameras, st.integers(0, 100))
-def test_a_camera_that_pans_zooms_or_turns_changes_nothing(camera, seed):
+def test_a_camera_that_pans_zooms_or_turns_changes_nothing(camera: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
     motion_TYX2[rng.random((NUM_FRAMES, ROWS, COLUMNS)) < 0.1] = np.nan
@@ -79,7 +83,7 @@ def test_a_camera_that_pans_zooms_or_turns_changes_nothing(camera, seed):
 
 
 @pytest.mark.parametrize("camera", [((0, 0, 0), (0, 0, 0)), ((9, 0, 0), (-4, 0, 0)), ((1, 0.3, -0.2), (0, 0.2, 0.3))])
-def test_the_object_draws_the_mask_and_not_the_camera(camera):
+def test_the_object_draws_the_mask_and_not_the_camera(camera: Any) -> None:
     motion_TYX2, is_object_YX = object_in_front_of(affine_field(camera))
     for strength_YX in clean(motion_TYX2, textured()):
         assert is_object_YX.ravel()[strength_YX.argmax()]
@@ -88,7 +92,7 @@ def test_the_object_draws_the_mask_and_not_the_camera(camera):
         assert not is_object_YX.ravel()[magnitude(motion_TYX2)[0].argmax()]
 
 
-def test_vectors_of_flat_ground_mean_nothing():
+def test_vectors_of_flat_ground_mean_nothing() -> None:
     motion_TYX2, is_object_YX = object_in_front_of(np.zeros((NUM_FRAMES, ROWS, COLUMNS, 2), np.float32))
     motion_TYX2[:, :4, :6] = np.random.default_rng(0).normal(0, 20, (NUM_FRAMES, 4, 6, 2))
     frames_THWC = textured()
@@ -100,7 +104,7 @@ def test_vectors_of_flat_ground_mean_nothing():
         assert is_object_YX.ravel()[strength_YX.argmax()]
 
 
-def test_the_rule_in_plain_numpy():
+def test_the_rule_in_plain_numpy() -> None:
     rng = np.random.default_rng(1)
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
     is_missing_TYX = rng.random((NUM_FRAMES, ROWS, COLUMNS)) < 0.2
@@ -123,7 +127,7 @@ def test_the_rule_in_plain_numpy():
         np.testing.assert_allclose(strength_TYX[t], np.nanmean(shifted, axis=0), rtol=1e-4)
 
 
-def test_a_mirrored_clip_has_the_mirrored_guidance():
+def test_a_mirrored_clip_has_the_mirrored_guidance() -> None:
     # Vertically, where the samples lie evenly; from the left and from the right they differ by half a sample.
     rng = np.random.default_rng(2)
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
@@ -137,7 +141,7 @@ def test_a_mirrored_clip_has_the_mirrored_guidance():
 
 
 @pytest.mark.parametrize("share_missing", [0.0, 0.5, 1.0])
-def test_guidance_is_never_missing(share_missing):
+def test_guidance_is_never_missing(share_missing: float) -> None:
     rng = np.random.default_rng(0)
     motion_TYX2 = rng.normal(size=(NUM_FRAMES, ROWS, COLUMNS, 2)).astype(np.float32)
     motion_TYX2[rng.random((NUM_FRAMES, ROWS, COLUMNS)) < share_missing] = np.nan
@@ -149,14 +153,14 @@ def test_guidance_is_never_missing(share_missing):
         assert strength_TYX.any() == (share_missing < 1)
 
 
-def test_cells_on_a_line_and_a_single_cell_are_no_camera_to_divide_by():
+def test_cells_on_a_line_and_a_single_cell_are_no_camera_to_divide_by() -> None:
     for known in (np.s_[:, 3, :], np.s_[:, 3, 4:5]):
         motion_TYX2 = np.full((NUM_FRAMES, ROWS, COLUMNS, 2), np.nan, np.float32)
         motion_TYX2[known] = (5, 1)
         np.testing.assert_allclose(filled(clean(motion_TYX2, textured())), 0, atol=1e-3)
 
 
-def test_boxes_draw_the_mask_to_the_middle_of_the_largest(pan_store, tmp_path):
+def test_boxes_draw_the_mask_to_the_middle_of_the_largest(pan_store: Store, tmp_path: Path) -> None:
     (tmp_path / "train" / "left").mkdir(parents=True)
     lines = [f"{frame},1,{20 + 2 * frame},30,40,50,1\n{frame},2,100,90,16,16,1" for frame in range(1, 25)]
     (tmp_path / "train" / "left" / "0.txt").write_text("\n".join(lines))
@@ -173,12 +177,12 @@ def test_boxes_draw_the_mask_to_the_middle_of_the_largest(pan_store, tmp_path):
         guidance.read(pan_store["train/right/0.mp4"], slice(0, 4))
 
 
-def test_flow_must_have_been_computed(pan_store):
+def test_flow_must_have_been_computed(pan_store: Store) -> None:
     with pytest.raises(UserError, match="mgm-prep flow"):
         Guidance(source="flow").read(pan_store["train/right/0.mp4"], slice(0, 4))
 
 
-def test_the_configuration_names_the_source():
+def test_the_configuration_names_the_source() -> None:
     assert Guidance.of(PretrainConfig(guidance="clean")) == Guidance(source="clean")
     for wrong in ({"guidance": "stars"}, {"guidance": "boxes"}, {"boxes": "folder"}, {"mask_top_k": 0}):
         with pytest.raises(UserError, match="must be"):

@@ -1,6 +1,9 @@
 """H.264's parameter sets, against ffmpeg's own trace of the headers and the speed of a pan behind a later set."""
 
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,27 +18,27 @@ from mgm_prep.motion.codec import motion_grid, with_references
 SPEED = 3
 
 
-def _traced(path, name):
+def _traced(path: Path, name: Any) -> list[Any]:
     """The values of a syntax element, in the stream's order, as ffmpeg's bitstream filter trace_headers reads them."""
     command = [FFMPEG, "-hide_banner", "-i", str(path), "-c", "copy", "-bsf:v", "trace_headers", "-f", "null", "-"]
     trace = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return [int(line.split("=")[-1]) for line in trace.splitlines() if f" {name} " in line]
 
 
-def _units(path):
+def _units(path: Path) -> list[Any]:
     """The NAL units of an Annex B file."""
     return list(nal_units(path.read_bytes(), 0))
 
 
-def _joined(units):
+def _joined(units: Any) -> Any:
     return b"".join(b"\x00\x00\x00\x01" + unit for unit in units)
 
 
-def _sps_of(path):
+def _sps_of(path: Path) -> Any:
     return next(unit for unit in _units(path) if unit[0] & 31 == SPS)
 
 
-def _unescaped(unit):
+def _unescaped(unit: Any) -> Any:
     return unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")
 
 
@@ -55,7 +58,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_set_says_what_ffmpeg_reads(tmp_path, name):
+def test_a_set_says_what_ffmpeg_reads(tmp_path: Path, name: Any) -> None:
     options = ["-pix_fmt", "yuv420p", *SETTINGS[name]]
     plain = moving_pattern(tmp_path / "plain.h264", "-c:v", "libx264", *options, size="120x88", seconds=0.2)
     path = tmp_path / "cut.h264"
@@ -69,20 +72,20 @@ def test_a_set_says_what_ffmpeg_reads(tmp_path, name):
     assert sequence.top_px == unit_y * _traced(path, "frame_crop_top_offset")[0] == 8
 
 
-def _ue(value):
+def _ue(value: Any) -> str:
     text = f"{value + 1:b}"
     return "0" * (len(text) - 1) + text
 
 
-def _se(value):
+def _se(value: Any) -> Any:
     return _ue(2 * value - 1 if value > 0 else -2 * value)
 
 
-def _bits(data):
+def _bits(data: Any) -> Any:
     return "".join(f"{byte:08b}" for byte in data)
 
 
-def _with_scaling_lists(sps, lists):
+def _with_scaling_lists(sps: Any, lists: Any) -> bytes:
     """The unit with seq_scaling_matrix_present_flag and, for each list, its deltas or None for no list."""
     bits = _bits(_unescaped(sps))
     # Profile, flags, level; sps id 0; chroma_format_idc 1, or 3 and one more flag; 8 bits twice; no bypass.
@@ -110,7 +113,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_scaling_lists(tmp_path, name):
+def test_scaling_lists(tmp_path: Path, name: Any) -> None:
     """ffmpeg reads the same behind them, and where all are 16 decodes the same pictures."""
     lists = LISTS[name]
     pix_fmt = "yuv420p" if len(lists) == 8 else "yuv444p"
@@ -128,7 +131,7 @@ def test_scaling_lists(tmp_path, name):
         assert ffmpeg("-i", str(path), *raw) == ffmpeg("-i", str(plain), *raw)
 
 
-def test_a_damaged_set_leaves_the_one_before(tmp_path):
+def test_a_damaged_set_leaves_the_one_before(tmp_path: Path) -> None:
     """One that ends early is ignored, unless what is wanted of it is there."""
     two, five = (
         _units(moving_pattern(tmp_path / f"{n}.h264", "-c:v", "libx264", "-refs", n, "-bf", "0", seconds=0.2))
@@ -143,7 +146,7 @@ def test_a_damaged_set_leaves_the_one_before(tmp_path):
     assert (found[:8], found[-8:]) == ([2] * 8, [5] * 8)
 
 
-def test_random_bytes_raise_nothing():
+def test_random_bytes_raise_nothing() -> None:
     rng = np.random.default_rng(0)
     for length in rng.integers(0, 60, 400):
         data = rng.integers(0, 256, length).astype(np.uint8).tobytes()
@@ -153,12 +156,12 @@ def test_random_bytes_raise_nothing():
             ParameterSets().read(b"\x00\x00\x01" + bytes([0x60 | kind]) + data)
 
 
-def _refs_clip(path, num_references, *params):
+def _refs_clip(path: Path, num_references: Any, *params: Any) -> Iterator[Any]:
     """Two scenes in turn that move by SPEED; with one reference only ever the picture before, with more that of two."""
     scenes = texture(seed=1), texture(seed=2)
     is_alternating = num_references > 1
 
-    def frames():
+    def frames() -> Iterator[Any]:
         for t in range(20):
             scene_HWC = scenes[t % 2 if is_alternating else 0]
             yield np.ascontiguousarray(np.roll(scene_HWC, SPEED * t, 1)[:240, :320])
@@ -167,7 +170,7 @@ def _refs_clip(path, num_references, *params):
     return write_video(path, frames(), options=options | ({"x264-params": ":".join(params)} if params else {}))
 
 
-def _check_speeds(path, num_references):
+def _check_speeds(path: Path, num_references: Any) -> None:
     """`num_references`: of each of the clips that were joined."""
     with VideoFile(path) as video:
         pictures = list(with_references(video.pictures()))
@@ -180,7 +183,7 @@ def _check_speeds(path, num_references):
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Annex B files of 1 and 4 references, the ids of their sets 0 and 1."""
     root = tmp_path_factory.mktemp("clips")
     return [_refs_clip(root / "one.h264", 1, "sps-id=0"), _refs_clip(root / "four.h264", 4, "sps-id=1")]
@@ -188,7 +191,9 @@ def clips(tmp_path_factory):
 
 @pytest.mark.parametrize("suffix", ["h264", "ts", "mkv", "mp4", "avi"])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0)], ids=str)
-def test_each_sequence_has_its_own_number_of_references(clips, tmp_path, order, suffix):
+def test_each_sequence_has_its_own_number_of_references(
+    clips: list[Path], tmp_path: Path, order: Any, suffix: str
+) -> None:
     """In-band sets in an elementary and a transport stream, in Matroska and AVI, and in MP4 as avc3."""
     joined = tmp_path / "joined.h264"
     joined.write_bytes(b"".join(clips[number].read_bytes() for number in order))
@@ -200,19 +205,19 @@ def test_each_sequence_has_its_own_number_of_references(clips, tmp_path, order, 
     _check_speeds(joined.with_suffix(f".{suffix}"), [(1, 4)[number] for number in order])
 
 
-def _remuxed(source, target, *options):
+def _remuxed(source: Any, target: Any, *options: str) -> bytes:
     ffmpeg("-r", "25", "-i", str(source), "-c", "copy", *options, str(target))
     return target.read_bytes()
 
 
-def test_sets_of_the_same_id(tmp_path):
+def test_sets_of_the_same_id(tmp_path: Path) -> None:
     """As in joined files of one encoder."""
     clips = [_refs_clip(tmp_path / f"{n}.h264", n) for n in (1, 4)]
     (tmp_path / "joined.h264").write_bytes(b"".join(clip.read_bytes() for clip in clips))
     _check_speeds(tmp_path / "joined.h264", [1, 4])
 
 
-def test_new_extradata_beside_a_packet(clips, tmp_path):
+def test_new_extradata_beside_a_packet(clips: list[Path], tmp_path: Path) -> None:
     """A joined FLV: FFmpeg hands the second avcC out as side data of a packet."""
     data = b""
     for number, clip in enumerate(clips):
@@ -228,7 +233,7 @@ def test_new_extradata_beside_a_packet(clips, tmp_path):
     _check_speeds(path, [1, 4])
 
 
-def test_slices_choose_among_sets_sent_before(clips):
+def test_slices_choose_among_sets_sent_before(clips: list[Path]) -> None:
     """Both at the start, and the slices say which one is active; avcC and Annex B."""
     units = [_units(clip) for clip in clips]
     sets = [unit for clip in units for unit in clip if unit[0] & 31 in (SPS, PPS)]
@@ -250,13 +255,13 @@ def test_slices_choose_among_sets_sent_before(clips):
     assert ParameterSets(avcc).read(_joined([slices[1]])).sequence.num_references == 4
 
 
-def test_an_unknown_set_allows_the_most_references(clips):
+def test_an_unknown_set_allows_the_most_references(clips: list[Path]) -> None:
     slices = [unit for unit in _units(clips[0]) if unit[0] & 31 in SLICES]
     assert ParameterSets().read(_joined(slices[:1])).sequence == Sequence(num_references=16)
     assert ParameterSets(b"").active == ParameterSets(None).active == Sequence()
 
 
-def test_a_pan_is_not_disturbed_by_a_change_of_size(tmp_path):
+def test_a_pan_is_not_disturbed_by_a_change_of_size(tmp_path: Path) -> None:
     """References of another size are none."""
     clips = [
         write_video(tmp_path / f"{n}.h264", pan((3, -2), 12, *size), options={"refs": "4", "bf": "2"})

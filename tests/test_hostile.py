@@ -9,7 +9,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -53,14 +55,14 @@ def _read_carelessly(path: Path, kind: str) -> None:
 
 
 @pytest.fixture
-def secret(tmp_path) -> Path:
+def secret(tmp_path: Path) -> Path:
     """A video that no other file may lead to."""
     return moving_pattern(tmp_path / "secret.mp4", "-c:v", "libx264", size="64x64", seconds=0.4)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".ffconcat"])
 @pytest.mark.parametrize("kind", CARELESS)
-def test_no_file_opens_another(tmp_path, secret, kind, suffix):
+def test_no_file_opens_another(tmp_path: Path, secret: Path, kind: str, suffix: str) -> None:
     # A bare name is what FFmpeg's own checks let pass.
     trap = _trap(tmp_path / f"trap{suffix}", kind, str(secret) if kind == "reference" else secret.name)
     watch = OpenWatch(secret)
@@ -71,7 +73,7 @@ def test_no_file_opens_another(tmp_path, secret, kind, suffix):
     assert not watch.was_opened()
 
 
-def test_no_file_opens_a_connection(tmp_path):
+def test_no_file_opens_a_connection(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
@@ -89,7 +91,7 @@ def test_no_file_opens_a_connection(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_the_program_opens_the_trap_and_nothing_it_names(tmp_path, secret):
+def test_the_program_opens_the_trap_and_nothing_it_names(tmp_path: Path, secret: Path) -> None:
     """The whole command under strace: of this directory it opens the videos listed, the store, and nothing else."""
     (tmp_path / "in").mkdir()
     traps = [_trap(tmp_path / f"in/{kind}.mp4", kind, str(secret)) for kind in CARELESS]
@@ -117,7 +119,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "mv-extractor"])
-def test_a_name_is_a_name(tmp_path, monkeypatch, decoder):
+def test_a_name_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str) -> None:
     """Whatever FFmpeg or a shell makes of it elsewhere. Listed from inside the directory, so with nothing in front."""
     if decoder == "mv-extractor":
         pytest.importorskip("mvextractor")
@@ -144,7 +146,7 @@ def test_a_name_is_a_name(tmp_path, monkeypatch, decoder):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "in", "out.store"]
 
 
-def test_an_id_stays_inside_the_store(tmp_path):
+def test_an_id_stays_inside_the_store(tmp_path: Path) -> None:
     """Ids of a list may point anywhere; they are text in tables, and no file is named after them."""
     (tmp_path / "a/b/in").mkdir(parents=True)
     clip = write_video(tmp_path / "clip.mp4", pan((2, 1), num_frames=3, height=64, width=96))
@@ -170,13 +172,13 @@ def test_an_id_stays_inside_the_store(tmp_path):
 
 
 @pytest.mark.parametrize("happening", ["grows", "shrinks", "vanishes", "is replaced"])
-def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, happening):
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happening: str) -> None:
     (tmp_path / "in").mkdir()
     path = write_video(tmp_path / "in/a.mp4", pan((2, 1), num_frames=30, height=64, width=96))
     write_video(tmp_path / "in/b.mp4", pan((2, 1), num_frames=3, height=64, width=96))
     decode = VideoFile._decode
 
-    def disturbed(self):
+    def disturbed(self: Any) -> Iterator[Any]:
         for number, picture in enumerate(decode(self)):
             if number == 20 and path.exists():
                 match happening:

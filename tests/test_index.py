@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from mgm_shared.index import DATA_COLUMNS, INDEX_SCHEMA, digest, find_row
 from mgm_shared.schema import INDEX_FILE
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 
 NUM_VIDEOS = 240_000
 """Kinetics-400."""
@@ -47,7 +48,7 @@ print(len(dataset), time.process_time() - start_s, peak_mb() - before_mb, int("p
 """
 
 
-def _table(**columns) -> pa.Table:
+def _table(**columns: Any) -> pa.Table:
     row = {"start": 0, "num_frames": 3, "label": None, "split": None, "part": "a", "video_id": "x"} | columns
     missing = {name: None for name in INDEX_SCHEMA.names if name not in row}
     return pa.Table.from_pylist([row | missing], schema=INDEX_SCHEMA)
@@ -55,13 +56,13 @@ def _table(**columns) -> pa.Table:
 
 @settings(deadline=None)
 @given(st.sets(st.text(max_size=4), min_size=1, max_size=30), st.text(max_size=4))
-def test_a_video_is_found_by_its_id(ids, other):
+def test_a_video_is_found_by_its_id(ids: Any, other: str) -> None:
     table = pa.table({"video_id": sorted(ids)})
     assert [find_row(table, video_id) for video_id in sorted(ids)] == list(range(len(ids)))
     assert (find_row(table, other) is None) == (other not in ids)
 
 
-def test_the_digest_names_every_column_that_decides_the_data():
+def test_the_digest_names_every_column_that_decides_the_data() -> None:
     changed = {
         "video_id": "y",
         "part": "b",
@@ -91,7 +92,7 @@ def _repeated(store: Path, num_videos: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
-def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store, tmp_path):
+def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store: Store, tmp_path: Path) -> None:
     store = tmp_path / "large.store"
     shutil.copytree(pan_store.path, store)
     _repeated(store, NUM_VIDEOS)
@@ -104,7 +105,7 @@ def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store,
     assert megabytes < MOST_MB
 
 
-def test_writing_an_index_needs_no_pandas(pan_store, tmp_path):
+def test_writing_an_index_needs_no_pandas(pan_store: Store, tmp_path: Path) -> None:
     shutil.copytree(pan_store.path, tmp_path / "copy.store")
     code = (
         "import sys; from pathlib import Path; import mgm_prep.extraction.extract; from mgm_shared.index import *;"

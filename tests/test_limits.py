@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from synthetic import ffmpeg, moving_pattern, pan, write_video
@@ -35,7 +36,7 @@ print(int(peak) // 1024)
 @pytest.mark.parametrize(
     ("codec", "suffix"), [("libx264", "mp4"), ("mpeg4", "ts"), ("ffv1", "mkv"), ("flv", "flv"), ("mpeg2video", "mpg")]
 )
-def test_larger_pictures_are_refused(tmp_path, codec, suffix):
+def test_larger_pictures_are_refused(tmp_path: Path, codec: str, suffix: str) -> None:
     path = moving_pattern(tmp_path / f"clip.{suffix}", "-c:v", codec, size="96x64", seconds=0.2)
     with pytest.raises(Unreadable, match="pictures have 96×64 px, more than max-pixels = 5000"):
         VideoFile(path, ExtractSettings(max_pixels=5000))
@@ -43,7 +44,7 @@ def test_larger_pictures_are_refused(tmp_path, codec, suffix):
         assert sum(1 for _ in video.pictures()) == 5
 
 
-def test_a_refused_picture_takes_no_memory(tmp_path):
+def test_a_refused_picture_takes_no_memory(tmp_path: Path) -> None:
     """8000×8000 px in a file of 190 kB. Peak memory of processes of their own, with the limit and without it."""
     path = tmp_path / "large.mp4"
     ffmpeg("-f", "lavfi", "-i", "color=red:s=8000x8000:d=0.08:r=25", "-c:v", "libx264", "-preset", "ultrafast",
@@ -57,7 +58,7 @@ def test_a_refused_picture_takes_no_memory(tmp_path):
     assert peak_mb["2"] > peak_mb["refused"] + 90
 
 
-def test_a_stream_that_grows_keeps_what_was_small(tmp_path):
+def test_a_stream_that_grows_keeps_what_was_small(tmp_path: Path) -> None:
     small = moving_pattern(tmp_path / "a.h264", "-c:v", "libx264", size="64x64", seconds=0.4)
     large = moving_pattern(tmp_path / "b.h264", "-c:v", "libx264", size="320x240", seconds=0.4)
     (tmp_path / "both.h264").write_bytes(small.read_bytes() + large.read_bytes())
@@ -67,7 +68,7 @@ def test_a_stream_that_grows_keeps_what_was_small(tmp_path):
             assert (video.num_errors > 0) == (num_frames == 10)
 
 
-def test_the_shown_size_counts_too(tmp_path):
+def test_the_shown_size_counts_too(tmp_path: Path) -> None:
     """480 lines of pixels that are 255 times as wide as high would be 163,200 columns."""
     wide = ("-vf", "setsar=255:max=255", "-c:v", "mpeg4")
     path = moving_pattern(tmp_path / "clip.avi", *wide, size="640x480", seconds=0.2)
@@ -75,7 +76,7 @@ def test_the_shown_size_counts_too(tmp_path):
         VideoFile(path)
 
 
-def test_a_slow_video_is_given_up(tmp_path):
+def test_a_slow_video_is_given_up(tmp_path: Path) -> None:
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", size="64x64")
     with VideoFile(path, ExtractSettings(max_seconds=1)) as video:
         pictures = video.pictures()
@@ -88,7 +89,7 @@ def test_a_slow_video_is_given_up(tmp_path):
 
 
 @pytest.fixture
-def damaged(tmp_path):
+def damaged(tmp_path: Path) -> Path:
     """A folder with a sound clip, one with some damage and one that is mostly damage."""
     (tmp_path / "in").mkdir()
     for name, share in (("sound", 0.0), ("some", 0.1), ("most", 1.0)):
@@ -103,7 +104,7 @@ def damaged(tmp_path):
     return tmp_path / "in"
 
 
-def test_max_corrupt_decides(damaged, tmp_path):
+def test_max_corrupt_decides(damaged: Path, tmp_path: Path) -> None:
     kept = {}
     for max_corrupt in (0.0, 0.5, 1.0):
         store = tmp_path / f"{max_corrupt}.store"
@@ -117,7 +118,7 @@ def test_max_corrupt_decides(damaged, tmp_path):
     assert kept[1.0]["sound.mp4"] == 0 < kept[1.0]["some.mp4"] < kept[1.0]["most.mp4"]
 
 
-def test_only_regular_files_are_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     """Opening a pipe would wait for a writer, and reading a device never ends."""
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "folder.mp4").mkdir()
@@ -130,7 +131,7 @@ def test_only_regular_files_are_opened(tmp_path):
         VideoFile(tmp_path / "dangling.mp4")
 
 
-def test_another_time_limit_may_go_on(damaged, tmp_path):
+def test_another_time_limit_may_go_on(damaged: Path, tmp_path: Path) -> None:
     """The limit depends on the machine, so it is no part of what makes a store."""
     for max_seconds in (100, 200):
         extract(damaged, tmp_path / "out.store", ExtractSettings(max_seconds=max_seconds))

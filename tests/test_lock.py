@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from recording import Recording
@@ -11,15 +12,16 @@ from mgm_prep.runtime import lock
 from mgm_prep.runtime.lock import locked
 from mgm_shared import objects, storage
 from mgm_shared.errors import UserError
+from mgm_shared.objects import Url
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request, tmp_path, monkeypatch):
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path | Url:
     monkeypatch.setattr(lock, "BEAT_S", 0.1)
     return tmp_path if request.param == "local" else request.getfixturevalue("bucket") / "a.store"
 
 
-def test_a_second_writer_is_refused_until_the_first_has_ended(store):
+def test_a_second_writer_is_refused_until_the_first_has_ended(store: Path | Url) -> None:
     for _ in range(2):
         with locked(store) as check_lock:
             with (
@@ -31,7 +33,7 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(store):
         assert storage.file_sizes(store) == {}
 
 
-def test_a_lock_is_given_free_after_an_error(store):
+def test_a_lock_is_given_free_after_an_error(store: Path | Url) -> None:
     with pytest.raises(RuntimeError), locked(store):
         raise RuntimeError
     with locked(store):
@@ -39,12 +41,12 @@ def test_a_lock_is_given_free_after_an_error(store):
 
 
 @pytest.fixture
-def remote(bucket, monkeypatch):
+def remote(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Url:
     monkeypatch.setattr(lock, "BEAT_S", 0.1)
     return bucket / "a.store"
 
 
-def test_a_lock_that_nobody_rewrites_is_taken(remote):
+def test_a_lock_that_nobody_rewrites_is_taken(remote: Url) -> None:
     objects.put(remote / lock.LOCK_FILE, json.dumps({"token": "x", "beat": 3, "owner": "process 7 on node4"}).encode())
     progress = Recording()
     with locked(remote, progress) as check_lock:
@@ -55,7 +57,7 @@ def test_a_lock_that_nobody_rewrites_is_taken(remote):
     assert storage.file_sizes(remote) == {}
 
 
-def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote, monkeypatch):
+def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SILENT_BEATS", 1000)
     objects.put(remote / lock.LOCK_FILE, b'{"token": "x"}')
     ending = threading.Timer(0.3, objects.delete, [remote / lock.LOCK_FILE])
@@ -65,7 +67,7 @@ def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote, monkeypatch):
     ending.join()
 
 
-def test_who_was_cut_off_and_replaced_stops(remote):
+def test_who_was_cut_off_and_replaced_stops(remote: Url) -> None:
     other = b'{"token": "of the other"}'
     with locked(remote) as check_lock:
         objects.put(remote / lock.LOCK_FILE, other)
@@ -75,7 +77,7 @@ def test_who_was_cut_off_and_replaced_stops(remote):
     assert storage.read_bytes(remote / lock.LOCK_FILE) == other
 
 
-def test_a_network_that_is_away_for_a_while_costs_nothing(remote, monkeypatch):
+def test_a_network_that_is_away_for_a_while_costs_nothing(remote: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(remote) as check_lock:
         with monkeypatch.context() as patched:
             patched.setattr(objects, "_fetch", lambda ranges: (_ for _ in ()).throw(UserError("away")))

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ CLASSES = ["down", "left", "nearer", "right", "turning", "up"]
 SMALL = ("--per-class", "2", "--test-per-class", "1", "--size", "96", "--frames", "17", "--seed", "3")
 
 
-def load_script():
+def load_script() -> Any:
     specification = importlib.util.spec_from_file_location("make_motion_clips", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
@@ -27,7 +28,7 @@ def load_script():
 script = load_script()
 
 
-def decode(path):
+def decode(path: Path) -> tuple[Any, Any, Any]:
     """Frames (T, H, W, 3), picture types, and of each frame with vectors the blocks' (x, y, dx, dy), (K, 4)."""
     frames, types, blocks_TK4 = [], "", []
     with av.open(str(path)) as container:
@@ -47,7 +48,7 @@ def decode(path):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for seed, name in enumerate(("one", "two")):
         picture_HWC = texture(140, 180, seed=seed, is_grey=False)
@@ -56,7 +57,7 @@ def sources(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def motion_set(sources, tmp_path_factory):
+def motion_set(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "set"
     test = ("--test-backgrounds", str(sources / "two.mp4"))
     result = CliRunner().invoke(script.main, [str(out), str(sources / "one.mp4"), *test, *SMALL])
@@ -64,14 +65,14 @@ def motion_set(sources, tmp_path_factory):
     return out
 
 
-def test_the_layout_is_split_class_clip(motion_set):
+def test_the_layout_is_split_class_clip(motion_set: Path) -> None:
     found = sorted(path.relative_to(motion_set).as_posix() for path in motion_set.rglob("*.mp4"))
     train = [f"train/{name}/000{k}.mp4" for name in CLASSES for k in range(2)]
     assert found == [f"test/{name}/0000.mp4" for name in CLASSES] + train
     assert [path.name for path in motion_set.parent.iterdir()] == ["set"]
 
 
-def test_clips_are_h264_with_b_frames(motion_set):
+def test_clips_are_h264_with_b_frames(motion_set: Path) -> None:
     types = ""
     for path in sorted(motion_set.rglob("*.mp4")):
         with av.open(str(path)) as container:
@@ -83,7 +84,7 @@ def test_clips_are_h264_with_b_frames(motion_set):
     assert types.count("P") > 17
 
 
-def test_at_mid_clip_all_classes_look_the_same():
+def test_at_mid_clip_all_classes_look_the_same() -> None:
     frames_SHWC = np.stack([texture(140, 180, seed=k, is_grey=False) for k in range(4)])
     clips = {name: script.make_clip([frames_SHWC], name, 17, 96, (0, 0, 5)) for name in CLASSES}
     for name in CLASSES:
@@ -92,7 +93,7 @@ def test_at_mid_clip_all_classes_look_the_same():
 
 
 @pytest.mark.parametrize(("name", "axis", "sign"), [("left", 2, -1), ("right", 2, 1), ("up", 3, -1), ("down", 3, 1)])
-def test_the_vectors_of_a_shift_point_its_way(motion_set, name, axis, sign):
+def test_the_vectors_of_a_shift_point_its_way(motion_set: Path, name: str, axis: int, sign: int) -> None:
     for path in motion_set.glob(f"*/{name}/*.mp4"):
         blocks_K4 = np.concatenate(decode(path)[2])
         moving_K4 = blocks_K4[np.abs(blocks_K4[:, 2:]).sum(1) > 0]
@@ -101,7 +102,7 @@ def test_the_vectors_of_a_shift_point_its_way(motion_set, name, axis, sign):
         assert abs(across) < abs(along)
 
 
-def test_the_vectors_of_nearer_diverge_and_those_of_turning_curl(motion_set):
+def test_the_vectors_of_nearer_diverge_and_those_of_turning_curl(motion_set: Path) -> None:
     for split in ("train", "test"):
         radial, tangential = {}, {}
         for name in ("nearer", "turning"):
@@ -116,7 +117,7 @@ def test_the_vectors_of_nearer_diverge_and_those_of_turning_curl(motion_set):
         assert tangential["turning"] > 2 * tangential["nearer"], (radial, tangential)
 
 
-def test_the_same_seed_gives_the_same_files(sources, tmp_path):
+def test_the_same_seed_gives_the_same_files(sources: Path, tmp_path: Path) -> None:
     arguments = ["--per-class", "1", "--test-per-class", "1", "--size", "48", "--frames", "6", "--seed"]
     for name, seed in (("one", "7"), ("same", "7"), ("other", "8")):
         result = CliRunner().invoke(script.main, [str(tmp_path / name), str(sources / "one.mp4"), *arguments, seed])
@@ -127,14 +128,14 @@ def test_the_same_seed_gives_the_same_files(sources, tmp_path):
         assert path.read_bytes() != (tmp_path / "other" / relative).read_bytes()
 
 
-def test_without_test_videos_the_splits_are_parts_of_time():
+def test_without_test_videos_the_splits_are_parts_of_time() -> None:
     frames_SHWC = np.arange(100, dtype=np.uint8)[:, None, None, None]
     splits = script.split_sources([frames_SHWC], [])
     assert splits["train"][0].ravel().tolist() == [*range(60)]
     assert splits["test"][0].ravel().tolist() == [*range(70, 100)]
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     no_video = tmp_path / "text.mp4"
     no_video.write_text("not a video")
     full = tmp_path / "full"

@@ -4,6 +4,7 @@ import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ DENSE = ("mgm", "smm", "block")
 SLICE_WISE = tuple(name for name in STRATEGIES if name != "random")
 
 
-def noise(grid, rng, share_equal=0.0):
+def noise(grid: Any, rng: Any, share_equal: float = 0.0) -> Any:
     """Lengths of random vectors, a share of them 0 and so equal."""
     shape = (2 * grid.t, 2 * grid.h, 2 * grid.w)
     strength_TYX = np.hypot(rng.normal(size=shape), rng.normal(size=shape)).astype(np.float32)
@@ -35,14 +36,14 @@ def noise(grid, rng, share_equal=0.0):
     return strength_TYX
 
 
-def mask_thw(strategy, grid, strength_TYX, rng, ratio=0.75, **options):
+def mask_thw(strategy: Any, grid: Any, strength_TYX: Any, rng: Any, ratio: float = 0.75, **options: Any) -> Any:
     mask_N = make_mask(strategy, strength_TYX, ratio=ratio, rng=rng, options=MaskOptions(**options))
     assert mask_N.dtype == np.bool_
     assert mask_N.shape == (grid.num_tokens,)
     return mask_N.reshape(grid.t, grid.h, grid.w)
 
 
-def is_one_region(mask_hw):
+def is_one_region(mask_hw: Any) -> Any:
     """Flood fill, the slow and obvious way."""
     todo = {tuple(place) for place in np.argwhere(mask_hw).tolist()}
     queue = [todo.pop()]
@@ -64,19 +65,21 @@ seeds = st.integers(0, 2**32)
     ("ratio", "patches", "expected"),
     [(0.9, 196, 176), (0.75, 196, 147), (0.57, 100, 57), (0.29, 100, 29), (1 - 0.9, 100, 10), (1 / 3, 195, 65)],
 )
-def test_the_count_is_free_of_float_error(ratio, patches, expected):
+def test_the_count_is_free_of_float_error(ratio: float, patches: int, expected: int) -> None:
     assert num_masked_per_slice(TokenGrid(t=8, h=1, w=patches), ratio) == expected
 
 
 @given(st.integers(1, 999), st.integers(1, 400))
-def test_the_count_equals_exact_decimal_arithmetic(thousandths, patches):
+def test_the_count_equals_exact_decimal_arithmetic(thousandths: int, patches: int) -> None:
     expected = Fraction(f"0.{thousandths:03d}") * patches // 1
     assert num_masked_per_slice(TokenGrid(t=1, h=1, w=patches), thousandths / 1000) == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.0, 0.2, 1.0]))
-def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strategy, share_equal):
+def test_every_strategy_hides_exactly_the_same_number(
+    grid: Any, ratio: Any, seed: Any, strategy: Any, share_equal: float
+) -> None:
     rng = np.random.default_rng(seed)
     masked_thw = mask_thw(strategy, grid, noise(grid, rng, share_equal), rng, ratio)
     assert masked_thw.sum() == num_masked(grid, ratio)
@@ -85,7 +88,7 @@ def test_every_strategy_hides_exactly_the_same_number(grid, ratio, seed, strateg
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_mask_is_decided_by_its_seed(strategy):
+def test_a_mask_is_decided_by_its_seed(strategy: Any) -> None:
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0), 0.1)
     masks = [mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(masks[0], masks[1])
@@ -95,7 +98,9 @@ def test_a_mask_is_decided_by_its_seed(strategy):
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.sampled_from(DENSE), st.sampled_from([0.0, 0.15, 0.5]))
-def test_a_dense_mask_is_one_region_in_each_slice(grid, ratio, seed, strategy, jitter):
+def test_a_dense_mask_is_one_region_in_each_slice(
+    grid: Any, ratio: Any, seed: Any, strategy: str, jitter: float
+) -> None:
     rng = np.random.default_rng(seed)
     masked_thw = mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter)
     assert all(is_one_region(masked_hw) for masked_hw in masked_thw if masked_hw.any())
@@ -103,7 +108,9 @@ def test_a_dense_mask_is_one_region_in_each_slice(grid, ratio, seed, strategy, j
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.sampled_from(DENSE), st.sampled_from([0.0, 0.15, 0.5]))
-def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(grid, ratio, seed, strategy, jitter):
+def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(
+    grid: Any, ratio: Any, seed: Any, strategy: str, jitter: float
+) -> None:
     # A rectangle that hung over the border and was topped up elsewhere would have holes behind its outermost ring.
     rng = np.random.default_rng(seed)
     for masked_hw in mask_thw(strategy, grid, noise(grid, rng), rng, ratio, jitter=jitter):
@@ -114,7 +121,7 @@ def test_a_dense_mask_is_a_whole_rectangle_that_lies_inside_the_picture(grid, ra
 
 @settings(deadline=None, max_examples=60)
 @given(grids, ratios, seeds, st.data())
-def test_the_strongest_cell_is_masked_wherever_it_is(grid, ratio, seed, data):
+def test_the_strongest_cell_is_masked_wherever_it_is(grid: Any, ratio: Any, seed: Any, data: st.DataObject) -> None:
     if not num_masked_per_slice(grid, ratio):
         return
     rng = np.random.default_rng(seed)
@@ -126,7 +133,7 @@ def test_the_strongest_cell_is_masked_wherever_it_is(grid, ratio, seed, data):
         assert masked_thw[k, y // CELLS_PER_PATCH, x // CELLS_PER_PATCH]
 
 
-def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
+def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak() -> None:
     rng = np.random.default_rng(0)
     slices = np.arange(1, PAPER_GRID.t)
     names = list(STRATEGIES)
@@ -145,7 +152,7 @@ def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak():
 
 @pytest.mark.parametrize("jitter", [0.0, 0.15])
 @pytest.mark.parametrize("corner", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
-def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner, jitter):
+def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner: tuple[int, int], jitter: float) -> None:
     rng = np.random.default_rng(0)
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     strength_TYX[:, corner[0], corner[1]] = 5
@@ -159,7 +166,7 @@ def test_a_peak_in_a_corner_pulls_the_rectangle_into_it(corner, jitter):
         assert from_corner_hw[:12, :12].all()
 
 
-def test_the_center_follows_the_peak_when_there_is_room():
+def test_the_center_follows_the_peak_when_there_is_room() -> None:
     rng = np.random.default_rng(0)
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     rows, columns = np.linspace(10, 18, 16).astype(int), np.linspace(18, 10, 16).astype(int)
@@ -173,7 +180,7 @@ def test_the_center_follows_the_peak_when_there_is_room():
 
 @settings(deadline=None)
 @given(grids, seeds, st.integers(1, 9), st.sampled_from([0.0, 0.9]))
-def test_top_k_pools_the_places_of_the_strongest_cells(grid, seed, top_k, share_equal):
+def test_top_k_pools_the_places_of_the_strongest_cells(grid: Any, seed: Any, top_k: int, share_equal: float) -> None:
     rng = np.random.default_rng(seed)
     strength_TYX = noise(grid, rng, share_equal)
     places_t2 = strongest_places(strength_TYX, rng, top_k)
@@ -185,7 +192,7 @@ def test_top_k_pools_the_places_of_the_strongest_cells(grid, seed, top_k, share_
         np.testing.assert_allclose(place_2, [(columns.mean() + 0.5) / 2, (rows.mean() + 0.5) / 2])
 
 
-def test_equal_cells_are_equally_likely_to_be_the_strongest():
+def test_equal_cells_are_equally_likely_to_be_the_strongest() -> None:
     rng = np.random.default_rng(0)
     strength_TYX = np.zeros((2, 4, 6), np.float32)
     strength_TYX[:, [0, 1, 3], [5, 2, 0]] = 1
@@ -196,7 +203,7 @@ def test_equal_cells_are_equally_likely_to_be_the_strongest():
         assert np.abs(np.array(counts) / 3000 - expected).max() < 0.04
 
 
-def test_without_jitter_the_region_is_the_square_of_the_paper():
+def test_without_jitter_the_region_is_the_square_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     masked_thw = mask_thw("mgm", PAPER_GRID, noise(PAPER_GRID, rng), rng, ratio=0.5, jitter=0.0)
     for masked_hw in masked_thw:
@@ -206,7 +213,7 @@ def test_without_jitter_the_region_is_the_square_of_the_paper():
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
-def test_jitter_changes_the_proportion_of_the_sides(jitter):
+def test_jitter_changes_the_proportion_of_the_sides(jitter: float) -> None:
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     strength_TYX[:, 14, 14] = 7
     extents = set()
@@ -219,7 +226,7 @@ def test_jitter_changes_the_proportion_of_the_sides(jitter):
     assert max(differences) < 7
 
 
-def test_the_first_slice_is_random_unless_it_is_guided():
+def test_the_first_slice_is_random_unless_it_is_guided() -> None:
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     strength_TYX[:, 1, 1] = 9
     for is_first_guided in (False, True):
@@ -233,7 +240,7 @@ def test_the_first_slice_is_random_unless_it_is_guided():
         assert any(hits)
 
 
-def test_a_clip_without_motion_gets_a_random_place_that_stays():
+def test_a_clip_without_motion_gets_a_random_place_that_stays() -> None:
     corner_hits = []
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     for top_k in (1, 3):
@@ -246,7 +253,7 @@ def test_a_clip_without_motion_gets_a_random_place_that_stays():
 
 @pytest.mark.parametrize("sides", [(6, 6), (5, 7)], ids=["square", "oblong"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_on_noise_no_side_of_the_picture_is_preferred(strategy, sides):
+def test_on_noise_no_side_of_the_picture_is_preferred(strategy: Any, sides: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     grid = TokenGrid(t=2, h=sides[0], w=sides[1])
     num_draws = 3000
@@ -263,7 +270,7 @@ def test_on_noise_no_side_of_the_picture_is_preferred(strategy, sides):
 @pytest.mark.parametrize(
     ("strategy", "jitter", "num_places"), [("mgm", 0.15, 64), ("mgm", 0.0, 100), ("smm", 0.15, 100), ("tube", 0.15, 0)]
 )
-def test_places_that_the_encoder_hardly_ever_sees(strategy, jitter, num_places):
+def test_places_that_the_encoder_hardly_ever_sees(strategy: str, jitter: float, num_places: int) -> None:
     """At ratio 0.75, places that are masked in all slices of more than 99 % of the clips, as `mgm`'s docstring says."""
     rng, num_clips = np.random.default_rng(0), 1000
     share_hw = np.zeros((14, 14))
@@ -278,7 +285,7 @@ def test_places_that_the_encoder_hardly_ever_sees(strategy, jitter, num_places):
         assert places_2.max() == (14 + side) // 2 - 1
 
 
-def test_the_sparse_mask_hides_the_patches_of_largest_motion():
+def test_the_sparse_mask_hides_the_patches_of_largest_motion() -> None:
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     masked_thw = mask_thw("mgm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(1))
     strength_thw = strength_TYX.reshape(8, 2, 14, 2, 14, 2).sum((1, 3, 5))
@@ -291,7 +298,7 @@ def test_the_sparse_mask_hides_the_patches_of_largest_motion():
     [("mgm-sparse", {}), ("mgm", {"jitter": 0.0, "is_first_guided": True}), ("block", {}), ("tube", {})],
 )
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
-def test_a_clip_without_motion_has_the_same_mask_in_every_slice(strategy, options, ratio):
+def test_a_clip_without_motion_has_the_same_mask_in_every_slice(strategy: str, options: Any, ratio: float) -> None:
     """What is equal, cells, patches or rings of a rectangle, is drawn from once a clip: 49 of 196 places are seen."""
     for seed in range(50):
         rng = np.random.default_rng(seed)
@@ -299,7 +306,7 @@ def test_a_clip_without_motion_has_the_same_mask_in_every_slice(strategy, option
         assert (masked_thw == masked_thw[0]).all()
 
 
-def test_equal_patches_of_a_sparse_mask_come_in_one_order_for_the_clip():
+def test_equal_patches_of_a_sparse_mask_come_in_one_order_for_the_clip() -> None:
     """A block moves through a still picture: what two slices mask of the patches that are still in both is nested."""
     strength_TYX = np.zeros((16, 28, 28), np.float32)
     for k in range(8):
@@ -314,7 +321,7 @@ def test_equal_patches_of_a_sparse_mask_come_in_one_order_for_the_clip():
             assert not (of_a & ~of_b).any() or not (of_b & ~of_a).any()
 
 
-def test_the_simulated_rectangle_moves_and_the_static_ones_do_not():
+def test_the_simulated_rectangle_moves_and_the_static_ones_do_not() -> None:
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     for strategy in ("smm", "smm-sparse", "block", "tube"):
         masked_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(2), 0.3)
@@ -322,7 +329,7 @@ def test_the_simulated_rectangle_moves_and_the_static_ones_do_not():
         assert num_different == 1 if strategy in ("block", "tube") else num_different > 2, strategy
 
 
-def test_the_sparse_simulation_moves_one_pattern_about():
+def test_the_sparse_simulation_moves_one_pattern_about() -> None:
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
     masked_thw = mask_thw("smm-sparse", PAPER_GRID, strength_TYX, np.random.default_rng(2))
     for masked_hw in masked_thw:
@@ -331,17 +338,17 @@ def test_the_sparse_simulation_moves_one_pattern_about():
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
-def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
+def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="mask ratio"):
         make_mask("tube", np.zeros((2, 4, 4), np.float32), ratio=ratio, rng=np.random.default_rng(0))
 
 
-def test_an_unknown_strategy_is_refused_by_name():
+def test_an_unknown_strategy_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"'mgn'.*mgm"):
         make_mask("mgn", np.zeros((2, 4, 4), np.float32), ratio=0.5, rng=np.random.default_rng(0))
 
 
-def test_the_example_of_contributing_is_a_strategy_and_its_test_passes(monkeypatch):
+def test_the_example_of_contributing_is_a_strategy_and_its_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
     function, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     in_masking, in_tests = dict(vars(masking)), {**globals(), "RNG": np.random.default_rng(0)}

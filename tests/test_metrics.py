@@ -1,6 +1,7 @@
 """Scores, confusions and reports of predictions worked out by hand."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ PREDICTIONS = [
 ]
 
 
-def test_scores():
+def test_scores() -> None:
     scores = score(PREDICTIONS, {"x": "gone"})
     assert scores.top1 == pytest.approx(3 / 6), "e is a tie, which counts against the model"
     assert scores.top5 == 1
@@ -35,17 +36,17 @@ def test_scores():
         score([], {"x": "gone"})
 
 
-def test_top5_counts_the_five_likeliest():
+def test_top5_counts_the_five_likeliest() -> None:
     spread = [_prediction("a", label, 0.4, 0.2, 0.15, 0.1, 0.08, 0.07) for label in range(6)]
     assert score(spread, {}).top5 == pytest.approx(5 / 6)
 
 
-def test_confusion_has_a_row_a_class_and_a_column_a_guess():
+def test_confusion_has_a_row_a_class_and_a_column_a_guess() -> None:
     expected_KK = [[2, 0, 2, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     assert confusion(PREDICTIONS, 4).tolist() == expected_KK
 
 
-def test_reports(tmp_path):
+def test_reports(tmp_path: Path) -> None:
     files = write_reports(tmp_path, "val", PREDICTIONS, {"x": "checksum is wrong"}, CLASSES)
     assert {name: file.name for name, file in files.items()} == {
         "predictions": "predictions-val.csv",

@@ -1,5 +1,9 @@
 """Vectors against textures of known speed, and the rasteriser against a loop over blocks."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -29,7 +33,7 @@ X264 = {
 }
 
 
-def _grids(path):
+def _grids(path: Path) -> list[Any]:
     with VideoFile(path) as video:
         return [
             (picture.picture_type, motion_grid(picture, refs)) for picture, refs in with_references(video.pictures())
@@ -38,7 +42,7 @@ def _grids(path):
 
 @pytest.mark.parametrize("is_grey", [True, False], ids=["grey", "colour"])
 @pytest.mark.parametrize("setting", X264)
-def test_a_pan_has_its_speed_on_every_picture(tmp_path, setting, is_grey):
+def test_a_pan_has_its_speed_on_every_picture(tmp_path: Path, setting: Any, is_grey: bool) -> None:
     """In colour the encoder often prefers the picture before the last: 4:2:0 chroma repeats every other pixel."""
     path = write_video(tmp_path / "pan.mp4", pan(VELOCITY, is_grey=is_grey), options=X264[setting])
     grids = _grids(path)
@@ -47,7 +51,7 @@ def test_a_pan_has_its_speed_on_every_picture(tmp_path, setting, is_grey):
     assert {picture_type for picture_type, _ in grids} >= {1, 2}
 
 
-def _share_right(grids, velocity):
+def _share_right(grids: Any, velocity: Any) -> Any:
     """Share of the P and B pictures whose median is within 0.25 px; of all their cells ≥ 85 % must be within 0.5."""
     is_right, error = [], []
     for picture_type, motion_YX2 in grids:
@@ -61,7 +65,7 @@ def _share_right(grids, velocity):
     return np.mean(is_right)
 
 
-def test_a_pan_in_a_fade(tmp_path):
+def test_a_pan_in_a_fade(tmp_path: Path) -> None:
     """With weights the encoder predicts across brightness; the reference is still told by the pattern."""
     fading = ((frame * (0.3 + 0.7 * t / 47)).astype(np.uint8) for t, frame in enumerate(pan(VELOCITY)))
     path = write_video(tmp_path / "fade.mp4", fading, options={"x264-params": "weightp=2"})
@@ -69,14 +73,14 @@ def test_a_pan_in_a_fade(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"bf": "0"}], ids=["B pictures", "none"])
-def test_whole_pictures_coded_as_interlaced(tmp_path, options):
+def test_whole_pictures_coded_as_interlaced(tmp_path: Path, options: Any) -> None:
     """Much of what is flagged interlaced was filmed in whole pictures; its vectors are exact."""
     options = {"x264-params": "interlaced=1", **options}
     path = write_video(tmp_path / "pan.mp4", pan(VELOCITY, num_frames=24), options=options)
     assert _share_right(_grids(path), VELOCITY) >= 0.98
 
 
-def test_fields_are_approximate(tmp_path):
+def test_fields_are_approximate(tmp_path: Path) -> None:
     """Content that moves between the fields: blocks in lines of one field, or that refer to the other, are too slow."""
     halves = list(pan((3, -2), num_frames=48))
     for t in range(0, 48, 2):
@@ -89,7 +93,7 @@ def test_fields_are_approximate(tmp_path):
     assert (share_N2[:, 0] > 0.95).mean() > 0.7
 
 
-def test_odd_sizes(tmp_path):
+def test_odd_sizes(tmp_path: Path) -> None:
     """The grid covers the last, partial cells; FFmpeg's padding beyond them is not stored."""
     path = write_video(tmp_path / "odd.mp4", pan(VELOCITY, num_frames=24, height=186, width=250))
     grids = _grids(path)
@@ -99,7 +103,7 @@ def test_odd_sizes(tmp_path):
 
 @pytest.mark.parametrize("bframes", [0, 3])
 @pytest.mark.parametrize(("kind", "rate"), [("zoom", 1.02), ("zoom", 1 / 1.02), ("turn", 0.02), ("turn", -0.03)])
-def test_zooms_and_turns_follow_the_analytic_field(tmp_path, kind, rate, bframes):
+def test_zooms_and_turns_follow_the_analytic_field(tmp_path: Path, kind: str, rate: float, bframes: int) -> None:
     """Up to 5.8 px a frame at the corners. Vectors over several frames are their mean, so B pictures bend the field."""
     turn = np.array([[np.cos(rate), -np.sin(rate)], [np.sin(rate), np.cos(rate)]])
     step = rate * np.eye(2) if kind == "zoom" else turn
@@ -112,7 +116,7 @@ def test_zooms_and_turns_follow_the_analytic_field(tmp_path, kind, rate, bframes
     assert np.median(share_T) > (0.95 if bframes == 0 else 0.8)
 
 
-def _warped(step, num_frames=32):
+def _warped(step: Any, num_frames: int = 32) -> Iterator[Any]:
     """A texture that is mapped by the 2×2 matrix `step` from frame to frame, about the picture's centre."""
     texture_HWC, whole = texture(900, 900), np.eye(2)
     for _ in range(num_frames):
@@ -125,7 +129,7 @@ def _warped(step, num_frames=32):
     ("codec", "suffix", "options"),
     [("mpeg4", "mp4", {}), ("mpeg4", "mp4", {"bf": "2"}), ("mpeg2video", "ts", {"bf": "2"}), ("flv", "flv", {})],
 )
-def test_older_codecs(tmp_path, codec, suffix, options):
+def test_older_codecs(tmp_path: Path, codec: str, suffix: str, options: Any) -> None:
     """MPEG-4 part 2 exports zeros on B pictures: missing, not static."""
     path = write_video(tmp_path / f"pan.{suffix}", pan(VELOCITY, num_frames=24), codec, options)
     types = set()
@@ -138,7 +142,7 @@ def test_older_codecs(tmp_path, codec, suffix, options):
     assert types == ({1, 2, 3} if "bf" in options else {1, 2})
 
 
-def test_a_static_clip_is_static_and_not_missing(tmp_path):
+def test_a_static_clip_is_static_and_not_missing(tmp_path: Path) -> None:
     frame = np.ascontiguousarray(texture()[:240, :320])
     path = write_video(tmp_path / "still.mp4", [frame] * 12)
     for picture_type, motion_YX2 in _grids(path)[1:]:
@@ -146,7 +150,7 @@ def test_a_static_clip_is_static_and_not_missing(tmp_path):
         np.testing.assert_array_equal(motion_YX2, 0)
 
 
-def test_painting_equals_a_loop_over_blocks(tmp_path):
+def test_painting_equals_a_loop_over_blocks(tmp_path: Path) -> None:
     path = moving_pattern(tmp_path / "clip.mp4", "-c:v", "libx264", "-x264-params", "partitions=all", size="248x186")
     with VideoFile(path) as video:
         pictures = [picture for picture in video.pictures() if picture.vectors_K is not None]
@@ -166,14 +170,14 @@ def test_painting_equals_a_loop_over_blocks(tmp_path):
     assert sizes == {(16, 16), (16, 8), (8, 16), (8, 8)}
 
 
-def _stored(tmp_path, **settings):
+def _stored(tmp_path: Path, **settings: Any) -> Any:
     extract(tmp_path / "in", tmp_path / "out.store", ExtractSettings(**settings))
     store = open_store(tmp_path / "out.store")
     return store[store.videos.index[0]]
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_rotation_turns_the_vectors(tmp_path, rotation):
+def test_rotation_turns_the_vectors(tmp_path: Path, rotation: int) -> None:
     """`set_display_rotation` turns the shown picture clockwise by that many degrees."""
     (tmp_path / "in").mkdir()
     frames = list(pan(VELOCITY, num_frames=8))
@@ -188,11 +192,11 @@ def test_rotation_turns_the_vectors(tmp_path, rotation):
     np.testing.assert_allclose(np.nanmedian(video.motion[1:], axis=(0, 1, 2)), (dx, dy), atol=0.1)
 
 
-def _distance(frame, shown):
+def _distance(frame: Any, shown: Any) -> Any:
     return np.abs(frame - shown).mean() if frame.shape == shown.shape else np.inf
 
 
-def test_resizing_scales_the_vectors(tmp_path):
+def test_resizing_scales_the_vectors(tmp_path: Path) -> None:
     """720p → 256 lines, and 1.6 % more width than height to reach a multiple of 8."""
     (tmp_path / "in").mkdir()
     texture_HWC = np.ascontiguousarray(np.tile(texture(), (2, 2, 1)))
@@ -207,7 +211,7 @@ def test_resizing_scales_the_vectors(tmp_path):
 
 @pytest.mark.parametrize("no_vectors", ["transcode", "skip"])
 @pytest.mark.parametrize(("codec", "suffix"), [("libvpx-vp9", "webm"), ("libx265", "mp4")])
-def test_codecs_without_vectors(tmp_path, codec, suffix, no_vectors):
+def test_codecs_without_vectors(tmp_path: Path, codec: str, suffix: str, no_vectors: str) -> None:
     (tmp_path / "in").mkdir()
     speed = {"preset": "ultrafast", "x265-params": "log-level=none"} if codec == "libx265" else {"cpu-used": "8"}
     write_video(tmp_path / f"in/a.{suffix}", pan(VELOCITY, num_frames=8), codec, speed)

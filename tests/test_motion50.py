@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -34,7 +36,7 @@ TURN_RAD = 0.5
 
 
 @pytest.fixture(scope="module")
-def needs_renderer():
+def needs_renderer() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     reason = opengl.why_not()
     if reason:
@@ -49,7 +51,7 @@ def needs_renderer():
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips of five videos: textures that pan."""
     folder = tmp_path_factory.mktemp("corpus")
     for k in range(5):
@@ -59,30 +61,30 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(corpus):
+def settings(corpus: Path) -> Settings:
     return Settings(corpus=str(corpus), size_px=SIZE_PX, num_frames=NUM_FRAMES)
 
 
-def decode(path):
+def decode(path: Path) -> tuple[Any, Any]:
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         types = "".join("?IPB"[int(frame.pict_type)] for frame in frames)
         return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(float), types
 
 
-def content(folder):
+def content(folder: Path) -> dict[Any, Any]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Without a renderer
 
 
-def test_thirteen_pairs():
+def test_thirteen_pairs() -> None:
     assert len(SCENES) == 13
     assert len(set(CLASSES)) == 26
 
 
-def test_an_unfinished_set_is_balanced():
+def test_an_unfinished_set_is_balanced() -> None:
     items = list_items(8, 2)
     assert len(items) == len(set(items)) == 13 * 10
     first = items[: 13 * 5]
@@ -92,7 +94,7 @@ def test_an_unfinished_set_is_balanced():
     assert set(items) < set(list_items(16, 4))
 
 
-def test_both_classes_get_as_many_clips_played_backwards():
+def test_both_classes_get_as_many_clips_played_backwards() -> None:
     for scene in range(13):
         pairs = [make.clip_names(Item(split="train", scene=scene, number=number)) for number in range(4)]
         forward, backward = SCENES[scene].classes
@@ -101,7 +103,7 @@ def test_both_classes_get_as_many_clips_played_backwards():
         assert all(pair[0].split("/")[2] == pair[1].split("/")[2] for pair in pairs)
 
 
-def test_movement_is_the_steepest_rise():
+def test_movement_is_the_steepest_rise() -> None:
     # Falls, rests, rises by 1 from step 30 to 50, rests.
     curve_S = np.concatenate([np.linspace(0.5, 0, 10), np.zeros(20), np.linspace(0, 1, 21), np.ones(20)])
     found = movement(curve_S)
@@ -111,7 +113,7 @@ def test_movement_is_the_steepest_rise():
     assert movement(curve_S * 0.01) is None
 
 
-def test_no_video_serves_both_splits(tmp_path):
+def test_no_video_serves_both_splits(tmp_path: Path) -> None:
     for k in range(8):
         for view in ("", "crop1-"):
             write_video(tmp_path / f"v{k}-{view}000{k}.mp4", pan((1, 0), num_frames=2, height=32, width=48))
@@ -123,7 +125,7 @@ def test_no_video_serves_both_splits(tmp_path):
     assert len(splits["train"]) + len(splits["test"]) == 16
 
 
-def test_flat_pictures_are_drawn_again(corpus, tmp_path):
+def test_flat_pictures_are_drawn_again(corpus: Path, tmp_path: Path) -> None:
     assert pictures.flat_share(np.full((64, 64, 3), 90, np.uint8)) == 1
     assert pictures.flat_share(texture(64, 64)) == 0
     half_HWC = texture(64, 64)
@@ -137,7 +139,7 @@ def test_flat_pictures_are_drawn_again(corpus, tmp_path):
         assert pictures.flat_share(picture_HWC) < 0.5
 
 
-def test_a_short_clip_runs_to_and_fro(tmp_path):
+def test_a_short_clip_runs_to_and_fro(tmp_path: Path) -> None:
     levels = [20, 80, 140, 200]
     noise_HWC = texture(64, 64).astype(int) - 128
     frames = [np.clip(noise_HWC // 8 + level, 0, 255).astype(np.uint8) for level in levels]
@@ -147,7 +149,7 @@ def test_a_short_clip_runs_to_and_fro(tmp_path):
     assert found_T == [0, 1, 2, 3, 2, 1, 0, 1, 2]
 
 
-def test_bad_input_is_one_line(tmp_path, corpus, settings):
+def test_bad_input_is_one_line(tmp_path: Path, corpus: Path, settings: Settings) -> None:
     for arguments, message in (
         (["--corpus", str(corpus), "--size", "33"], "even"),
         (["--corpus", str(tmp_path)], "0 videos" if not opengl.why_not() else opengl.why_not()[:20]),
@@ -162,7 +164,7 @@ def test_bad_input_is_one_line(tmp_path, corpus, settings):
         make.check_record(tmp_path / "set", replace(settings, seed=1))
 
 
-def test_one_frame_tells_the_scene_and_the_clip_the_class():
+def test_one_frame_tells_the_scene_and_the_clip_the_class() -> None:
     """On textures that pan left or right: the measure itself must find 50 % and nearly all."""
     clips, labels = [], []
     for seed in range(24):
@@ -180,7 +182,7 @@ def test_one_frame_tells_the_scene_and_the_clip_the_class():
     assert clip["top1"] >= 0.9
 
 
-def test_scores_of_a_hand_made_example():
+def test_scores_of_a_hand_made_example() -> None:
     # Right; right scene but the other class; another scene, ahead in the own pair; another scene, behind in it.
     logits_NK = torch.tensor([[3.0, 1, 0, 0], [3, 1, 0, 0], [1, 0, 0, 3], [0, 1, 3, 0]])
     labels_N = torch.tensor([0, 1, 0, 0])
@@ -199,7 +201,9 @@ for scene, number in ((4, 1), (2, 0)):
 """
 
 
-def test_the_same_seed_gives_the_same_bytes(needs_renderer, settings, corpus, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(
+    needs_renderer: Any, settings: Settings, corpus: Path, tmp_path: Path
+) -> None:
     items = [Item(split="train", scene=scene, number=number) for scene, number in ((2, 0), (4, 1))]
     for item in items:
         assert make.make_item(item, settings, str(tmp_path / "one")) == 2
@@ -216,7 +220,7 @@ def test_the_same_seed_gives_the_same_bytes(needs_renderer, settings, corpus, tm
     assert all(one[name] != other[name] for name in other)
 
 
-def test_dask_makes_the_same_clips(needs_renderer, settings, tmp_path):
+def test_dask_makes_the_same_clips(needs_renderer: Any, settings: Settings, tmp_path: Path) -> None:
     items = list_items(1, 0, scenes=(2, 7))
     assert make.run(items, settings, tmp_path / "here", 0) == 4
     done = subprocess.run(
@@ -237,7 +241,7 @@ if __name__ == "__main__":
 """
 
 
-def sense(scene, expert):
+def sense(scene: Any, expert: Any) -> Any:
     """How the object moves in an episode: its turn on a hinge (axis times angle) or its displacement, (3,).
 
     From the places of the moving geoms in a model of their own, not from the coordinate that the set is cut by.
@@ -264,14 +268,14 @@ def sense(scene, expert):
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_the_two_experts_of_a_scene_move_the_object_opposite_ways(needs_renderer, scene):
+def test_the_two_experts_of_a_scene_move_the_object_opposite_ways(needs_renderer: Any, scene: Any) -> None:
     forward_3, backward_3 = (sense(scene, expert) for expert in (0, 1))
     cosine = forward_3 @ backward_3 / np.linalg.norm(forward_3) / np.linalg.norm(backward_3)
     assert cosine < -0.3, (forward_3, backward_3)
 
 
 @pytest.fixture(scope="module")
-def clips(needs_renderer, corpus, tmp_path_factory):
+def clips(needs_renderer: Any, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two episodes of a drawer, one by each expert."""
     out = tmp_path_factory.mktemp("clips")
     settings = Settings(corpus=str(corpus), size_px=96, num_frames=17)
@@ -280,11 +284,11 @@ def clips(needs_renderer, corpus, tmp_path_factory):
     return out
 
 
-def truth(clips, name, number):
+def truth(clips: Path, name: Any, number: Any) -> Any:
     return json.loads((clips / "truth" / "test" / name / f"{number:04d}.json").read_text())
 
 
-def test_the_label_is_in_the_motion_and_not_in_one_frame(clips):
+def test_the_label_is_in_the_motion_and_not_in_one_frame(clips: Path) -> None:
     for number in (0, 1):
         frames = {name: decode(clips / "videos/test" / name / f"{number:04d}.mp4")[0] for name in SCENES[2].classes}
         open_THWC, close_THWC = frames["drawer-open"], frames["drawer-close"]
@@ -300,7 +304,7 @@ def test_the_label_is_in_the_motion_and_not_in_one_frame(clips):
         assert opening == closing[::-1]
 
 
-def test_clips_are_h264_with_b_frames_and_real_texture(clips):
+def test_clips_are_h264_with_b_frames_and_real_texture(clips: Path) -> None:
     for path in (clips / "videos").rglob("*.mp4"):
         frames_THWC, types = decode(path)
         assert frames_THWC.shape == (17, 96, 96, 3)
@@ -310,7 +314,7 @@ def test_clips_are_h264_with_b_frames_and_real_texture(clips):
             assert container.streams.video[0].codec_context.name == "h264"
 
 
-def test_boxes_follow_what_moves(clips):
+def test_boxes_follow_what_moves(clips: Path) -> None:
     for number in (0, 1):
         for name in SCENES[2].classes:
             file = clips / "boxes" / "test" / name / f"{number:04d}.txt"
@@ -327,7 +331,7 @@ def test_boxes_follow_what_moves(clips):
             assert np.abs(drawer_T4[0] - drawer_T4[-1]).max() > 2
 
 
-def test_the_box_of_a_mask(needs_renderer):
+def test_the_box_of_a_mask(needs_renderer: Any) -> None:
     from motion50.render import SUPERSAMPLE, box_of
 
     mask_HW = np.zeros((64, 64), bool)
@@ -336,7 +340,7 @@ def test_the_box_of_a_mask(needs_renderer):
     assert box_of(mask_HW) == tuple(value / SUPERSAMPLE for value in (30, 10, 20, 10))
 
 
-def test_the_camera_is_where_mujoco_has_it_and_moves_the_background(needs_renderer):
+def test_the_camera_is_where_mujoco_has_it_and_moves_the_background(needs_renderer: Any) -> None:
     import mujoco
     from motion50 import camera
 

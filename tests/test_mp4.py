@@ -2,6 +2,7 @@
 
 import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import imageio_ffmpeg
@@ -23,7 +24,7 @@ def _pictures(height: int, width: int) -> list[np.ndarray]:
     return pictures
 
 
-def _read_back(file, height: int, width: int) -> np.ndarray:
+def _read_back(file: Path, height: int, width: int) -> np.ndarray:
     """Full-range RGB by the matrix that the file names."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(file)]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -32,7 +33,7 @@ def _read_back(file, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (63, 97)])
-def test_another_program_reads_every_picture(tmp_path, height, width):
+def test_another_program_reads_every_picture(tmp_path: Path, height: int, width: int) -> None:
     pictures = _pictures(height, width)
     save_mp4(pictures, tmp_path / "new/film.mp4", frames_per_s=12.5)
     shown_THWC = _read_back(tmp_path / "new/film.mp4", height + height % 2, width + width % 2)
@@ -45,7 +46,7 @@ def test_another_program_reads_every_picture(tmp_path, height, width):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["film.mp4"]
 
 
-def test_it_plays_as_fast_as_the_clip_anywhere(tmp_path):
+def test_it_plays_as_fast_as_the_clip_anywhere(tmp_path: Path) -> None:
     save_mp4(_pictures(64, 96), tmp_path / "film.mp4", frames_per_s=29.97 / 4)
     with av.open(str(tmp_path / "film.mp4")) as film:
         video = film.streams.video[0]

@@ -116,7 +116,7 @@ def _plain_counts(paths: list[Path]) -> dict[str, tuple[int, str]]:
 
 @pytest.mark.starts_dask
 @pytest.mark.parametrize("num_mutants", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_mutants(tmp_path, num_mutants):
+def test_mutants(tmp_path: Path, num_mutants: int) -> None:
     mutants = _make(tmp_path / "in", num_mutants)
     settings = ExtractSettings(max_corrupt=1.0, max_seconds=30, no_vectors="skip")
     summary = extract(tmp_path / "in", tmp_path / "out.store", settings, Execution(workers=2))

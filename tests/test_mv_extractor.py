@@ -1,6 +1,9 @@
 """The second decoder held to PyAV: where it can be right (H.264 without B pictures, video first) the stores agree."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ SETTINGS = {
 }
 
 
-def _both(tmp_path):
+def _both(tmp_path: Path) -> Iterator[Any]:
     """The store of tmp_path/in by either decoder."""
     for decoder in ("pyav", "mv-extractor"):
         store = tmp_path / f"{decoder}.store"
@@ -46,7 +49,7 @@ def _both(tmp_path):
     ],
     ids=str,
 )
-def test_the_stores_agree(tmp_path, setting, size):
+def test_the_stores_agree(tmp_path: Path, setting: str, size: tuple[int, int]) -> None:
     """Counts, times, types, raw vectors and motion, at native size, odd, and resized.
 
     Which of several references a block used is told by the pixels, and those passed through RGB on one side.
@@ -71,7 +74,7 @@ def test_the_stores_agree(tmp_path, setting, size):
                 np.testing.assert_array_equal(picture.vectors_K, twin.vectors_K)
 
 
-def test_the_choice_is_recorded(tmp_path):
+def test_the_choice_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/a.mp4", pan((3, -2), num_frames=4, height=64, width=96), options={"bf": "0"})
     command = ["extract", str(tmp_path / "in"), str(tmp_path / "out.store"), "--workers", "0", "--decoder"]
@@ -85,7 +88,7 @@ def test_the_choice_is_recorded(tmp_path):
     assert "was extracted with decoder = mv-extractor" in refused.stderr
 
 
-def test_times_and_orientation_are_the_container_s(tmp_path):
+def test_times_and_orientation_are_the_container_s(tmp_path: Path) -> None:
     """mv-extractor knows neither; both decoders must tell the same of a turned clip of variable rate."""
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "turned.mp4", pan((3, -2), num_frames=30), options={"bf": "0", "refs": "1"}, rotation=90)
@@ -98,7 +101,7 @@ def test_times_and_orientation_are_the_container_s(tmp_path):
     assert len(set(np.diff(pyav.time_s).round(3))) == 2
 
 
-def test_what_it_loses_is_counted(tmp_path):
+def test_what_it_loses_is_counted(tmp_path: Path) -> None:
     """It drops the last pictures where audio is stream 0, and all of them behind 512 packets of audio."""
     first = tmp_path / "first.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=1.6", "-f", "lavfi", "-i", "sine=d=1.6", "-map", "1:a", "-map",

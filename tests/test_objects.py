@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import pytest
 from mgm_shared import objects, storage
 from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
+from mgm_shared.store import Store
 from mgm_shared.store_files import ByteRange
 
 
-def test_a_url_is_told_from_a_path():
+def test_a_url_is_told_from_a_path() -> None:
     assert storage.store_path("s3://bucket/a.store/") == Url("s3://bucket/a.store")
     assert storage.store_path("a.store") == storage.store_path(Path("a.store")) == Path("a.store")
     url = Url("s3://bucket/a.store") / "parts" / "8x8-000000"
@@ -27,7 +29,7 @@ def test_a_url_is_told_from_a_path():
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_files_are_written_listed_read_and_removed(kind, tmp_path, request):
+def test_files_are_written_listed_read_and_removed(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = tmp_path / "root" if kind == "local" else request.getfixturevalue("bucket") / "root"
     assert storage.folder_names(root) == []
     assert storage.file_sizes(root) == {}
@@ -56,7 +58,9 @@ def test_files_are_written_listed_read_and_removed(kind, tmp_path, request):
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_any_ranges_are_those_bytes(kind, tmp_path, request, monkeypatch):
+def test_any_ranges_are_those_bytes(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests are merged and split, so small limits make every case of it happen."""
     monkeypatch.setattr(objects, "MAX_GAP_BYTES", 30)
     monkeypatch.setattr(objects, "MAX_REQUEST_BYTES", 200)
@@ -75,7 +79,7 @@ def test_any_ranges_are_those_bytes(kind, tmp_path, request, monkeypatch):
     assert list(storage.read_ranges([])) == []
 
 
-def test_what_another_process_wrote_is_listed(bucket, s3_server):
+def test_what_another_process_wrote_is_listed(bucket: Url, s3_server: str) -> None:
     storage.write_bytes(bucket / "parts/a/x", b"")
     assert storage.folder_names(bucket / "parts") == ["a"]
     address = f"{s3_server}/{bucket.name}/parts/b/x"
@@ -84,7 +88,7 @@ def test_what_another_process_wrote_is_listed(bucket, s3_server):
     assert set(storage.file_sizes(bucket)) == {"parts/a/x", "parts/b/x"}
 
 
-def test_neighbours_come_with_one_request(bucket, monkeypatch):
+def test_neighbours_come_with_one_request(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
     monkeypatch.setattr(objects, "_fetch", lambda ranges: fetched.extend(ranges) or [bytes(r.length) for r in ranges])
     frames = [ByteRange("s3://b/x", 80_000 * k, 20_000) for k in range(16)]
@@ -92,7 +96,7 @@ def test_neighbours_come_with_one_request(bucket, monkeypatch):
     assert fetched == [ByteRange("s3://b/x", 0, 80_000 * 15 + 20_000)]
 
 
-def test_one_of_two_creators_succeeds(bucket):
+def test_one_of_two_creators_succeeds(bucket: Url) -> None:
     objects.create(bucket / "lock", b"first")
     with pytest.raises(FileExistsError):
         objects.create(bucket / "lock", b"second")
@@ -106,7 +110,7 @@ def _group(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def test_an_upload_leaves_exactly_the_folder_s_files(bucket, tmp_path):
+def test_an_upload_leaves_exactly_the_folder_s_files(bucket: Url, tmp_path: Path) -> None:
     folder = _group(tmp_path / "whole", ["zarr.json", "frames/zarr.json", "frames/c.0", "time/c.0"])
     objects.put(bucket / "part/frames/c.1", b"of an upload that was stopped")
     storage.publish(folder, bucket / "part")
@@ -115,7 +119,7 @@ def test_an_upload_leaves_exactly_the_folder_s_files(bucket, tmp_path):
     assert "other" not in storage.file_sizes(bucket / "part")
 
 
-def test_an_upload_that_fails_is_no_group(bucket, tmp_path, monkeypatch):
+def test_an_upload_that_fails_is_no_group(bucket: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever request it is that fails, the group's own metadata is not there."""
     import s3fs
 
@@ -135,7 +139,7 @@ def test_an_upload_that_fails_is_no_group(bucket, tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
-def test_a_scratch_folder_is_local_and_gone_afterwards(bucket, tmp_path):
+def test_a_scratch_folder_is_local_and_gone_afterwards(bucket: Url, tmp_path: Path) -> None:
     for beside in (tmp_path / "a/b", bucket / "a/b"):
         with storage.scratch_folder(beside) as folder:
             (folder / "x").write_text("x")
@@ -143,7 +147,7 @@ def test_a_scratch_folder_is_local_and_gone_afterwards(bucket, tmp_path):
     assert storage.file_sizes(bucket) == {}
 
 
-def test_trouble_is_one_line(bucket):
+def test_trouble_is_one_line(bucket: Url) -> None:
     with pytest.raises(UserError, match=r"^s3://no-such-bucket/x cannot be written: .*bucket does not exist"):
         storage.write_bytes(Url("s3://no-such-bucket/x"), b"")
     with pytest.raises(UserError, match="is no address that fsspec knows: Protocol not known: nonsense"):
@@ -158,7 +162,7 @@ def test_trouble_is_one_line(bucket):
         ({}, "import sys; sys.modules['s3fs'] = None; ", "needs more than is installed; pip install 'mgm[s3]'"),
     ],
 )
-def test_a_store_that_cannot_be_reached(bucket, environment, before, message):
+def test_a_store_that_cannot_be_reached(bucket: Url, environment: Any, before: str, message: str) -> None:
     """In a process of its own, since this one has its connection already."""
     code = f"{before}from mgm_shared.storage import *; read_bytes(store_path('{bucket}/x'))"
 
@@ -170,7 +174,7 @@ def test_a_store_that_cannot_be_reached(bucket, environment, before, message):
     assert message in last
 
 
-def test_a_local_store_imports_nothing_for_the_other_kind(pan_store):
+def test_a_local_store_imports_nothing_for_the_other_kind(pan_store: Store) -> None:
     code = (
         f"import sys, mgm_shared; store = mgm_shared.open_store({str(pan_store.path)!r});"
         "video = store['test/up/0.mp4']; video.frames[::4]; video.motion[:];"

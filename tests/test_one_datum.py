@@ -3,6 +3,10 @@
 Read it as a tour: each step is one function of the product, and what must be true of what it returns.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from synthetic import texture, write_video
@@ -28,7 +32,7 @@ def _left(t: int) -> int:
     return 16 + SPEED * t
 
 
-def _square_moves_right():
+def _square_moves_right() -> Iterator[Any]:
     background, square = texture(seed=1)[:128, :160] // 2, texture(seed=2)[:SIDE, :SIDE] // 2 + 127
     for t in range(20):
         frame_HWC = background.copy()
@@ -36,7 +40,7 @@ def _square_moves_right():
         yield frame_HWC
 
 
-def test_one_datum(tmp_path):
+def test_one_datum(tmp_path: Path) -> None:
     (tmp_path / "train/right").mkdir(parents=True)
     path = write_video(tmp_path / "train/right/0.mp4", _square_moves_right())
 

@@ -1,9 +1,11 @@
 """What is laid over a frame says what it is given: arrows, colours, hatching, masked patches, boxes."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mgm_shared.geometry import Box
@@ -28,13 +30,13 @@ BLINDNESS = {
 
 
 @pytest.fixture
-def axis():
+def axis() -> Axes:
     axis = Figure().subplots()
     axis.imshow(np.zeros((32, 48, 3), np.uint8))
     return axis
 
 
-def test_colours_are_the_directions():
+def test_colours_are_the_directions() -> None:
     motion_YX2 = np.array([[(2, 0), (0, 2), (-2, 0), (0, -2)], [(9, 0), (0, 0), (1, 0), (np.nan, np.nan)]], np.float32)
     rgb = motion_colours(motion_YX2, full_px=2)
     np.testing.assert_array_equal(rgb[0], WHEEL_RGB)
@@ -49,24 +51,24 @@ def test_colours_are_the_directions():
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_directions_differ_for_every_eye(kind):
+def test_directions_differ_for_every_eye(kind: Any) -> None:
     seen = [_lab(np.clip(np.array(BLINDNESS[kind]) @ _linear(rgb / 255), 0, 1)) for rgb in WHEEL_RGB]
     seen.append(_lab(np.ones(3)))
     # A difference of 2.3 is just noticeable.
     assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) > 25
 
 
-def _linear(rgb):
+def _linear(rgb: Any) -> Any:
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
-def _lab(linear):
+def _lab(linear: Any) -> np.ndarray:
     to_xyz = [(0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041)]
     x, y, z = np.cbrt(np.array(to_xyz) @ linear / (0.95047, 1, 1.08883))
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def test_full_speed_is_that_of_the_fastest_cells():
+def test_full_speed_is_that_of_the_fastest_cells() -> None:
     motion_TYX2 = np.zeros((1, 10, 20, 2), np.float32)
     assert full_speed(motion_TYX2) == 1
     motion_TYX2[0, 0, :4] = (3, 4)
@@ -74,7 +76,7 @@ def test_full_speed_is_that_of_the_fastest_cells():
     assert full_speed(np.full((1, 2, 2, 2), np.nan, np.float32)) == 1
 
 
-def test_arrows_stand_on_moving_cells(axis):
+def test_arrows_stand_on_moving_cells(axis: Axes) -> None:
     motion_YX2 = np.zeros((4, 6, 2), np.float32)
     motion_YX2[0, 2] = (3, -1)
     motion_YX2[1, 0] = np.nan
@@ -85,7 +87,7 @@ def test_arrows_stand_on_moving_cells(axis):
     np.testing.assert_allclose((arrows.U.tolist(), arrows.V.tolist()), ([16], [-16 / 3]), rtol=1e-6)
 
 
-def test_many_cells_share_an_arrow(axis):
+def test_many_cells_share_an_arrow(axis: Axes) -> None:
     motion_YX2 = np.full((40, 60, 2), (2, 0), np.float32)
     motion_YX2[0:3, 0:3] = np.nan
     motion_YX2[0, 3:6] = np.nan
@@ -98,7 +100,7 @@ def test_many_cells_share_an_arrow(axis):
     np.testing.assert_allclose(arrows.U[:2], [2 * 24 / 2 * 5, 2 * 24 / 2 * 2], rtol=1e-6)
 
 
-def test_hatching_lies_on_missing_cells_only(axis):
+def test_hatching_lies_on_missing_cells_only(axis: Axes) -> None:
     motion_YX2 = np.zeros((4, 6, 2), np.float32)
     motion_YX2[1, 2] = np.nan
     draw_missing(axis, motion_YX2)
@@ -107,7 +109,7 @@ def test_hatching_lies_on_missing_cells_only(axis):
     assert np.count_nonzero(alpha_HW) == 64
 
 
-def test_masked_tubelets_lie_in_fog_and_the_rest_is_untouched():
+def test_masked_tubelets_lie_in_fog_and_the_rest_is_untouched() -> None:
     frames_THWC = np.full((4, 32, 48, 3), 200, np.uint8)
     mask_thw = np.zeros((2, 2, 3), bool)
     mask_thw[1, 0, 2] = True
@@ -117,7 +119,7 @@ def test_masked_tubelets_lie_in_fog_and_the_rest_is_untouched():
         np.testing.assert_array_equal(shade_masked(frames_THWC, mask_thw, fog=fog), expected)
 
 
-def test_outline_runs_between_masked_and_visible(axis):
+def test_outline_runs_between_masked_and_visible(axis: Axes) -> None:
     mask_hw = np.array([[0, 1, 1], [0, 1, 0]], bool)
     draw_outline(axis, mask_hw)
     x, y = axis.lines[-1].get_data()
@@ -128,14 +130,14 @@ def test_outline_runs_between_masked_and_visible(axis):
     assert segments == above | below | sides
 
 
-def test_what_leaves_the_picture_does_not_widen_it(axis):
+def test_what_leaves_the_picture_does_not_widen_it(axis: Axes) -> None:
     before = axis.get_xlim(), axis.get_ylim()
     draw_boxes(axis, [Box(x=40, y=-5, width=20, height=10)])
     assert (axis.get_xlim(), axis.get_ylim()) == before
     assert axis.lines[-1].get_xdata().tolist() == [39.5, 59.5, 59.5, 39.5, 39.5]
 
 
-def test_heat_is_clear_where_it_is_cold(axis):
+def test_heat_is_clear_where_it_is_cold(axis: Axes) -> None:
     heat_YX = np.array([[0, 1], [2, 8]], np.float32)
     draw_heat(axis, np.zeros((32, 32, 3), np.uint8), heat_YX, full=4)
     alpha_YX = axis.images[-1].get_alpha()

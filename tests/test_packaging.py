@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
+from mgm_shared.store import Store
 from mgm_train.cli import main as train
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
@@ -35,7 +37,7 @@ def _setup() -> configparser.ConfigParser:
     return parser
 
 
-def test_conda_and_pip_install_the_same():
+def test_conda_and_pip_install_the_same() -> None:
     required = _setup()["options"]["install_requires"].split("\n")
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
@@ -43,7 +45,7 @@ def test_conda_and_pip_install_the_same():
     assert "python=3.12" in environment["dependencies"]
 
 
-def test_every_package_is_in_the_wheel():
+def test_every_package_is_in_the_wheel() -> None:
     packages = _setup()["options"]["packages"].split()
     found = {
         ".".join(init.parent.relative_to(ROOT / root).parts)
@@ -54,7 +56,7 @@ def test_every_package_is_in_the_wheel():
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe):
+def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe: Any) -> None:
     text = recipe.read_text()
     assert text.startswith("# ")
     head = text.split("\n\n")[0]
@@ -68,7 +70,7 @@ def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe):
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a classifier of `pan_store`'s labels."""
     from mgm_train.checkpoint.weights import save_weights
     from mgm_train.models.videomae import VideoClassifier, model_config
@@ -81,7 +83,7 @@ def classifier(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_classes(tmp_path_factory):
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A class map by which `pan_store` has two training videos in a class, one of which a probe holds out."""
     path = tmp_path_factory.mktemp("classes") / "classes.csv"
     path.write_text("label,class\nleft,sideways\nright,sideways\nup,upright\ndown,upright\n")
@@ -89,7 +91,9 @@ def two_classes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, two_classes, tmp_path):
+def test_every_recipe_would_run(
+    recipe: Any, pan_videos: Path, pan_store: Store, classifier: Path, two_classes: Any, tmp_path: Path
+) -> None:
     """A dry run of each section, in its own size but for the model's, and a step's, which wants more videos."""
     small = ["--batch-size", "4", "--model", "vit_tiny"]
     probed = ["--run", tmp_path / "new", "--init", classifier, "--split", "test", "--class-map", two_classes]
@@ -111,7 +115,7 @@ def test_every_recipe_would_run(recipe, pan_videos, pan_store, classifier, two_c
     assert not list(tmp_path.iterdir())
 
 
-def test_tables_5_and_6():
+def test_tables_5_and_6() -> None:
     """The paper's own numbers, column by column."""
     rows = {
         "base_lr": (5e-4, 1e-3, 5e-4, 5e-4, 5e-4),
@@ -140,7 +144,7 @@ def test_tables_5_and_6():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_field_of_a_configuration_is_an_option_with_its_default_and_help(name):
+def test_every_field_of_a_configuration_is_an_option_with_its_default_and_help(name: Any) -> None:
     command = {**prep.commands, **train.commands}[name]
     options = {option.name: option for option in command.params if getattr(option, "group", None)}
     fields = CONFIGS[name].model_fields
@@ -151,7 +155,7 @@ def test_every_field_of_a_configuration_is_an_option_with_its_default_and_help(n
 
 
 @pytest.mark.parametrize("program", [prep, train], ids=["mgm-prep", "mgm-train"])
-def test_help_documents_every_argument_and_option(program):
+def test_help_documents_every_argument_and_option(program: Any) -> None:
     for name, command in program.commands.items():
         text = " ".join(CliRunner().invoke(program, [name, "--help"], terminal_width=200).output.split())
         assert " ".join(command.help.split("\n")[0].split()) in text
@@ -164,7 +168,7 @@ def test_help_documents_every_argument_and_option(program):
 
 
 @pytest.mark.parametrize("arguments", [["mgm_prep", "extract"], ["mgm_train", "finetune"], ["mgm_train"]], ids=" ".join)
-def test_help_starts_fast(arguments):
+def test_help_starts_fast(arguments: list[str]) -> None:
     """Processor time, so that a busy machine does not matter: 0.4 s is the goal; and no heavy library."""
     code = (
         "import sys, time; from importlib import import_module\n"

@@ -46,7 +46,7 @@ MAX_BODY_LINES = 12
 
 
 @pytest.fixture
-def videos(tmp_path):
+def videos(tmp_path: Path) -> Path:
     """Two classes of pans, and a file that is no video."""
     root = tmp_path / "videos"
     for label, (dx, dy) in {"there": VELOCITY, "back": (-3, 2)}.items():
@@ -56,7 +56,7 @@ def videos(tmp_path):
     return root
 
 
-def test_from_a_folder_to_a_store_and_all_around_it(videos, tmp_path):
+def test_from_a_folder_to_a_store_and_all_around_it(videos: Path, tmp_path: Path) -> None:
     """Paths may be text. The pan's own velocity is what comes out at the end."""
     path, progress = str(tmp_path / "pans.store"), Recording()
     assert asdict(preview_extract(str(videos), path)) == {
@@ -98,7 +98,7 @@ def test_from_a_folder_to_a_store_and_all_around_it(videos, tmp_path):
     assert saliency(path, str(tmp_path / "boxes")).ratio == pytest.approx(1, rel=0.1)
 
 
-def test_copies_and_a_second_store_from_them(videos, tmp_path):
+def test_copies_and_a_second_store_from_them(videos: Path, tmp_path: Path) -> None:
     progress = Recording()
     summary = transcode(str(videos), str(tmp_path / "out"), TranscodeSettings(crf=30), Execution(progress=progress))
     assert (summary.listed, summary.done, summary.failed) == (3, 2, 1)
@@ -106,7 +106,7 @@ def test_copies_and_a_second_store_from_them(videos, tmp_path):
     assert extract(tmp_path / "out", tmp_path / "out.store").done == 2
 
 
-def test_errors_are_exceptions_with_one_line(tmp_path):
+def test_errors_are_exceptions_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         extract(tmp_path / "nowhere", tmp_path / "out.store")
     with pytest.raises(UserError, match="is not an mgm store"):
@@ -122,7 +122,7 @@ ODD_NAMES = [
 ]
 
 
-def test_odd_names_through_every_table_and_command(tmp_path):
+def test_odd_names_through_every_table_and_command(tmp_path: Path) -> None:
     """Each file is one row; all tables are text that other programs read; each id finds its video again."""
     folder = tmp_path / os.fsdecode(b"videos\xe9/train/label \xff")
     folder.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_odd_names_through_every_table_and_command(tmp_path):
         assert len(result.stdout.splitlines()) == len(describe_video(open_store(store)[video_id]).flat())
 
 
-def test_names_in_messages_are_one_line(tmp_path):
+def test_names_in_messages_are_one_line(tmp_path: Path) -> None:
     store = tmp_path / "a\n\x1b[2Jb.store"
     result = CliRunner().invoke(cli.main, ["verify", str(store)])
     assert result.exit_code == 2
@@ -157,7 +157,7 @@ def test_names_in_messages_are_one_line(tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_every_public_name_is_there_and_documented():
+def test_every_public_name_is_there_and_documented() -> None:
     assert sorted(mgm_prep.__all__) == mgm_prep.__all__ == sorted(mgm_prep._HOMES)
     for name in mgm_prep.__all__:
         assert inspect.getdoc(getattr(mgm_prep, name)), name
@@ -165,13 +165,13 @@ def test_every_public_name_is_there_and_documented():
         mgm_prep.nothing  # noqa: B018
 
 
-def test_the_help_waits_for_no_decoder():
+def test_the_help_waits_for_no_decoder() -> None:
     code = "import sys, mgm_prep.cli; print({'av', 'zarr', 'cv2', 'numba', 'pandas', 'dask'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_a_command_declares_options_and_calls_a_function():
+def test_a_command_declares_options_and_calls_a_function() -> None:
     tree = ast.parse(Path(cli.__file__).read_text())
     commands = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name != "main"}
     assert commands.keys() == cli.main.commands.keys()
@@ -180,7 +180,7 @@ def test_a_command_declares_options_and_calls_a_function():
         assert 1 + last.end_lineno - first.lineno <= MAX_BODY_LINES, name
 
 
-def test_the_cores_are_those_of_the_affinity():
+def test_the_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from mgm_shared.cores import *; "
     done = subprocess.run([sys.executable, "-c", code + "print(num_usable_cores())"], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr

@@ -18,6 +18,6 @@ from mgm_shared.printable import one_line
         ("a\u2028b\u202ec".encode(), r"a\u2028b\u202ec"),
     ],
 )
-def test_a_name_is_one_line(name, shown):
+def test_a_name_is_one_line(name: bytes, shown: str) -> None:
     assert one_line(os.fsdecode(name)) == shown
     shown.encode()

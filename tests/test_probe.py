@@ -9,15 +9,18 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from torch import nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
+from mgm_shared.store import Store
 from mgm_train.checkpoint.weights import Weights, load_weights, save_weights
 from mgm_train.cli import main
 from mgm_train.config import ProbeConfig
@@ -55,7 +58,7 @@ def _features(num_videos: int = 20, num_views: int = 2, seed: int = 0) -> Featur
     return Features(feature_NVD=feature_NVD.half(), label_N=label_N, video_ids=video_ids, unreadable={})
 
 
-def test_a_grid_of_heads_learns_what_each_head_would_alone():
+def test_a_grid_of_heads_learns_what_each_head_would_alone() -> None:
     data = _features()
     heads = fit(data, 3, CONFIG, CPU.device)
     feature_SD = data.feature_NVD.float().flatten(0, 1)
@@ -79,7 +82,7 @@ def test_a_grid_of_heads_learns_what_each_head_would_alone():
         torch.testing.assert_close(heads.bias_GK[number], single.bias.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_probabilities_are_means_over_views():
+def test_probabilities_are_means_over_views() -> None:
     data, scored = _features(), _features(seed=1)
     heads = fit(data, 3, CONFIG, CPU.device)
     probability_NGK = heads.probabilities(scored)
@@ -88,7 +91,7 @@ def test_probabilities_are_means_over_views():
     torch.testing.assert_close(probability_NGK[7, 4], (views[0] + views[1]) / 2)
 
 
-def test_the_head_that_counts_is_chosen_without_the_scored_videos():
+def test_the_head_that_counts_is_chosen_without_the_scored_videos() -> None:
     data, scored = _features(60), _features(30, seed=1)
     config = CONFIG.replace(learning_rates=(1e-9, 1e-2), weight_decays=(0.0,), epochs=10)
     choices, best, predictions = fit_and_score(data, scored, 3, config, CPU.device)
@@ -104,7 +107,7 @@ def test_the_head_that_counts_is_chosen_without_the_scored_videos():
     assert choices[1].top1 == pytest.approx(right / 30)
 
 
-def test_videos_held_out_are_a_share_of_each_class():
+def test_videos_held_out_are_a_share_of_each_class() -> None:
     data = _features(23)
     fitted, held = hold_out(data, 0.25, seed=3)
     assert sorted(fitted.video_ids + held.video_ids) == data.video_ids
@@ -115,20 +118,20 @@ def test_videos_held_out_are_a_share_of_each_class():
         hold_out(_features(3), 0.25, seed=0)
 
 
-def test_some_videos_of_each_class_are_always_left_to_learn_from():
+def test_some_videos_of_each_class_are_always_left_to_learn_from() -> None:
     fitted, held = hold_out(_features(6), 0.99, seed=0)
     assert sorted(fitted.label_N.tolist()) == sorted(held.label_N.tolist()) == [0, 1, 2]
 
 
 @pytest.fixture
-def weights(tmp_path) -> Weights:
+def weights(tmp_path: Path) -> Weights:
     model = build(lambda: VideoMAE(MODEL), seed=1)
     nn.init.normal_(model.encoder.norm.weight)
     save_weights(tmp_path / "weights.safetensors", model.state_dict(), MODEL, {})
     return load_weights(tmp_path / "weights.safetensors")
 
 
-def test_the_encoder_is_as_pretraining_left_it_norm_included(weights):
+def test_the_encoder_is_as_pretraining_left_it_norm_included(weights: Weights) -> None:
     model = VideoMAE(MODEL)
     model.load_state_dict(weights.state)
     frames_BCTHW = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
@@ -138,7 +141,7 @@ def test_the_encoder_is_as_pretraining_left_it_norm_included(weights):
         torch.testing.assert_close(frozen(frames_BCTHW), model.encoder(frames_BCTHW).mean(1))
 
 
-def test_a_fine_tuned_encoder_keeps_its_pooled_norm(tmp_path):
+def test_a_fine_tuned_encoder_keeps_its_pooled_norm(tmp_path: Path) -> None:
     model = build(lambda: VideoClassifier(MODEL, 7, drop_path=0.9, fc_dropout=0.9), seed=1)
     nn.init.normal_(model.fc_norm.weight)
     save_weights(tmp_path / "weights.safetensors", model.state_dict(), MODEL, {})
@@ -149,18 +152,20 @@ def test_a_fine_tuned_encoder_keeps_its_pooled_norm(tmp_path):
         torch.testing.assert_close(frozen(frames_BCTHW), expected_BD)
 
 
-def _dataset(store, **settings) -> ViewDataset:
+def _dataset(store: Any, **settings: Any) -> ViewDataset:
     config = CONFIG.replace(split="test", num_temporal_views=2, num_spatial_views=1, **settings)
     return ViewDataset(store, class_names(store), MODEL, config)
 
 
-def test_features_are_computed_once_and_go_on_after_a_stop(pan_store, weights, tmp_path, monkeypatch):
+def test_features_are_computed_once_and_go_on_after_a_stop(
+    pan_store: Store, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(features, "VIDEOS_PER_CHUNK", 3)
     model, dataset = FrozenEncoder(weights), _dataset(pan_store)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     save = FeatureCache._save
 
-    def save_and_ask_to_stop(self, part, values):
+    def save_and_ask_to_stop(self: Any, part: Any, values: Any) -> None:
         save(self, part, values)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -178,7 +183,7 @@ def test_features_are_computed_once_and_go_on_after_a_stop(pan_store, weights, t
     assert loaded.label_N.tolist() == dataset.labels.tolist()
 
 
-def test_features_of_something_else_are_refused(pan_store, weights, tmp_path):
+def test_features_of_something_else_are_refused(pan_store: Store, weights: Weights, tmp_path: Path) -> None:
     dataset = _dataset(pan_store)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     assert cache.compute(FrozenEncoder(weights), dataset, CPU)
@@ -187,11 +192,13 @@ def test_features_of_something_else_are_refused(pan_store, weights, tmp_path):
         FeatureCache.of(tmp_path / "run", weights, other, CPU).compute(None, other, CPU)
 
 
-def test_a_video_that_cannot_be_read_is_named(pan_store, weights, tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_read_is_named(
+    pan_store: Store, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = _dataset(pan_store)
     read = ViewDataset._views
 
-    def read_all_but_one(self, video):
+    def read_all_but_one(self: Any, video: Any) -> Any:
         if "left" in video.video_id:
             raise OSError("checksum")
         return read(self, video)
@@ -204,12 +211,12 @@ def test_a_video_that_cannot_be_read_is_named(pan_store, weights, tmp_path, monk
     assert loaded.unreadable == {"test/left/0.mp4": "checksum"}
 
 
-def test_the_command(pan_store, weights, tmp_path):
+def test_the_command(pan_store: Store, weights: Weights, tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("label,class\nleft,across\nright,across\nup,along\ndown,along\n")
     arguments = ["probe", pan_store.path, "--run", tmp_path / "run", "--init", weights.path, "--stride", 2]
     arguments += ["--class-map", tmp_path / "map.csv", "--num-workers", 0, "--json"]
 
-    def run(*more):
+    def run(*more: Any) -> Result:
         return CliRunner().invoke(main, [str(argument) for argument in (*arguments, *more)])
 
     plan = json.loads(run("-n").stdout)
@@ -230,7 +237,7 @@ def test_the_command(pan_store, weights, tmp_path):
     assert [part.stat().st_mtime_ns for part in parts] == before, "other heads, the same features"
 
 
-def test_probe_needs_weights(pan_store, tmp_path):
+def test_probe_needs_weights(pan_store: Store, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["probe", str(pan_store.path), "--run", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "probe needs --init" in result.stderr

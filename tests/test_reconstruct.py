@@ -4,6 +4,7 @@ Axes as in reconstruct.py.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,38 +19,38 @@ SHAPE_THWC = (4, 32, 48, 3)
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> VideoMAE:
     # 4 frames of 32×48 px have as many tokens as 6 of 32×32.
     return build(lambda: VideoMAE(replace(TOY, num_frames=6)), seed=0)
 
 
 @pytest.fixture(scope="module")
-def frames_THWC():
+def frames_THWC() -> np.ndarray:
     return np.random.default_rng(0).integers(40, 200, SHAPE_THWC, dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def mask_N():
+def mask_N() -> np.ndarray:
     mask_N = np.ones(12, bool)
     mask_N[[0, 5, 8]] = False
     return mask_N
 
 
-def _colours_first(frames_THWC):
+def _colours_first(frames_THWC: np.ndarray) -> Any:
     return frames_THWC.transpose(3, 0, 1, 2).copy()
 
 
-def _pixels(mask_N):
+def _pixels(mask_N: np.ndarray) -> Any:
     """Which pixels are masked, (T, H, W)."""
     return mask_N.reshape(2, 2, 3).repeat(2, 0).repeat(16, 1).repeat(16, 2)
 
 
-def test_unpatchify_undoes_patchify(frames_THWC):
+def test_unpatchify_undoes_patchify(frames_THWC: np.ndarray) -> None:
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
     np.testing.assert_array_equal(unpatchify(patchify(frames_BCTHW)[0], SHAPE_THWC), frames_THWC)
 
 
-def test_the_right_prediction_gives_the_clip_back(model, frames_THWC, mask_N):
+def test_the_right_prediction_gives_the_clip_back(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
     target_MQ3 = target_pixels(frames_BCTHW, rebuilt.masked_M[None])[0]
@@ -58,14 +59,16 @@ def test_the_right_prediction_gives_the_clip_back(model, frames_THWC, mask_N):
     assert perfect.psnr(frames_THWC) == np.inf
 
 
-def test_the_loss_is_the_error_of_the_prediction(model, frames_THWC, mask_N):
+def test_the_loss_is_the_error_of_the_prediction(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     mean_M31, std_M31 = rebuilt.true_statistics()
     error_M3Q = (rebuilt.patches_N3Q[rebuilt.masked_M] - mean_M31) / std_M31 - rebuilt.predicted_M3Q
     assert rebuilt.loss == pytest.approx(float((error_M3Q**2).mean()), rel=1e-4)
 
 
-def test_only_the_rows_that_say_so_have_seen_masked_pixels(model, frames_THWC, mask_N):
+def test_only_the_rows_that_say_so_have_seen_masked_pixels(
+    model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray
+) -> None:
     is_masked_THW = _pixels(mask_N)
     other_THWC = frames_THWC.copy()
     other_THWC[is_masked_THW] = 255 - other_THWC[is_masked_THW] // 2
@@ -76,14 +79,14 @@ def test_only_the_rows_that_say_so_have_seen_masked_pixels(model, frames_THWC, m
     assert np.abs(one.frames(one.true_statistics()).astype(int) - other.frames(other.true_statistics())).mean() > 20
 
 
-def test_what_is_visible_stays_as_it_was(model, frames_THWC, mask_N):
+def test_what_is_visible_stays_as_it_was(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     is_visible_THW = ~_pixels(mask_N)
     for statistics in (rebuilt.true_statistics(), rebuilt.visible_statistics(), rebuilt.neutral_statistics()):
         np.testing.assert_array_equal(rebuilt.frames(statistics)[is_visible_THW], frames_THWC[is_visible_THW])
 
 
-def test_without_prediction_a_patch_has_its_mean(model, frames_THWC, mask_N):
+def test_without_prediction_a_patch_has_its_mean(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     flat_THWC = rebuilt.frames(rebuilt.true_statistics(), is_predicted=False)
     # Token 1: slice 0, row 0, column 1.
@@ -91,7 +94,7 @@ def test_without_prediction_a_patch_has_its_mean(model, frames_THWC, mask_N):
     np.testing.assert_allclose(flat_THWC[:2, :16, 16:32].reshape(-1, 3), np.tile(expected_C, (512, 1)), atol=0.5)
 
 
-def test_guessed_statistics_are_those_of_the_neighbours(model, mask_N):
+def test_guessed_statistics_are_those_of_the_neighbours(model: VideoMAE, mask_N: np.ndarray) -> None:
     # Visible: dark at the left of slice 0 and bright at the right of both; contrast 10 and 20.
     noise_THW = np.random.default_rng(1).choice([-1.0, 1.0], SHAPE_THWC[:3])
     frames_THWC = np.full(SHAPE_THWC, 100.0)

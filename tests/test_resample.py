@@ -1,12 +1,14 @@
 """Resampled motion against a loop over pixels."""
 
+from typing import Any
+
 import numpy as np
 
 from mgm_shared.geometry import Box
 from mgm_shared.resample import resample_motion
 
 
-def _by_pixels(motion_YX2, box, height, width):
+def _by_pixels(motion_YX2: Any, box: Any, height: Any, width: Any) -> Any:
     """Each new cell: the mean over a fine sampling of the points that it covers in the old picture."""
     per_cell = 24
     out = np.full((height // 8, width // 8, 2), np.nan)
@@ -20,7 +22,7 @@ def _by_pixels(motion_YX2, box, height, width):
     return out
 
 
-def test_resampling_equals_the_mean_over_the_covered_pixels():
+def test_resampling_equals_the_mean_over_the_covered_pixels() -> None:
     rng = np.random.default_rng(0)
     motion_YX2 = rng.normal(size=(12, 16, 2)).astype(np.float32)
     motion_YX2[rng.random((12, 16)) < 0.2] = np.nan
@@ -29,14 +31,14 @@ def test_resampling_equals_the_mean_over_the_covered_pixels():
     np.testing.assert_allclose(got, _by_pixels(motion_YX2, box, 48, 64), atol=2e-5)
 
 
-def test_resampling_to_the_same_picture_changes_nothing():
+def test_resampling_to_the_same_picture_changes_nothing() -> None:
     motion_TYX2 = np.random.default_rng(1).normal(size=(3, 6, 8, 2)).astype(np.float32)
     motion_TYX2[1, 2, 3] = np.nan
     same = resample_motion(motion_TYX2, Box(x=0, y=0, width=64, height=48), 48, 64)
     np.testing.assert_allclose(same, motion_TYX2, atol=1e-6)
 
 
-def test_a_missing_cell_is_not_a_static_one():
+def test_a_missing_cell_is_not_a_static_one() -> None:
     motion_YX2 = np.full((4, 4, 2), np.nan, np.float32)
     motion_YX2[:, :3] = 5
     half = resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)
@@ -45,7 +47,7 @@ def test_a_missing_cell_is_not_a_static_one():
     assert np.isnan(resample_motion(motion_YX2, Box(x=0, y=0, width=32, height=32), 16, 16)[:, 1]).all()
 
 
-def test_mirrored_cells_change_places_and_dx_its_sign():
+def test_mirrored_cells_change_places_and_dx_its_sign() -> None:
     motion_TYX2 = np.random.default_rng(2).normal(size=(2, 6, 8, 2)).astype(np.float32)
     motion_TYX2[1, 2, 3] = np.nan
     for box in (Box(x=0, y=0, width=64, height=48), Box(x=6, y=2, width=40, height=30)):

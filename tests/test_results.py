@@ -1,10 +1,13 @@
 """Means and std against numpy, and what the plot shows of them."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import yaml
 
-from mgm_train.ablation.grid import read_grid, runs_of
+from mgm_train.ablation.grid import Table, read_grid, runs_of
 from mgm_train.ablation.results import markdown, plot, tabulate
 from mgm_train.ablation.runner import RunResult
 
@@ -12,7 +15,7 @@ RATES = {"tube": (60.0, 61.5, 64.0), "mgm": (65.0, 70.0, 66.0)}
 
 
 @pytest.fixture
-def tables(tmp_path):
+def tables(tmp_path: Path) -> list[Table]:
     axes = {"mask": ["tube", "mgm"], "mask_ratio": [0.9, 0.5]}
     grid = {"seeds": [0, 1, 2], "tables": {"curves": axes, "marks": {"mask": {"A|B": "tube", "MGM": "mgm"}}}}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
@@ -20,8 +23,8 @@ def tables(tmp_path):
 
 
 @pytest.fixture
-def outcomes(tables):
-    def outcome(run):
+def outcomes(tables: list[Table]) -> dict[str, RunResult]:
+    def outcome(run: Any) -> RunResult:
         config = run.configs["pretrain"]
         percent = RATES[config.mask][run.seed] - 10 * (config.mask_ratio == 0.5)
         return RunResult(scores={"top1": percent / 100, "scored": 5, "listed": 5})
@@ -29,7 +32,7 @@ def outcomes(tables):
     return {run.name: outcome(run) for run in runs_of(tables)}
 
 
-def test_mean_and_std_are_numpys(tables, outcomes):
+def test_mean_and_std_are_numpys(tables: list[Table], outcomes: dict[str, RunResult]) -> None:
     tube, mgm = tabulate(tables[1], outcomes)
     for result, rates in ((tube, RATES["tube"]), (mgm, RATES["mgm"])):
         assert result.mean == pytest.approx(np.mean(rates))
@@ -39,13 +42,15 @@ def test_mean_and_std_are_numpys(tables, outcomes):
     assert "| A\\|B | 61.8 ± 2.0 |" in markdown(tables[1], outcomes)
 
 
-def test_one_run_has_no_std(tables, outcomes):
+def test_one_run_has_no_std(tables: list[Table], outcomes: dict[str, RunResult]) -> None:
     left = {name: outcome if name.endswith("seed=1") else RunResult() for name, outcome in outcomes.items()}
     result = tabulate(tables[1], left)[0]
     assert (str(result), result.std, result.remark) == ("61.5", None, "2 not run")
 
 
-def test_a_numeric_axis_is_a_curve_and_the_others_its_names(tables, outcomes):
+def test_a_numeric_axis_is_a_curve_and_the_others_its_names(
+    tables: list[Table], outcomes: dict[str, RunResult]
+) -> None:
     curves, marks = plot(tables, outcomes).axes
     shown = {bars.get_label(): bars.lines[0].get_xydata() for bars in curves.containers}
     for mask, rates in RATES.items():
@@ -54,7 +59,7 @@ def test_a_numeric_axis_is_a_curve_and_the_others_its_names(tables, outcomes):
     np.testing.assert_allclose([bars.lines[0].get_xdata()[0] for bars in marks.containers], [61.8333, 67], atol=1e-3)
 
 
-def test_what_has_no_number_is_named(tables, outcomes):
+def test_what_has_no_number_is_named(tables: list[Table], outcomes: dict[str, RunResult]) -> None:
     failed = {name: RunResult(reason="boom") if "tube" in name else one for name, one in outcomes.items()}
     curves, marks = plot(tables, failed).axes
     assert [bars.get_label() for bars in curves.containers] == ["mgm"]

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import zarr
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from synthetic import pan, write_video
 from torch.utils.data import DataLoader
 
@@ -35,7 +36,7 @@ SMALL = """--model vit_tiny --num-frames 4 --image-px 32 --stride 2 --batch-size
 SIZES = ((64, 96), (96, 64), (64, 64))
 
 
-def _run(program, *arguments: object):
+def _run(program: Any, *arguments: object) -> Result:
     return CliRunner().invoke(program, [str(argument) for argument in arguments])
 
 
@@ -45,7 +46,7 @@ def _files(store: storage.StorePath) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six good files of three sizes, so three parts, and a bad one."""
     root = tmp_path_factory.mktemp("videos")
     for k in range(6):
@@ -57,7 +58,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(videos, tmp_path_factory) -> Path:
+def local(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their store on the disk: what every other must be equal to."""
     store = tmp_path_factory.mktemp("stores") / "local.store"
     extract(videos, store, ExtractSettings())
@@ -66,14 +67,14 @@ def local(videos, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def remote(bucket, monkeypatch) -> Url:
+def remote(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Url:
     monkeypatch.setattr(lock, "BEAT_S", 0.1)
     return bucket / "data/remote.store"
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.starts_dask
-def test_both_stages_at_a_url(videos, local, remote, tmp_path):
+def test_both_stages_at_a_url(videos: Path, local: Path, remote: Url, tmp_path: Path) -> None:
     """The commands a user gives, one after the other, by workers that have nothing but the environment."""
     first = _run(prep, "extract", videos, remote, "--workers", 1, "--json")
     assert first.exit_code == 3, first.output
@@ -98,14 +99,14 @@ def test_both_stages_at_a_url(videos, local, remote, tmp_path):
 
 
 @pytest.fixture
-def copied(local, bucket) -> Url:
+def copied(local: Path, bucket: Url) -> Url:
     """The local store's files at a URL."""
     for name, content in _files(local).items():
         storage.write_bytes(bucket / "copy.store" / name, content)
     return bucket / "copy.store"
 
 
-def test_it_opens_as_the_local_one_does(local, copied):
+def test_it_opens_as_the_local_one_does(local: Path, copied: Url) -> None:
     xarray = pytest.importorskip("xarray")
     ours, theirs = open_store(str(copied)), open_store(local)
     assert ours.digest == theirs.digest
@@ -122,7 +123,7 @@ def test_it_opens_as_the_local_one_does(local, copied):
     np.testing.assert_array_equal(part["frames"][12:24], video.frames[:])
 
 
-def still_cells(clip, rng):
+def still_cells(clip: Any, rng: Any) -> Any:
     """A mask of which the motion decides each bit."""
     return (np.nan_to_num(clip.motion_TYX2) == 0).ravel()
 
@@ -130,10 +131,10 @@ def still_cells(clip, rng):
 # Python 3.12 and later warn of any fork of a process with threads.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_a_loader_s_workers_stream_it(local, copied, start):
+def test_a_loader_s_workers_stream_it(local: Path, copied: Url, start: str) -> None:
     """After this process has used its own connection, which a fork must not share."""
 
-    def dataset(path) -> PretrainDataset:
+    def dataset(path: Path) -> PretrainDataset:
         augment = PretrainAugment(size_px=32)
         return PretrainDataset(open_store(path), num_frames=4, stride=2, augment=augment, mask=still_cells)
 
@@ -155,7 +156,9 @@ def test_a_loader_s_workers_stream_it(local, copied, start):
         assert torch.equal(sample["mask_N"], reference["mask_N"])
 
 
-def test_an_upload_that_fails_anywhere_is_never_seen_as_a_part(videos, local, remote, monkeypatch):
+def test_an_upload_that_fails_anywhere_is_never_seen_as_a_part(
+    videos: Path, local: Path, remote: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The k-th upload fails, for many k; then the store holds whole parts only, and the next run completes it."""
     import s3fs
 
@@ -186,7 +189,9 @@ def test_an_upload_that_fails_anywhere_is_never_seen_as_a_part(videos, local, re
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 7))])
-def test_a_run_killed_between_two_uploads_is_completed(videos, local, remote, tmp_path, seed):
+def test_a_run_killed_between_two_uploads_is_completed(
+    videos: Path, local: Path, remote: Url, tmp_path: Path, seed: Any
+) -> None:
     """SIGKILL before the k-th request that writes; what is seen meanwhile are whole parts, and the end is the same."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, s3fs\n"
@@ -222,7 +227,9 @@ def test_a_run_killed_between_two_uploads_is_completed(videos, local, remote, tm
 
 @pytest.mark.slow
 @pytest.mark.starts_dask
-def test_a_video_that_ends_its_workers_is_rejected(videos, local, remote, tmp_path, monkeypatch):
+def test_a_video_that_ends_its_workers_is_rejected(
+    videos: Path, local: Path, remote: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As it is on a disk, but its workers die twice as often, since the first death names nobody."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nfrom mgm_prep.extraction import part\nadd = part.PartWriter.add_video\n"
@@ -238,7 +245,7 @@ def test_a_video_that_ends_its_workers_is_rejected(videos, local, remote, tmp_pa
     assert not [name for name in storage.file_sizes(remote) if name.startswith((".unfinished", ".lock"))]
 
 
-def test_damage_is_found(copied):
+def test_damage_is_found(copied: Url) -> None:
     (frames, *_) = [name for name in storage.file_sizes(copied) if "/frames/c." in name]
     content = bytearray(storage.read_bytes(copied / frames))
     content[100] ^= 1
@@ -251,7 +258,7 @@ def test_damage_is_found(copied):
     assert "time has 0 values" in result.stdout
 
 
-def test_bad_places_are_one_line(videos, bucket):
+def test_bad_places_are_one_line(videos: Path, bucket: Url) -> None:
     storage.write_bytes(bucket / "other/notes.txt", b"mine")
     cases = {
         ("extract", videos, bucket / "other"): "exists and is not an mgm store",

@@ -1,10 +1,13 @@
 """Motion inside boxes over motion outside: against loops, on clips whose moving part is known, and its interval."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import texture, write_video
@@ -15,22 +18,22 @@ from mgm_prep.extraction.extract import extract
 from mgm_prep.store_tools.saliency import _draws, _measures, _tally, labelled_videos, measure_saliency
 from mgm_shared.boxes import read_boxes
 from mgm_shared.errors import UserError
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 
 SIDE, SPEED, NUM_FRAMES = 48, 3, 50
 
 
-def left(t):
+def left(t: Any) -> Any:
     """Where the square's first column is at frame t, counted from 0."""
     return 8 + SPEED * t
 
 
 @pytest.fixture(scope="module")
-def square_store(tmp_path_factory):
+def square_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A textured square that crosses a still, textured ground, and a video in which nothing moves; 96×240 px."""
     folder, ground_HWC, square_HWC = tmp_path_factory.mktemp("square"), texture(96, 240, 1), texture(SIDE, SIDE, 2)
 
-    def frames():
+    def frames() -> Iterator[Any]:
         for t in range(NUM_FRAMES):
             frame_HWC = ground_HWC.copy()
             frame_HWC[24 : 24 + SIDE, left(t) : left(t) + SIDE] = square_HWC
@@ -43,17 +46,17 @@ def square_store(tmp_path_factory):
 
 
 @pytest.fixture
-def square_boxes(tmp_path):
+def square_boxes(tmp_path: Path) -> Path:
     file = tmp_path / "square.txt"
     file.write_text("".join(f"{t + 1},1,{left(t) + 1},25,{SIDE},{SIDE},1\n" for t in range(NUM_FRAMES)))
     return file
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["saliency", *map(str, arguments)])
 
 
-def test_the_square_moves_and_the_ground_does_not(square_store, square_boxes):
+def test_the_square_moves_and_the_ground_does_not(square_store: Store, square_boxes: Path) -> None:
     result = run(square_store.path, "--boxes", square_boxes, "--video", "square", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
@@ -70,7 +73,9 @@ def test_the_square_moves_and_the_ground_does_not(square_store, square_boxes):
     assert found["box_area"] == pytest.approx(6 * 6.75 / 360, rel=0.05)
 
 
-def test_boxes_beside_the_square_find_less_motion_than_there_is_outside(square_store, square_boxes, tmp_path):
+def test_boxes_beside_the_square_find_less_motion_than_there_is_outside(
+    square_store: Store, square_boxes: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere.txt"
     elsewhere.write_text("".join(f"{t + 1},1,1,1,240,16,1\n" for t in range(NUM_FRAMES)))
     found = measure_saliency([(square_store["square.mp4"], read_boxes(elsewhere))])
@@ -78,14 +83,16 @@ def test_boxes_beside_the_square_find_less_motion_than_there_is_outside(square_s
     assert found.peak_in_box < 0.1
 
 
-def test_a_folder_of_files_measures_the_videos_that_have_one(square_store, square_boxes, tmp_path):
+def test_a_folder_of_files_measures_the_videos_that_have_one(
+    square_store: Store, square_boxes: Path, tmp_path: Path
+) -> None:
     labelled = labelled_videos(square_store, tmp_path, None)
     assert [video.video_id for video, _ in labelled] == ["square.mp4"]
     with pytest.raises(UserError, match="has no file for a video"):
         labelled_videos(square_store, square_store.path, None)
 
 
-def test_a_folder_and_a_file_as_motchallenge_has_them(square_store, square_boxes, tmp_path):
+def test_a_folder_and_a_file_as_motchallenge_has_them(square_store: Store, square_boxes: Path, tmp_path: Path) -> None:
     """SEQUENCE/gt/gt.txt below a split's folder, beside the frames; nothing has to be renamed."""
     sequence = tmp_path / "MOT15/train/square"
     (sequence / "gt").mkdir(parents=True)
@@ -104,7 +111,7 @@ def test_a_folder_and_a_file_as_motchallenge_has_them(square_store, square_boxes
         labelled_videos(square_store, tmp_path / "gt/gt.txt")
 
 
-def test_what_cannot_be_measured_is_said_in_a_line(square_store, square_boxes, tmp_path):
+def test_what_cannot_be_measured_is_said_in_a_line(square_store: Store, square_boxes: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ([square_store.path, "--boxes", square_boxes], "name the video with --video"),
         ([square_store.path, "--boxes", square_boxes, "--video", "still"], "has 5 frames"),
@@ -119,7 +126,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(square_store, square_boxes, t
         measure_saliency(labelled_videos(square_store, tmp_path / "first.txt", "square"))
 
 
-def test_where_nothing_moves_outside_there_is_no_ratio(square_store, tmp_path):
+def test_where_nothing_moves_outside_there_is_no_ratio(square_store: Store, tmp_path: Path) -> None:
     (tmp_path / "still.txt").write_text("".join(f"{t},1,1,1,50,50,1\n" for t in range(1, 6)))
     found = json.loads(run(square_store.path, "--boxes", tmp_path / "still.txt", "--video", "still", "--json").stdout)
     assert (found["speed_in_boxes_px"], found["speed_outside_px"], found["ratio"]) == (0, 0, None)
@@ -129,7 +136,7 @@ def test_where_nothing_moves_outside_there_is_no_ratio(square_store, tmp_path):
 
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([0.0, 0.1, 1.0]))
-def test_a_tally_equals_loops_over_the_cells(seed, share_missing, share_boxed):
+def test_a_tally_equals_loops_over_the_cells(seed: int, share_missing: float, share_boxed: float) -> None:
     rng = np.random.default_rng(seed)
     speed_TYX = rng.integers(0, 4, (5, 3, 4)).astype(np.float32)
     speed_TYX[rng.random(speed_TYX.shape) < share_missing] = np.nan
@@ -151,7 +158,7 @@ def test_a_tally_equals_loops_over_the_cells(seed, share_missing, share_boxed):
     assert tally.box_area == pytest.approx(sum(shares))
 
 
-def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     num_held = 0
     for _ in range(300):
@@ -162,7 +169,7 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
     assert 0.9 < num_held / 300 < 0.99
 
 
-def test_many_videos_are_drawn_as_videos(square_store, square_boxes):
+def test_many_videos_are_drawn_as_videos(square_store: Store, square_boxes: Path) -> None:
     boxes = read_boxes(square_boxes)
     found = measure_saliency([(square_store["square.mp4"], boxes)] * 20)
     assert found.bootstrap_over == "20 videos"

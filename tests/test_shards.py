@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mgm_shared import objects, shard_reader
 from mgm_shared.codec import decode_jpeg, encode_jpeg
+from mgm_shared.objects import Url
 from mgm_shared.schema import ArraySpec, frames_spec, motion_spec
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
 from mgm_shared.shard_writer import ShardWriter
@@ -28,7 +30,7 @@ SMALL_SHARDS = ArraySpec(
 )
 
 
-def _write(part: Path, spec: ArraySpec, frames) -> ShardedArray:
+def _write(part: Path, spec: ArraySpec, frames: Any) -> ShardedArray:
     writer = ShardWriter(part, spec)
     for frame in frames:
         writer.append(frame)
@@ -37,7 +39,7 @@ def _write(part: Path, spec: ArraySpec, frames) -> ShardedArray:
 
 
 @pytest.mark.parametrize("num_frames", [1, 4, 7, 8, 9, 16, 21])
-def test_zarr_reads_what_we_write(tmp_path, num_frames):
+def test_zarr_reads_what_we_write(tmp_path: Path, num_frames: int) -> None:
     values = np.arange(num_frames * 6, dtype=np.int16).reshape(num_frames, 3, 2)
     ours = _write(tmp_path, SMALL_SHARDS, values)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "numbers", mode="r")[:], values)
@@ -45,7 +47,7 @@ def test_zarr_reads_what_we_write(tmp_path, num_frames):
 
 
 @pytest.mark.parametrize("num_frames", [3, 20])
-def test_we_read_what_zarr_writes(tmp_path, num_frames):
+def test_we_read_what_zarr_writes(tmp_path: Path, num_frames: int) -> None:
     values = np.random.default_rng(0).integers(0, 99, (num_frames, 3, 2)).astype(np.int16)
     SMALL_SHARDS.create(tmp_path, num_frames)
     zarr.open_array(tmp_path / "numbers", mode="r+")[:] = values
@@ -53,7 +55,7 @@ def test_we_read_what_zarr_writes(tmp_path, num_frames):
 
 
 @pytest.fixture(scope="module")
-def arrays(tmp_path_factory):
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One array of each kind, ours and zarr's view of it."""
     part = tmp_path_factory.mktemp("part")
     rng = np.random.default_rng(0)
@@ -72,7 +74,7 @@ def arrays(tmp_path_factory):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 18), max_size=8), st.sampled_from(["jpeg", "planes", "lossless", "motion"]))
-def test_any_selection_equals_zarr(arrays, indices, kind):
+def test_any_selection_equals_zarr(arrays: dict[str, Any], indices: list[int], kind: str) -> None:
     ours, theirs, _ = arrays[kind]
     got = pickle.loads(pickle.dumps(ours)).read(np.array(indices, np.int64))
     expected = theirs[:][indices]
@@ -80,7 +82,7 @@ def test_any_selection_equals_zarr(arrays, indices, kind):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_lossless_is_lossless_and_jpeg_is_close(arrays):
+def test_lossless_is_lossless_and_jpeg_is_close(arrays: dict[str, Any]) -> None:
     ours, _, frames = arrays["lossless"]
     np.testing.assert_array_equal(ours.read(np.arange(19)), frames)
     smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 64, 3))
@@ -88,7 +90,7 @@ def test_lossless_is_lossless_and_jpeg_is_close(arrays):
     assert np.abs(decode_jpeg(encode_jpeg(smooth, 95)).astype(int) - smooth).max() <= 4
 
 
-def test_the_metadata_is_what_other_readers_know(tmp_path):
+def test_the_metadata_is_what_other_readers_know(tmp_path: Path) -> None:
     """Codec names and keys of the Zarr v3 specification, and of the imagecodecs package for JPEG."""
     frames_spec(16, 24, "jpeg", 80).create(tmp_path, 5)
     metadata = json.loads((tmp_path / "frames/zarr.json").read_text())
@@ -105,7 +107,7 @@ def test_the_metadata_is_what_other_readers_know(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 4, 6, 8, 11])
-def test_a_rewound_video_leaves_no_trace(tmp_path, kept):
+def test_a_rewound_video_leaves_no_trace(tmp_path: Path, kept: int) -> None:
     values = np.random.default_rng(2).integers(0, 9, (30, 3, 2)).astype(np.int16)
     writer = ShardWriter(tmp_path / "rewound", SMALL_SHARDS)
     for value in values[:kept]:
@@ -125,7 +127,7 @@ def test_a_rewound_video_leaves_no_trace(tmp_path, kept):
     assert len(os.listdir(tmp_path / "rewound/numbers")) == len(os.listdir(tmp_path / "straight/numbers"))
 
 
-def test_every_flipped_bit_is_found(tmp_path):
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     ours = _write(tmp_path, SMALL_SHARDS, np.ones((8, 3, 2), np.int16))
     shard = tmp_path / "numbers/c.0.0.0"
     whole = shard.read_bytes()
@@ -137,7 +139,7 @@ def test_every_flipped_bit_is_found(tmp_path):
     shard_reader._shard_index.cache_clear()
 
 
-def test_a_missing_or_cut_shard_is_never_zeros(tmp_path):
+def test_a_missing_or_cut_shard_is_never_zeros(tmp_path: Path) -> None:
     ours = _write(tmp_path, SMALL_SHARDS, np.ones((9, 3, 2), np.int16))
     (tmp_path / "numbers/c.1.0.0").unlink()
     assert (ours.read(np.arange(8)) == 1).all()
@@ -150,7 +152,7 @@ def test_a_missing_or_cut_shard_is_never_zeros(tmp_path):
         ours.read(np.array([9]))
 
 
-def test_an_array_behind_a_url_is_the_same(bucket, tmp_path):
+def test_an_array_behind_a_url_is_the_same(bucket: Url, tmp_path: Path) -> None:
     """Read, and damaged in every way, as the local one is."""
     values = np.random.default_rng(3).integers(0, 9, (21, 3, 2)).astype(np.int16)
     ours = _write(tmp_path, SMALL_SHARDS, values)

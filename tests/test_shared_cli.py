@@ -2,10 +2,12 @@
 
 import errno
 import math
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from mgm_shared.cli import Program, config_options, emit
 from mgm_shared.config import Config, option
@@ -40,13 +42,13 @@ def swim(config: Swim) -> None:
     click.echo(f"{config.is_fast}")
 
 
-def _run(tmp_path, text: str, *arguments: str):
+def _run(tmp_path: Path, text: str, *arguments: str) -> Result:
     (tmp_path / "file.yaml").write_text(text)
     name, *rest = arguments
     return CliRunner().invoke(sport, [name, "--config", str(tmp_path / "file.yaml"), *rest])
 
 
-def test_a_flag_beats_the_commands_section_and_that_the_programs(tmp_path):
+def test_a_flag_beats_the_commands_section_and_that_the_programs(tmp_path: Path) -> None:
     text = "sport: {is_fast: false, steps: 7}\nwalk: {steps: 3}\nswim:\n"
     assert _run(tmp_path, text, "walk").output == "3 False given: is_fast, steps\n"
     assert _run(tmp_path, text, "swim").output == "False\n"
@@ -75,7 +77,7 @@ def test_a_flag_beats_the_commands_section_and_that_the_programs(tmp_path):
         ("walk: 7", "the section `walk` must hold `key: value` lines"),
     ],
 )
-def test_what_a_file_may_not_say(tmp_path, text, message):
+def test_what_a_file_may_not_say(tmp_path: Path, text: str, message: str) -> None:
     result = _run(tmp_path, text, "walk")
     assert result.exit_code == 2
     assert message in result.stderr
@@ -83,7 +85,7 @@ def test_what_a_file_may_not_say(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_file_that_is_not_utf8_is_one_line(tmp_path, encoding):
+def test_a_file_that_is_not_utf8_is_one_line(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "file.yaml").write_bytes("walk: {steps: 2}  # für".encode(encoding))
     result = CliRunner().invoke(sport, ["walk", "--config", str(tmp_path / "file.yaml")])
     assert result.exit_code == 2
@@ -94,12 +96,12 @@ def test_a_file_that_is_not_utf8_is_one_line(tmp_path, encoding):
     )
 
 
-def test_a_number_with_an_exponent_is_a_number(tmp_path):
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text("a: 1e-3\nb: 1.5E+2\nc: 12e\nd: -.5e1\n")
     assert read_yaml(tmp_path / "file.yaml") == {"a": 1e-3, "b": 150.0, "c": "12e", "d": -5.0}
 
 
-def test_the_command_line_is_typed_and_grouped():
+def test_the_command_line_is_typed_and_grouped() -> None:
     run = CliRunner().invoke
     assert run(sport, ["walk", "--steps", "2", "--weights", "1e-3,4"]).output == "2 True given: steps, weights\n"
     assert "0 is not in the range x>=1" in run(sport, ["walk", "--steps", "0"]).stderr
@@ -121,8 +123,10 @@ def test_the_command_line_is_typed_and_grouped():
         (OSError("no number"), None),
     ],
 )
-def test_failures_of_the_system_are_one_line_where_the_user_can_mend_them(monkeypatch, error, line):
-    def fail(**options):
+def test_failures_of_the_system_are_one_line_where_the_user_can_mend_them(
+    monkeypatch: pytest.MonkeyPatch, error: Any, line: str | None
+) -> None:
+    def fail(**options: Any) -> None:
         raise error
 
     monkeypatch.setattr(sport.commands["swim"], "callback", fail)
@@ -131,6 +135,6 @@ def test_failures_of_the_system_are_one_line_where_the_user_can_mend_them(monkey
     assert result.stderr == (f"sport: {line}\n" if line else "")
 
 
-def test_json_is_strict(capsys):
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     emit({"loss": math.nan, "runs": [math.inf, 1.5]}, is_json=True)
     assert capsys.readouterr().out == '{"loss": null, "runs": [null, 1.5]}\n'

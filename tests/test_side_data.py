@@ -1,6 +1,7 @@
 """What a decoder says of a frame beside its pixels: two kinds are wanted, and no other may cost the frame."""
 
 import struct
+from pathlib import Path
 
 import av
 import cv2
@@ -18,7 +19,7 @@ def _with_exif(jpeg: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
-def test_exif_in_motion_jpeg(tmp_path, suffix):
+def test_exif_in_motion_jpeg(tmp_path: Path, suffix: str) -> None:
     """PyAV's table of side data lacks Exif, so that it raises for the frame."""
     frames = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in pan((3, 2), num_frames=8, height=64, width=96)]
     (tmp_path / "a.mjpeg").write_bytes(b"".join(map(_with_exif, frames)))
@@ -32,7 +33,7 @@ def test_exif_in_motion_jpeg(tmp_path, suffix):
         assert np.abs(picture.luma_HW.astype(int) - grey_HW).max() <= 2
 
 
-def test_vectors_behind_side_data_that_is_unknown(tmp_path):
+def test_vectors_behind_side_data_that_is_unknown(tmp_path: Path) -> None:
     """An SEI message of LCEVC (V-Nova's provider code, ITU-T T.35) in each picture: its vectors come after that."""
     plain, marked = tmp_path / "plain.h264", tmp_path / "marked.h264"
     write_video(plain, pan((4, 0), num_frames=12, height=96, width=160), options={"bf": "0"})

@@ -31,7 +31,7 @@ def _run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
 
 
-def test_the_job_script():
+def test_the_job_script() -> None:
     options = ["--processes", 4, "--memory", "1500MB", "--minutes", 90, "--partition", "cpu", "--account", "me"]
     script = _run("-n", *options, "--sbatch=--qos=long", "--", "extract", "in", "out.store").stdout
     directives = {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")}
@@ -42,14 +42,14 @@ def test_the_job_script():
         assert option in worker
 
 
-def test_jobs_shorter_than_their_margin_are_refused():
+def test_jobs_shorter_than_their_margin_are_refused() -> None:
     result = _run("-n", "--minutes", 5, "--", "extract", "in", "out.store")
     assert result.returncode == 1
     assert "--minutes 5 is too short" in result.stderr
 
 
 @pytest.mark.slow
-def test_the_whole_extraction_with_jobs_as_workers(tmp_path):
+def test_the_whole_extraction_with_jobs_as_workers(tmp_path: Path) -> None:
     for name, text in {"sbatch": SBATCH, "scancel": SCANCEL}.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)

@@ -2,6 +2,8 @@
 
 import csv
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,13 +11,13 @@ from mgm_prep.sources.discover import Source, describe_ignored, find_sources
 from mgm_shared.errors import UserError
 
 
-def _touch(root, *names):
+def _touch(root: Any, *names: Any) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
 
 
-def test_folders_are_labels_and_splits(tmp_path):
+def test_folders_are_labels_and_splits(tmp_path: Path) -> None:
     _touch(tmp_path, "train/wave/b.mp4", "test/wave/a.MKV", "jump/x.webm", "y.avi", "validation/n.mp4", "a/b/z.ts")
     found = find_sources(tmp_path)
     assert [(s.video_id, s.label, s.split) for s in found.sources] == [
@@ -28,7 +30,7 @@ def test_folders_are_labels_and_splits(tmp_path):
     ]
 
 
-def test_other_files_are_counted_and_loops_end(tmp_path):
+def test_other_files_are_counted_and_loops_end(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp4", "notes.txt", "labels.csv", "README", ".hidden.mp4", ".cache/c.mp4")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "b").mkdir()
@@ -38,7 +40,7 @@ def test_other_files_are_counted_and_loops_end(tmp_path):
     assert found.ignored == {".txt": 1, ".csv": 1, "no suffix": 1, "hidden": 2}
 
 
-def test_links_to_folders_are_followed_once(tmp_path):
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     """Two folders that hold links to each other make a loop of two steps."""
     _touch(tmp_path, "data/wave/a.mp4", "data/jump/b.mp4", "elsewhere/c.mp4")
     (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
@@ -53,7 +55,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     ]
 
 
-def test_a_list_file(tmp_path):
+def test_a_list_file(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# path label\n\nb.mp4 left\ntrain/c d.mp4,right\na.mp4\n")
     assert find_sources(tmp_path / "list.txt").sources == [
         Source(video_id="a.mp4", path=tmp_path / "a.mp4", label=None, split=None),
@@ -96,7 +98,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("end", ["", " 7", ",7"], ids=["names", "white space", "commas"])
-def test_a_list_finds_every_odd_name(tmp_path, end):
+def test_a_list_finds_every_odd_name(tmp_path: Path, end: str) -> None:
     """The oracle is the directory itself: each file once, under its own name, with the label behind it."""
     _touch(tmp_path, *ODD_NAMES)
     text = "".join(f"{name}{end}\n" for name in ODD_NAMES)
@@ -109,7 +111,7 @@ def test_a_list_finds_every_odd_name(tmp_path, end):
     assert {source.video_id for source in found.sources} <= in_folder
 
 
-def test_a_table_with_a_header_lists_every_odd_name(tmp_path):
+def test_a_table_with_a_header_lists_every_odd_name(tmp_path: Path) -> None:
     """As the csv module writes it; a line break in a name is possible there."""
     names = [name for name in [*ODD_NAMES, "two\nlines.mp4"] if name != " lead.mp4"]
     _touch(tmp_path, *names)
@@ -120,7 +122,7 @@ def test_a_table_with_a_header_lists_every_odd_name(tmp_path):
     assert {source.label for source in found.sources} == {'a, "b"'}
 
 
-def test_a_line_with_a_number_sign_is_a_comment_unless_it_names_a_file(tmp_path):
+def test_a_line_with_a_number_sign_is_a_comment_unless_it_names_a_file(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp4", "b.mp4", "#c.mp4")
     (tmp_path / "list.txt").write_text("# path label\n#\na.mp4 left\n#b.mp4 left\n  #c.mp4 right\n#gone.mp4 left\n")
     found = find_sources(tmp_path / "list.txt")
@@ -131,7 +133,7 @@ def test_a_line_with_a_number_sign_is_a_comment_unless_it_names_a_file(tmp_path)
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_lists_of_windows_programs(tmp_path, encoding, line_end):
+def test_lists_of_windows_programs(tmp_path: Path, encoding: str, line_end: str) -> None:
     (tmp_path / "list.txt").write_bytes(line_end.join(["é.mp4 größe", "", "b.mp4 2  "]).encode(encoding))
     assert [(source.video_id, source.label) for source in find_sources(tmp_path / "list.txt").sources] == [
         ("b.mp4", "2"),
@@ -139,7 +141,7 @@ def test_lists_of_windows_programs(tmp_path, encoding, line_end):
     ]
 
 
-def test_each_file_is_one_source_whatever_its_name(tmp_path):
+def test_each_file_is_one_source_whatever_its_name(tmp_path: Path) -> None:
     r"""A name of Latin-1 bytes, and one that spells these bytes as the first one's id does."""
     names = [b"caf\xe9.mp4", b"caf\\xe9.mp4", b"caf\\\\xe9.mp4", b"caf\\xe8.mp4", "café.mp4".encode()]
     for name in names:
@@ -158,7 +160,7 @@ def test_each_file_is_one_source_whatever_its_name(tmp_path):
         assert (source.video_id, os.fsencode(source.path.name)) == (r"caf\xe9.mp4", b"caf\xe9.mp4")
 
 
-def test_a_path_that_is_too_long_is_said(tmp_path, monkeypatch):
+def test_a_path_that_is_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 bytes is the most that the system takes; folders below can be made step by step."""
     monkeypatch.chdir(tmp_path)
     for _ in range(17):
@@ -169,7 +171,7 @@ def test_a_path_that_is_too_long_is_said(tmp_path, monkeypatch):
         find_sources(tmp_path)
 
 
-def test_bad_input_is_one_line(tmp_path):
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         find_sources(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no video"):

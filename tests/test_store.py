@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import zarr
 from mgm_shared.errors import UserError
 from mgm_shared.index import read_index, write_index
 from mgm_shared.schema import MISSING, pack_motion, unpack_motion
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 
 
-def test_motion_survives_packing():
+def test_motion_survives_packing() -> None:
     motion_YX2 = np.array([[[1.26, -3.0], [np.nan, np.nan]], [[0, 0], [5000, -5000]]], np.float32)
     unpacked = unpack_motion(pack_motion(motion_YX2))
     np.testing.assert_allclose(unpacked[0, 0], [1.25, -3])
@@ -26,7 +27,7 @@ def test_motion_survives_packing():
     assert (pack_motion(motion_YX2)[0, 1] == MISSING).all()
 
 
-def test_the_table_of_videos(pan_store):
+def test_the_table_of_videos(pan_store: Store) -> None:
     videos = pan_store.videos
     assert list(videos.index) == sorted(
         f"{s}/{c}/0.mp4" for s in ("train", "test") for c in ("down", "left", "right", "up")
@@ -38,7 +39,7 @@ def test_the_table_of_videos(pan_store):
     assert "train/left/0.mp4" in pan_store
 
 
-def test_a_store_pickles_cheaply(pan_store):
+def test_a_store_pickles_cheaply(pan_store: Store) -> None:
     assert len(pan_store.videos) == 8
     sent = pickle.dumps(pan_store)
     assert len(sent) < 1000
@@ -47,7 +48,7 @@ def test_a_store_pickles_cheaply(pan_store):
     assert received.digest == pan_store.digest
 
 
-def test_a_video_is_sliced_like_an_array(pan_store):
+def test_a_video_is_sliced_like_an_array(pan_store: Store) -> None:
     video = pan_store["train/left/0.mp4"]
     assert video.frames.shape == (24, 128, 160, 3)
     assert video.motion.shape == (24, 16, 20, 2)
@@ -66,7 +67,7 @@ def test_a_video_is_sliced_like_an_array(pan_store):
     assert repr(video).startswith("Video('train/left/0.mp4': 24 frames of 128×160 px at 25 fps")
 
 
-def test_zarr_opens_it(pan_store):
+def test_zarr_opens_it(pan_store: Store) -> None:
     root = zarr.open_group(pan_store.path, mode="r")
     assert root.attrs["mgm_schema_version"] == 1
     video = pan_store["test/up/0.mp4"]
@@ -76,7 +77,7 @@ def test_zarr_opens_it(pan_store):
     np.testing.assert_array_equal(unpack_motion(part["motion"][start : start + 24]), video.motion[:])
 
 
-def test_xarray_opens_it(pan_store):
+def test_xarray_opens_it(pan_store: Store) -> None:
     xarray = pytest.importorskip("xarray")
     video = pan_store["test/up/0.mp4"]
     dataset = video.to_xarray()
@@ -90,7 +91,7 @@ def test_xarray_opens_it(pan_store):
     assert part["motion"].attrs["units"] == "pixel"
 
 
-def test_dask_opens_it(pan_store):
+def test_dask_opens_it(pan_store: Store) -> None:
     from dask import array
 
     video = pan_store["test/up/0.mp4"]
@@ -99,7 +100,7 @@ def test_dask_opens_it(pan_store):
     np.testing.assert_array_equal(frames[start : start + 24].compute(scheduler="sync"), video.frames[:])
 
 
-def test_the_index_is_derived(pan_store, tmp_path):
+def test_the_index_is_derived(pan_store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy.store"
     shutil.copytree(pan_store.path, copy)
     (copy / "index.parquet").unlink()
@@ -110,7 +111,7 @@ def test_the_index_is_derived(pan_store, tmp_path):
     assert len(open_store(copy)) == len(read_index(copy)) < 8
 
 
-def test_what_is_no_store_of_ours_is_said(pan_store, tmp_path):
+def test_what_is_no_store_of_ours_is_said(pan_store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an mgm store"):
         open_store(tmp_path)
     copy = tmp_path / "newer.store"
@@ -124,7 +125,7 @@ def test_what_is_no_store_of_ours_is_said(pan_store, tmp_path):
         pan_store["nobody.mp4"]
 
 
-def test_a_notebook_needs_no_torch():
+def test_a_notebook_needs_no_torch() -> None:
     code = (
         "import sys, mgm_shared.store, mgm_shared.figures, mgm_shared.cli;"
         "print(sorted({'torch', 'av', 'distributed', 'dask', 'matplotlib'} & set(sys.modules)))"

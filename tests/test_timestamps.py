@@ -7,6 +7,7 @@ import re
 import subprocess
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -53,7 +54,7 @@ def _joined(path: Path, *offsets_s: float) -> Path:
 @pytest.mark.parametrize(
     "offsets_s", [(0, 0), (0, 0, 0), (0, 3600), (3600, 0), (0, 5 * 3600, 20), (0, 0.2)], ids=lambda value: str(value)
 )
-def test_joined_streams_are_one(tmp_path, suffix, offsets_s):
+def test_joined_streams_are_one(tmp_path: Path, suffix: str, offsets_s: Any) -> None:
     """The clock jumps back, or forward by hours; the frames are those of one video all the same."""
     path = _joined(tmp_path / f"a{suffix}", *offsets_s)
     expected = _ffmpeg_times(path)
@@ -64,13 +65,13 @@ def test_joined_streams_are_one(tmp_path, suffix, offsets_s):
     assert video.fps == pytest.approx(25)
 
 
-def test_the_second_decoder_keeps_joined_streams_in_order(tmp_path):
+def test_the_second_decoder_keeps_joined_streams_in_order(tmp_path: Path) -> None:
     pytest.importorskip("mvextractor")
     video = _stored(_joined(tmp_path / "a.ts", 0, 0), "mv-extractor")
     np.testing.assert_allclose(np.diff(video.time_s), 0.04, atol=1e-6)
 
 
-def test_a_clock_that_wraps(tmp_path):
+def test_a_clock_that_wraps(tmp_path: Path) -> None:
     """MPEG-TS counts 2^33 ticks of 90 kHz, 26.5 hours."""
     moving_pattern(tmp_path / "a.ts", *H264, "-output_ts_offset", str(2**33 / 90000 - 1.8), size="96x64", seconds=1.6)
     video = _stored(tmp_path / "a.ts")
@@ -80,7 +81,7 @@ def test_a_clock_that_wraps(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv"])
-def test_a_pause_is_kept(tmp_path, suffix):
+def test_a_pause_is_kept(tmp_path: Path, suffix: str) -> None:
     """A screen that is still for 12 s, as a recorder of screens writes it. The rate is that of the rest."""
     path = tmp_path / f"a{suffix}"
     pause = ("-vf", "setpts='PTS+if(gte(N,20),12/TB,0)'", "-fps_mode", "passthrough")
@@ -92,7 +93,7 @@ def test_a_pause_is_kept(tmp_path, suffix):
     assert video.fps == pytest.approx(25, rel=1e-3)
 
 
-def test_a_rate_that_the_container_rounds(tmp_path):
+def test_a_rate_that_the_container_rounds(tmp_path: Path) -> None:
     """Matroska has milliseconds, and the median of 33 and 34 ms is another rate: the mean is the right one."""
     pause = ("-vf", "setpts='PTS+if(gte(N,20),12/TB,0)'", "-fps_mode", "passthrough")
     source = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30000/1001:d=1.6")
@@ -100,7 +101,7 @@ def test_a_rate_that_the_container_rounds(tmp_path):
     assert _stored(tmp_path / "a.mkv").fps == pytest.approx(30000 / 1001, rel=2e-3)
 
 
-def test_equal_times_in_a_file(tmp_path):
+def test_equal_times_in_a_file(tmp_path: Path) -> None:
     """A camera that writes whole seconds: the frames of a second are spread over it."""
     path = tmp_path / "a.mkv"
     moving_pattern(tmp_path / "right.mkv", "-c:v", "mjpeg", size="96x64", seconds=3)
@@ -143,19 +144,19 @@ def _times(*parts: tuple[float, int]) -> list[float]:
     ],
     ids=lambda value: None,
 )
-def test_rising_times(times_s, expected_s):
+def test_rising_times(times_s: Any, expected_s: Any) -> None:
     step_s = 0.25 if times_s[-1] == 1 and times_s[0] == 0 else 0.04
     np.testing.assert_allclose(rising(times_s, step_s), expected_s, atol=1e-9)
 
 
-def test_rising_times_are_not_touched():
+def test_rising_times_are_not_touched() -> None:
     """To the last bit, whatever their steps."""
     times_s = np.cumsum(np.random.default_rng(0).exponential(3, 200)).tolist()
     assert rising(times_s, 1) == times_s
     assert shown_at(times_s, [nan] * 200, 25, 30 * 3600) == times_s
 
 
-def test_any_times_rise():
+def test_any_times_rise() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         pts_s = rng.choice([0.0, 0.04, 1.0, -3.0, 1e6], 30) * rng.integers(0, 9, 30)
@@ -166,7 +167,7 @@ def test_any_times_rise():
         assert 0 < mean_rate(times_s, 25) < inf
 
 
-def test_a_long_step_is_a_new_clock_where_the_format_has_such():
+def test_a_long_step_is_a_new_clock_where_the_format_has_such() -> None:
     times_s = _times((0, 5), (3600, 5))
     np.testing.assert_allclose(rising(times_s, 0.04, 10), _times((0, 10)))
     assert rising(times_s, 0.04, 30 * 3600) == times_s
@@ -175,7 +176,7 @@ def test_a_long_step_is_a_new_clock_where_the_format_has_such():
     assert mean_rate([0, 600, 1200, 1800], 25) == pytest.approx(1 / 600)
 
 
-def test_a_picture_that_is_shown_too_early():
+def test_a_picture_that_is_shown_too_early() -> None:
     """Of a stream with a damaged reference: its time lies ahead of the two that follow, and no other is moved."""
     times_s = [0.93, 0.96, 1.0, 1.03, 1.13, 1.06, 1.1, 1.16, 1.2]
     times_s = rising(times_s, 0.0333)

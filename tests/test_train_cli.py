@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.cli import main
 from mgm_train.figures.paper_figures import attention_picture
@@ -34,12 +36,12 @@ SHORT = ["--batch-size", "4", "--epochs", "2", "--warmup-epochs", "1", "--log-ev
 ONE_VIEW = ["--num-temporal-views", "1", "--num-spatial-views", "1", "--stride", "2", "--num-workers", "0"]
 
 
-def _run(*arguments: object):
+def _run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def pretrained(pan_store, tmp_path_factory):
+def pretrained(pan_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
     result = _run("pretrain", pan_store.path, "--run", folder, *SMALL, *SHORT, "--json")
     assert result.exit_code == 0, result.stderr
@@ -49,7 +51,7 @@ def pretrained(pan_store, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finetuned(pan_store, pretrained, tmp_path_factory):
+def finetuned(pan_store: Store, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finetune"
     result = _run("finetune", pan_store.path, "--run", folder, "--init", pretrained, *SMALL, *SHORT)
     assert result.exit_code == 0, result.stderr
@@ -57,14 +59,16 @@ def finetuned(pan_store, pretrained, tmp_path_factory):
     return folder
 
 
-def test_a_finished_run_is_left_alone(pan_store, pretrained):
+def test_a_finished_run_is_left_alone(pan_store: Store, pretrained: Path) -> None:
     before = {file: file.read_bytes() for file in pretrained.rglob("*.safetensors")}
     result = _run("pretrain", pan_store.path, "--run", pretrained, *SMALL, *SHORT, "--json")
     assert json.loads(result.stdout)["num_steps"] == 2
     assert {file: file.read_bytes() for file in pretrained.rglob("*.safetensors")} == before
 
 
-def test_tests_between_epochs_disturb_nothing(pan_store, pretrained, finetuned, tmp_path):
+def test_tests_between_epochs_disturb_nothing(
+    pan_store: Store, pretrained: Path, finetuned: Path, tmp_path: Path
+) -> None:
     watched = ["--eval-every-epochs", "1", "--eval-split", "test"]
     result = _run("finetune", pan_store.path, "--run", tmp_path, "--init", pretrained, *SMALL, *SHORT, *watched)
     assert result.exit_code == 0, result.stderr
@@ -83,13 +87,13 @@ def test_tests_between_epochs_disturb_nothing(pan_store, pretrained, finetuned, 
     assert again.exit_code == 0, again.stderr
 
 
-def test_a_split_without_videos_cannot_be_tested(pan_store, tmp_path):
+def test_a_split_without_videos_cannot_be_tested(pan_store: Store, tmp_path: Path) -> None:
     result = _run("finetune", pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "--eval-every-epochs", "1")
     assert (result.exit_code, "split 'val'" in result.stderr) == (2, True)
     assert not (tmp_path / "new").exists()
 
 
-def test_evaluate_scores_every_listed_video(pan_store, finetuned):
+def test_evaluate_scores_every_listed_video(pan_store: Store, finetuned: Path) -> None:
     result = _run("evaluate", pan_store.path, finetuned, *ONE_VIEW, "--json")
     assert result.exit_code == 0, result.stderr
     scores = json.loads(result.stdout)
@@ -100,7 +104,7 @@ def test_evaluate_scores_every_listed_video(pan_store, finetuned):
     assert scores["top1"] == right / 4
 
 
-def test_a_class_map_names_what_is_scored(pan_store, finetuned, tmp_path):
+def test_a_class_map_names_what_is_scored(pan_store: Store, finetuned: Path, tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("label,class\nleft,right\nup,up\naway,down\n")
     mapped = ["evaluate", pan_store.path, finetuned, *ONE_VIEW, "--class-map", tmp_path / "map.csv"]
     result = _run(*mapped, "--out", tmp_path / "out", "--json")
@@ -112,7 +116,7 @@ def test_a_class_map_names_what_is_scored(pan_store, finetuned, tmp_path):
     assert json.loads(_run(*mapped, "-n", "--json").stdout)["videos"] == 2
 
 
-def test_visualize_draws(pan_store, pretrained, tmp_path):
+def test_visualize_draws(pan_store: Store, pretrained: Path, tmp_path: Path) -> None:
     result = _run("visualize", pan_store.path, "--run", pretrained, "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.stderr
     written = json.loads(result.stdout)
@@ -122,8 +126,10 @@ def test_visualize_draws(pan_store, pretrained, tmp_path):
         assert Path(file).read_bytes().startswith(b"\x89PNG")
 
 
-def test_visualize_animates_and_knows_boxes(pan_store, pretrained, tmp_path, monkeypatch):
-    def one_picture(subject, model):
+def test_visualize_animates_and_knows_boxes(
+    pan_store: Store, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_picture(subject: Any, model: Any) -> dict[str, Any]:
         assert [len(boxes) for boxes in subject.boxes_T] == [0, 1, 0, 0]
         return {"attention": attention_picture(subject, model)}
 
@@ -144,21 +150,21 @@ def test_visualize_animates_and_knows_boxes(pan_store, pretrained, tmp_path, mon
         assert (video.width, video.height) == tuple(side + side % 2 for side in size)
 
 
-def test_a_dry_run_says_and_does_nothing(pan_store, tmp_path):
+def test_a_dry_run_says_and_does_nothing(pan_store: Store, tmp_path: Path) -> None:
     result = _run("pretrain", pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "-n", "--json")
     plan = json.loads(result.stdout)
     assert (plan["videos"], plan["steps"], plan["mask_ratio"]) == (4, 2, 0.75)
     assert not (tmp_path / "new").exists()
 
 
-def test_mirroring_classes_that_a_mirror_exchanges_is_warned_of(pan_store, tmp_path):
+def test_mirroring_classes_that_a_mirror_exchanges_is_warned_of(pan_store: Store, tmp_path: Path) -> None:
     for command in ("pretrain", "finetune"):
         arguments = [command, pan_store.path, "--run", tmp_path / "new", *SMALL, *SHORT, "-n"]
         assert "mirrored" not in _run(*arguments).stderr
         assert "'left' mirrored is 'right'; use --no-flip" in _run(*arguments, "--flip").stderr
 
 
-def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
+def test_bad_input_is_one_line(pan_store: Store, pretrained: Path, finetuned: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("pretrain:\n  epoch: 10\n")
     (tmp_path / "junk.safetensors").write_text("junk")
     store, run = pan_store.path, ["--run", tmp_path / "new"]
@@ -186,7 +192,7 @@ def test_bad_input_is_one_line(pan_store, pretrained, finetuned, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
-def test_two_processes_of_torchrun(pan_store, finetuned, tmp_path):
+def test_two_processes_of_torchrun(pan_store: Store, finetuned: Path, tmp_path: Path) -> None:
     """Two gloo processes pretrain until SIGTERM, one goes on alone; two score each video once.
 
     torchrun's own parser takes `--run` for its `--run-path`, hence the second name.

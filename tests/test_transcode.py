@@ -4,13 +4,15 @@ import errno
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from av.codec.context import Flags2
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import Recording
@@ -30,7 +32,7 @@ VELOCITY = (3, -2)
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("videos")
     (root / "train/wave").mkdir(parents=True)
     write_video(root / "train/wave/b.mp4", pan(VELOCITY, num_frames=26), options={"bf": "3"})
@@ -42,21 +44,21 @@ def videos(tmp_path_factory):
     return root
 
 
-def _run(*arguments):
+def _run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["transcode", *map(str, arguments), "--workers", "0", "--json"])
 
 
-def _failures(out):
+def _failures(out: Any) -> list[Any]:
     return [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
 
 
-def _preview(videos, out):
+def _preview(videos: Path, out: Any) -> Any:
     preview = json.loads(_run(videos, out, "-n").stdout)
     assert preview.pop("out") == str(out)
     return preview
 
 
-def test_the_copies_have_velocities_for_vectors(videos, tmp_path):
+def test_the_copies_have_velocities_for_vectors(videos: Path, tmp_path: Path) -> None:
     result = _run(videos, tmp_path / "out")
     assert result.exit_code == 3, result.output
     summary = json.loads(result.stdout)
@@ -75,7 +77,7 @@ def test_the_copies_have_velocities_for_vectors(videos, tmp_path):
         assert np.abs(np.nanmedian(video.motion[t], axis=(0, 1)) - VELOCITY).max() <= 0.25
 
 
-def _median_displacements(path):
+def _median_displacements(path: Path) -> Iterator[Any]:
     """Of each picture with vectors, read without our decoder and without any thought of how far its reference is."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -87,7 +89,7 @@ def _median_displacements(path):
                 yield tuple(np.median(displacements, axis=1).tolist()), set(vectors["source"].tolist())
 
 
-def test_the_raw_vectors_are_velocities(videos, tmp_path):
+def test_the_raw_vectors_are_velocities(videos: Path, tmp_path: Path) -> None:
     """What the codec exports is the pan itself, and all of it leads back; of the source, with B pictures, it is not."""
     _run(videos, tmp_path / "out")
     assert {displacement for displacement, _ in _median_displacements(videos / "train/wave/b.mp4")} != {VELOCITY}
@@ -95,7 +97,9 @@ def test_the_raw_vectors_are_velocities(videos, tmp_path):
         assert list(_median_displacements(tmp_path / "out" / name)) == [(VELOCITY, {-1})] * (23 if "b" in name else 7)
 
 
-def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(videos, tmp_path, monkeypatch):
+def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "list.txt").write_text("../elsewhere/1.mp4\n")
     result = _run(tmp_path / "list.txt", tmp_path / "out")
     assert result.exit_code == 2
@@ -111,7 +115,7 @@ def test_a_copy_never_leaves_its_folder_and_takes_no_longer_than_it_may(videos, 
     assert not [file.name for file in (tmp_path / "out").rglob("*.mp4")]
 
 
-def test_a_second_call_does_what_is_missing(videos, tmp_path):
+def test_a_second_call_does_what_is_missing(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert _preview(videos, out) == {"listed": 6, "done": 0, "to_do": 6, "outdated": 0}
     assert not out.exists()
@@ -127,7 +131,7 @@ def test_a_second_call_does_what_is_missing(videos, tmp_path):
     assert _run(videos, videos / "copies").exit_code == 2
 
 
-def test_a_video_that_came_after_its_copy_is_transcoded_again(tmp_path):
+def test_a_video_that_came_after_its_copy_is_transcoded_again(tmp_path: Path) -> None:
     video = tmp_path / "videos/a.mp4"
     video.parent.mkdir()
     write_video(video, pan(VELOCITY, num_frames=4))
@@ -143,7 +147,7 @@ def test_a_video_that_came_after_its_copy_is_transcoded_again(tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 6
 
 
-def test_times_are_kept_and_the_short_side_is_shortened(tmp_path):
+def test_times_are_kept_and_the_short_side_is_shortened(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     uneven = "setpts='if(lt(N,10),N,N*2)/25/TB'"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=322x242:r=25:d=0.8", "-vf", uneven, "-fps_mode", "passthrough",
@@ -184,7 +188,7 @@ NAMES = {
 }
 
 
-def test_every_name_has_a_copy_of_its_own(tmp_path):
+def test_every_name_has_a_copy_of_its_own(tmp_path: Path) -> None:
     """The oracle is the picture: each video is of another grey, and so is its copy."""
     root, out = tmp_path / "in", tmp_path / "out"
     grey_of = {}
@@ -205,14 +209,14 @@ def test_every_name_has_a_copy_of_its_own(tmp_path):
     assert transcode(root, out).transcoded_now == 0
 
 
-def _planned(*names):
+def _planned(*names: Any) -> list[Any]:
     sources = [Source(video_id=name, path=Path(name), label=None, split=None) for name in names]
     return [copy.target.as_posix() for copy in plan_copies(sources, Path())]
 
 
 @settings(deadline=None)
 @given(st.lists(st.text("aA.", min_size=1, max_size=4).map(lambda stem: stem + "x"), max_size=4), st.data())
-def test_no_two_copies_share_a_path(stems, data):
+def test_no_two_copies_share_a_path(stems: Any, data: st.DataObject) -> None:
     suffix = st.sampled_from(["", ".mp4", ".avi", ".avi.mp4", ".mp4.avi", ".MP4"])
     names = sorted({stem + data.draw(suffix) for stem in stems for _ in range(3)})
     targets = _planned(*names)
@@ -220,7 +224,7 @@ def test_no_two_copies_share_a_path(stems, data):
     assert all(target.endswith(".mp4") for target in targets)
 
 
-def test_what_fails_is_a_row_and_the_others_are_done(tmp_path):
+def test_what_fails_is_a_row_and_the_others_are_done(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
     video = write_video(tmp_path / "one.mp4", pan(VELOCITY, num_frames=2, height=32, width=32))
@@ -245,7 +249,7 @@ def test_what_fails_is_a_row_and_the_others_are_done(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_copy_keeps_its_path_when_other_videos_come_and_go(tmp_path):
+def test_a_copy_keeps_its_path_when_other_videos_come_and_go(tmp_path: Path) -> None:
     """Also when another call gives another list: no copy is taken for that of another video."""
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
@@ -268,7 +272,7 @@ def test_a_copy_keeps_its_path_when_other_videos_come_and_go(tmp_path):
     assert sorted(file.name for file in out.glob("*.mp4")) == ["a.mkv.mp4", "a.mp4", "a.webm.mp4"]
 
 
-def test_a_file_system_that_ignores_case_loses_no_copy(tmp_path, monkeypatch):
+def test_a_file_system_that_ignores_case_loses_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS and on exFAT, where the later copy would replace the first."""
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
@@ -285,7 +289,7 @@ def test_a_file_system_that_ignores_case_loses_no_copy(tmp_path, monkeypatch):
     assert transcode(root, out).done == 5
 
 
-def test_a_full_disk_blames_no_video(tmp_path, monkeypatch):
+def test_a_full_disk_blames_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
     write_video(root / "a.mp4", pan(VELOCITY, num_frames=2, height=32, width=32))
@@ -298,7 +302,7 @@ def test_a_full_disk_blames_no_video(tmp_path, monkeypatch):
     assert not list(out.glob("*.mp4"))
 
 
-def test_labels_by_name_find_the_copies(tmp_path):
+def test_labels_by_name_find_the_copies(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
     video = write_video(root / "#1_a.avi", pan(VELOCITY, num_frames=2, height=32, width=32), "mpeg4")

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from toy import CPU, MovingStripes, assert_same_run, losses_of, pretrain_job, ru
 
 from mgm_shared.errors import UserError
 from mgm_shared.shard_reader import ShardedArray
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import FinetuneAugment
@@ -29,7 +30,7 @@ class Damaged(MovingStripes):
 
     bad: tuple[int, ...] = (3,)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         samples = super().__getitem__(key)
         if key[1] in self.bad:
             for sample in samples:
@@ -51,7 +52,7 @@ def _damage_first_frame(array: ShardedArray, index: int) -> None:
 
 
 @pytest.fixture
-def damaged_store(pan_store, tmp_path):
+def damaged_store(pan_store: Store, tmp_path: Path) -> Store:
     """A copy of the store in which every frame of train/left/0.mp4 is damaged."""
     shutil.copytree(pan_store.path, tmp_path / "damaged.store")
     store = open_store(tmp_path / "damaged.store")
@@ -61,11 +62,13 @@ def damaged_store(pan_store, tmp_path):
     return store
 
 
-def _pretrain(store) -> PretrainDataset:
+def _pretrain(store: Any) -> PretrainDataset:
     return pretrain_dataset(store, PretrainConfig(num_frames=8, stride=2, image_px=64, repeats=2))
 
 
-def test_a_damaged_video_is_named_and_blank_and_the_others_are_as_they_were(damaged_store, pan_store):
+def test_a_damaged_video_is_named_and_blank_and_the_others_are_as_they_were(
+    damaged_store: Store, pan_store: Store
+) -> None:
     dataset, whole = _pretrain(damaged_store), _pretrain(pan_store)
     videos = [damaged_store.video_at(row).video_id for row in dataset.rows]
     bad = videos.index("train/left/0.mp4")
@@ -84,7 +87,7 @@ def test_a_damaged_video_is_named_and_blank_and_the_others_are_as_they_were(dama
     assert "unreadable" not in expected
 
 
-def test_a_damaged_labelled_video_is_blank_too(damaged_store):
+def test_a_damaged_labelled_video_is_blank_too(damaged_store: Store) -> None:
     dataset = LabelledDataset(
         damaged_store,
         num_frames=8,
@@ -104,7 +107,7 @@ def _batch(bad: tuple[int, ...], num_clips: int = 1) -> dict:
 
 
 @pytest.mark.parametrize("bad", [(0,), (1, 2), (0, 1, 2, 3)])
-def test_a_blank_clip_adds_no_loss_and_changes_no_other_s(tmp_path, bad):
+def test_a_blank_clip_adds_no_loss_and_changes_no_other_s(tmp_path: Path, bad: Any) -> None:
     model = pretrain_job(tmp_path).model
     whole, batch = _batch(()), _batch(bad)
     loss = PretrainObjective()(model, batch, 0)
@@ -124,10 +127,10 @@ def test_a_blank_clip_adds_no_loss_and_changes_no_other_s(tmp_path, bad):
     torch.testing.assert_close(gradient, model.encoder.patch_embed.proj.weight.grad)
 
 
-def test_a_clip_that_was_mixed_with_a_blank_one_does_not_count():
+def test_a_clip_that_was_mixed_with_a_blank_one_does_not_count() -> None:
     weight = torch.randn(3 * 4 * 32 * 32, 2, generator=torch.Generator().manual_seed(0)) / 100
 
-    def model(frames_BCTHW):
+    def model(frames_BCTHW: Any) -> Any:
         frames_BCTHW = frames_BCTHW.float() / 255 if frames_BCTHW.dtype == torch.uint8 else frames_BCTHW
         return frames_BCTHW.flatten(1) @ weight
 
@@ -144,14 +147,16 @@ def test_a_clip_that_was_mixed_with_a_blank_one_does_not_count():
     assert mixed(model, _batch((0, 1)), 0) == 0
 
 
-def test_the_first_unreadable_video_ends_a_run_that_allows_none(tmp_path):
+def test_the_first_unreadable_video_ends_a_run_that_allows_none(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"1 videos cannot be read, 0 may be \(max-unreadable-videos\).*'3\.mp4': checksum"
     ):
         train(pretrain_job(tmp_path, dataset=Damaged()), CPU)
 
 
-def test_unreadable_videos_are_named_once_counted_and_do_not_end_a_run_that_allows_them(tmp_path, capsys):
+def test_unreadable_videos_are_named_once_counted_and_do_not_end_a_run_that_allows_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = train(pretrain_job(tmp_path, toy_config(max_unreadable_videos=2), Damaged(bad=(3, 5))), CPU)
     assert outcome.is_complete
     rows = RunFolder(tmp_path).read_metrics()
@@ -162,7 +167,7 @@ def test_unreadable_videos_are_named_once_counted_and_do_not_end_a_run_that_allo
     assert np.isfinite(losses_of(tmp_path)).all()
 
 
-def test_a_run_with_an_unreadable_video_goes_on_bit_for_bit_and_remembers_it(tmp_path):
+def test_a_run_with_an_unreadable_video_goes_on_bit_for_bit_and_remembers_it(tmp_path: Path) -> None:
     config = toy_config(max_unreadable_videos=1)
     train(pretrain_job(tmp_path / "whole", config, Damaged()), CPU)
     assert not train(pretrain_job(tmp_path / "parts", config, Damaged(signal_at=10)), CPU).is_complete
@@ -188,7 +193,7 @@ def _train_damaged(run: Path, max_unreadable_videos: int) -> None:
             print(error, file=run.with_suffix(f".{distributed.rank}").open("w"))
 
 
-def test_two_processes_count_together(tmp_path):
+def test_two_processes_count_together(tmp_path: Path) -> None:
     train(pretrain_job(tmp_path / "one", toy_config(max_unreadable_videos=2), Damaged(bad=(3, 5))), CPU)
     assert run_processes(2, _train_damaged, tmp_path / "two", 2) == [0, 0]
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +17,16 @@ from mgm_shared import shard_reader
 from mgm_shared.errors import UserError
 from mgm_shared.index import write_index
 from mgm_shared.shard_reader import DamagedChunk
-from mgm_shared.store import open_store
+from mgm_shared.store import Store, open_store
 
 
 @pytest.fixture
-def store(pan_store, tmp_path):
+def store(pan_store: Store, tmp_path: Path) -> Path:
     shard_reader._shard_index.cache_clear()
     return shutil.copytree(pan_store.path, tmp_path / "copy.store")
 
 
-def test_a_sound_store_has_no_problem(store):
+def test_a_sound_store_has_no_problem(store: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(store), "--json"])
     verdict = json.loads(result.stdout)
     assert result.exit_code == 0
@@ -33,7 +35,7 @@ def test_a_sound_store_has_no_problem(store):
 
 @pytest.mark.parametrize("num_flips", [10, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("array", ["frames", "motion", "time", "picture_type"])
-def test_single_bit_flips_are_found_by_verify_and_by_reading(store, array, num_flips):
+def test_single_bit_flips_are_found_by_verify_and_by_reading(store: Path, array: str, num_flips: int) -> None:
     """Anywhere in the file: in chunks, in their checksums, in the shard's index. A thousand in all where it is slow."""
     rng = random.Random(array)
     (file,) = [file for file in store.rglob("c.*") if file.parent.name == array]
@@ -52,14 +54,14 @@ def test_single_bit_flips_are_found_by_verify_and_by_reading(store, array, num_f
     _read_all(open_store(store), array)
 
 
-def _read_all(store, array):
+def _read_all(store: Path, array: Any) -> None:
     for video_id in store.videos.index:
         values = getattr(store[video_id], {"time": "time_s"}.get(array, array))
         np.asarray(values[:])
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "no metadata", "a lost shard"])
-def test_repair_brings_a_part_back_byte_for_byte(store, pan_videos, damage):
+def test_repair_brings_a_part_back_byte_for_byte(store: Path, pan_videos: Path, damage: str) -> None:
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
     (part,) = (store / "parts").glob("128x160-*")
     if damage == "a flipped bit":
@@ -77,7 +79,7 @@ def test_repair_brings_a_part_back_byte_for_byte(store, pan_videos, damage):
     assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
 
 
-def test_repair_touches_no_part_whose_videos_it_cannot_find(store, pan_videos, tmp_path):
+def test_repair_touches_no_part_whose_videos_it_cannot_find(store: Path, pan_videos: Path, tmp_path: Path) -> None:
     shutil.copytree(pan_videos, tmp_path / "videos")
     (tmp_path / "videos/train/up/0.mp4").unlink()
     (part,) = (store / "parts").glob("128x160-*")
@@ -90,7 +92,7 @@ def test_repair_touches_no_part_whose_videos_it_cannot_find(store, pan_videos, t
     assert CliRunner().invoke(main, ["verify", str(store), "--repair"]).exit_code == 2
 
 
-def test_a_store_is_compared_with_its_source(store, pan_videos, tmp_path):
+def test_a_store_is_compared_with_its_source(store: Path, pan_videos: Path, tmp_path: Path) -> None:
     verdict = verify(store, pan_videos)
     assert (verdict.compared, verdict.problems) == (8, [])
     # Another video under the old name, size and time: only decoding tells.
@@ -110,12 +112,12 @@ def test_a_store_is_compared_with_its_source(store, pan_videos, tmp_path):
     assert any("of its motion differs" in problem for problem in problems)
 
 
-def _records(store):
+def _records(store: Path) -> Any:
     (part,) = (store / "parts").glob("128x160-*")
     return json.loads((part / "zarr.json").read_text())["attributes"]["videos"]
 
 
-def _write_records(store, records):
+def _write_records(store: Path, records: Any) -> None:
     (part,) = (store / "parts").glob("128x160-*")
     metadata = json.loads((part / "zarr.json").read_text())
     metadata["attributes"]["videos"] = records
@@ -124,13 +126,13 @@ def _write_records(store, records):
 
 
 @pytest.mark.parametrize("array", ["frames", "motion", "time", "picture_type"])
-def test_a_missing_file_is_found(store, array):
+def test_a_missing_file_is_found(store: Path, array: str) -> None:
     next(file for file in store.rglob("c*") if file.parent.name == array).unlink()
     (problem, *_) = verify(store).problems
     assert array in problem
 
 
-def test_a_wrong_place_a_stale_index_and_lost_metadata_are_found(store):
+def test_a_wrong_place_a_stale_index_and_lost_metadata_are_found(store: Path) -> None:
     (part,) = (store / "parts").glob("128x160-*")
     metadata = json.loads((part / "zarr.json").read_text())
     metadata["attributes"]["videos"][3]["start"] += 1

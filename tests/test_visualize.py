@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mgm_shared.boxes import Boxes
+from mgm_shared.store import Store
 from mgm_train.config import PretrainConfig
 from mgm_train.figures.paper_figures import (
     Subject,
@@ -19,13 +20,13 @@ CONFIG = PretrainConfig(model="vit_tiny", num_frames=4, image_px=64, stride=2)
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> VideoMAE:
     shape = model_config("vit_tiny", num_frames=4, image_px=64)
     return build(lambda: VideoMAE(shape), seed=0)
 
 
 @pytest.fixture(scope="module")
-def subject(pan_store, tmp_path_factory):
+def subject(pan_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     video = pan_store["train/right/0.mp4"]
     # The clip is of frames 8, 10, 12 and 14, their middle 128 of 160 columns, at half size.
     boxes = Boxes(
@@ -34,20 +35,20 @@ def subject(pan_store, tmp_path_factory):
     return Subject.of(video, CONFIG, boxes)
 
 
-def test_boxes_move_with_the_crop(subject):
+def test_boxes_move_with_the_crop(subject: Subject) -> None:
     assert [len(boxes) for boxes in subject.boxes_T] == [0, 1, 0, 0]
     ((box,),) = [boxes for boxes in subject.boxes_T if boxes]
     assert (box.x, box.y, box.width, box.height) == (16, 16, 32, 8)
 
 
-def test_the_mask_is_the_same_in_every_picture(subject):
+def test_the_mask_is_the_same_in_every_picture(subject: Subject) -> None:
     first_thw, again_thw = subject.mask_thw(), subject.mask_thw("mgm")
     np.testing.assert_array_equal(first_thw, again_thw)
     for strategy in STRATEGIES:
         assert subject.mask_thw(strategy).sum() == num_masked(subject.grid, 0.75)
 
 
-def test_every_strategy_has_a_row(subject):
+def test_every_strategy_has_a_row(subject: Subject) -> None:
     picture = mask_picture(subject)
     names = [" ".join(row.name.split()) for row in picture.rows]
     assert names[0].startswith("vectors")
@@ -69,7 +70,7 @@ def test_every_strategy_has_a_row(subject):
     assert (shown_HWC[is_masked_HW] != clip_HWC[is_masked_HW]).mean() > 0.9
 
 
-def test_saliency_has_boxes_mask_vectors_and_attention(subject, model):
+def test_saliency_has_boxes_mask_vectors_and_attention(subject: Subject, model: VideoMAE) -> None:
     picture = saliency_picture(subject, model)
     names = [" ".join(row.name.split()) for row in picture.rows]
     assert [name.split()[0] for name in names] == ["boxes", "masked", "vectors", "vectors", "attention"]
@@ -79,16 +80,16 @@ def test_saliency_has_boxes_mask_vectors_and_attention(subject, model):
     assert panels[0, 1].lines[0].get_xydata().tolist() == [[2.5 * 16 - 0.5, 2.5 * 16 - 0.5]]
 
 
-def test_guidance_that_is_not_the_vectors_has_its_own_row(pan_store):
+def test_guidance_that_is_not_the_vectors_has_its_own_row(pan_store: Store) -> None:
     subject = Subject.of(pan_store["train/right/0.mp4"], PretrainConfig(**vars(CONFIG) | {"guidance": "clean"}))
     assert mask_picture(subject).rows[1].name == "guidance\n(clean)"
 
 
-def test_attention_is_shown_at_two_depths(subject, model):
+def test_attention_is_shown_at_two_depths(subject: Subject, model: VideoMAE) -> None:
     assert [row.name for row in attention_picture(subject, model).rows] == ["clip", "block 3\nof 6", "block 6\nof 6"]
 
 
-def test_rows_with_ground_truth_say_so(subject, model):
+def test_rows_with_ground_truth_say_so(subject: Subject, model: VideoMAE) -> None:
     picture = reconstruction_picture(subject, model)
     has_truth = ["GROUND TRUTH" in row.name for row in picture.rows]
     assert has_truth == [False, False, False, False, True, True]
