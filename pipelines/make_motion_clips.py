@@ -122,7 +122,10 @@ def _blob(side: int, rng: Generator) -> NDArray[np.float32]:
     waves_HW = sum(rng.uniform(0.03, 0.1) * np.cos(k * angle_HW + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
     distance_HW = np.hypot(axis[:, None], axis[None]) / (side / 2)
     # The edge fades over about three pixels.
-    return ((0.75 * (1 + waves_HW) - distance_HW) * side / 6 + 0.5).clip(0, 1).astype(np.float32)
+    alpha_HW: NDArray[np.float32] = (
+        ((0.75 * (1 + waves_HW) - distance_HW) * side / 6 + 0.5).clip(0, 1).astype(np.float32)
+    )
+    return alpha_HW
 
 
 def _random_crop(frame_HWC: NDArray[np.uint8], side: int, rng: Generator) -> NDArray[np.uint8]:
@@ -171,7 +174,7 @@ def make_clip(
     object_HW4 = cut_object(sources[rng.integers(len(sources))], size_px, rng)
     background_THWC = draw_background(sources[rng.integers(len(sources))], num_frames, size_px, rng)
     centre = size_px * rng.uniform(0.38, 0.62, 2)
-    phase_T = np.arange(num_frames) - (num_frames - 1) / 2
+    phase_T = np.arange(num_frames, dtype=np.float64) - (num_frames - 1) / 2
     motion_rng = np.random.default_rng((*seed, list(MOTIONS).index(motion)))
     return render(background_THWC, object_HW4, centre, MOTIONS[motion](phase_T, size_px, motion_rng))
 

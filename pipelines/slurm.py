@@ -11,7 +11,7 @@ Videos and store lie where all nodes see them. What a frame costs is in bench/RE
 import argparse
 import sys
 
-from dask_jobqueue import SLURMCluster
+from dask_jobqueue.slurm import SLURMCluster
 
 from mgm_prep.cli import main as mgm_prep
 

@@ -6,13 +6,19 @@ Axes: T frames · H,W pixels · C = RGB.
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
+
+# The base of classes that stand in for a Store or a Video: type checkers take such an object for either.
+if TYPE_CHECKING:
+    StandIn = Any
+else:
+    StandIn = object
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -24,7 +30,7 @@ def texture(height: int = 600, width: int = 700, seed: int = 0, is_grey: bool = 
     for _ in range(1 if is_grey else 3):
         noise = rng.integers(0, 255, (height, width)).astype(np.float32)
         smooth = cv2.GaussianBlur(np.tile(noise, (3, 3)), (0, 0), 2)[height : 2 * height, width : 2 * width]
-        channels.append(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8))
+        channels.append(cv2.normalize(smooth, np.empty_like(smooth), 0, 255, cv2.NORM_MINMAX).astype(np.uint8))
     return np.repeat(np.stack(channels, axis=-1), 3 // len(channels), axis=-1)
 
 
@@ -48,6 +54,7 @@ def write_video(
     """Encode RGB frames at 25 a second, 4:2:0."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         stream.options = {"threads": "1", **(options or {})}
         for t, frame_HWC in enumerate(frames_THWC):
@@ -60,6 +67,13 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def shown_at_s(frame: av.VideoFrame) -> float:
+    """The time at which a decoded frame is shown."""
+    assert frame.pts is not None
+    assert frame.time_base is not None
+    return float(frame.pts * frame.time_base)
 
 
 def ffmpeg(*arguments: str) -> bytes:
@@ -82,7 +96,7 @@ def ffmpeg_rgb(path: Path, height: int, width: int, is_scaled: bool = False) -> 
     return np.frombuffer(ffmpeg("-noautorotate", "-i", str(path), *scale, *raw), np.uint8).reshape(-1, height, width, 3)
 
 
-def psnr(reference: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+def psnr(reference: NDArray[Any], other: NDArray[Any]) -> float:
     """Peak signal-to-noise ratio in dB, mean over frames."""
     error_T = ((reference.astype(np.float32) - other) ** 2).mean(axis=(1, 2, 3))
     return float(np.mean(10 * np.log10(255**2 / np.maximum(error_T, 1e-6))))

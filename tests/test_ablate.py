@@ -31,7 +31,10 @@ class Programs:
     """Stands in for the programs: notes what is called, and ends as it is told."""
 
     def __init__(self) -> None:
-        self.calls, self.fail, self.stop_at, self.unscored = [], {}, None, 0
+        self.calls: list[tuple[str, str]] = []
+        self.fail: dict[tuple[str, str], str] = {}
+        self.stop_at: int | None = None
+        self.unscored = 0
 
     def __call__(self, command: Any, stop: Any) -> Ended:
         task, place = command[0], Path(command[3] if command[0] != "evaluate" else command[2]).parent.name

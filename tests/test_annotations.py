@@ -71,7 +71,7 @@ def test_something_something_v2(tmp_path: Path) -> None:
     )
     (tmp_path / "test-answers.csv").write_text("1420;Moving something, and something away\n3;Pushing something\n")
     annotations = read_annotations([tmp_path])
-    merged: dict[str, dict] = {}
+    merged: dict[str, dict[str, str | None]] = {}
     for annotation in annotations:
         merged.setdefault(annotation.names[0], {}).update(annotation.values)
     assert merged == {

@@ -1,6 +1,8 @@
 """The block against timm's with the same weights, its shortcuts against doing everything."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -22,14 +24,15 @@ def _heads(dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(2, 3, 40, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
 
 
-def _with_gradients(tokens: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def _with_gradients(tokens: torch.Tensor, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     weights = torch.linspace(-1, 1, tokens.numel()).view_as(tokens)
     return [tokens, *torch.autograd.grad((tokens.float() * weights).sum(), inputs)]
 
 
 def test_block_equals_timms() -> None:
     ours = build(lambda: Block(24, 3), seed=2)
-    theirs = TimmBlock(24, 3, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    norm: Any = partial(nn.LayerNorm, eps=1e-6)
+    theirs = TimmBlock(24, 3, qkv_bias=True, norm_layer=norm)
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(_tokens()), theirs(_tokens()))
 
@@ -37,7 +40,7 @@ def test_block_equals_timms() -> None:
 @pytest.mark.parametrize("num_outputs", [1, 4, 10])
 def test_outputs_that_nobody_reads_change_nothing(num_outputs: int) -> None:
     blocks = build(lambda: Blocks(24, 2, 3), seed=3)
-    parameters = list(blocks.parameters())
+    parameters: list[torch.Tensor] = list(blocks.parameters())
     whole = _with_gradients(blocks(_tokens())[:, -num_outputs:], parameters)
     part = _with_gradients(blocks(_tokens(), num_outputs), parameters)
     for one, other in zip(whole, part, strict=True):
@@ -48,7 +51,7 @@ def test_outputs_that_nobody_reads_change_nothing(num_outputs: int) -> None:
 def test_plain_bfloat16_attention_is_as_close_to_the_truth_as_bfloat16_allows(is_autocast: bool) -> None:
     truth = _heads(torch.bfloat16)
     truth = [tensor.detach().float().requires_grad_() for tensor in truth]
-    expected = _with_gradients(F.scaled_dot_product_attention(*truth), truth)
+    expected = _with_gradients(F.scaled_dot_product_attention(truth[0], truth[1], truth[2]), truth)
     inputs = _heads(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
         mixed = attend(*inputs)
@@ -71,11 +74,13 @@ def test_plain_attention_is_for_small_bfloat16_only(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_heads_a_few_at_a_time_are_heads_all_at_once(is_masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = _heads(torch.bfloat16)
+    inputs = queries, keys, values = _heads(torch.bfloat16)
     attn_mask_B1ON = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(2)) < 0.5 if is_masked else None
-    expected = _with_gradients(attend(*inputs, attn_mask_B1ON), inputs)
+    expected = _with_gradients(attend(queries, keys, values, attn_mask_B1ON), inputs)
     # 40 × 40 scores of two bytes a head: one head, then four and two.
     for chunk_bytes in (1, 4 * 3200):
         monkeypatch.setattr(attention, "CHUNK_BYTES", chunk_bytes)
-        for value, at_once in zip(_with_gradients(attend(*inputs, attn_mask_B1ON), inputs), expected, strict=True):
+        for value, at_once in zip(
+            _with_gradients(attend(queries, keys, values, attn_mask_B1ON), inputs), expected, strict=True
+        ):
             torch.testing.assert_close(value, at_once)

@@ -4,6 +4,7 @@ Axes: N tokens · D width.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,15 +41,17 @@ def _weights(attention: Attention, tokens_ND: Tensor, is_apart_NN: Tensor | None
     projections = (attention.qkv.weight, attention.qkv.bias, None, None, False, 0.0)
     out = (attention.proj.weight, attention.proj.bias)
     inputs = [tokens_ND[:, None]] * 3
-    _, weights_1NN = F.multi_head_attention_forward(
-        *inputs, width, attention.num_heads, *projections, *out, training=False, attn_mask=is_apart_NN
-    )
+    arguments: list[Any] = [*inputs, width, attention.num_heads, *projections, *out]
+    settings: dict[str, Any] = {"training": False, "attn_mask": is_apart_NN}
+    _, weights_1NN = F.multi_head_attention_forward(*arguments, **settings)
+    assert weights_1NN is not None
     return weights_1NN[0]
 
 
 @torch.inference_mode()
 def test_joint_attention_is_torchs() -> None:
     model, frames_BCTHW = _model(CLIP), _frames()
+    block: Any
     for number in (0, 1):
         seen = attention_map(model, frames_BCTHW, QUERY, block=number)
         assert seen.shape == (2, 3, 3, 3)
@@ -68,7 +71,7 @@ def test_divided_attention_is_the_product_of_both_steps() -> None:
     seen = attention_map(model, frames_BCTHW, QUERY, block=0)
     np.testing.assert_allclose(seen.sum((1, 2, 3)), 1, rtol=1e-5)
     place_N, slice_N = torch.arange(27) % 9, torch.arange(27) // 9
-    block = model.encoder.blocks[0]
+    block: Any = model.encoder.blocks[0]
     for clip, tokens_ND in enumerate(model.encoder.patch_embed(frames_BCTHW) + model.encoder.position_1ND):
         normed_ND = block.temporal_norm(tokens_ND)
         over_time_NN = _weights(block.temporal_attn, normed_ND, place_N[:, None] != place_N)

@@ -85,9 +85,9 @@ def test_pretrain_augment_is_decided_by_its_generator_and_mirrors_half() -> None
 def test_rand_augment_does_the_same_to_every_frame_and_leaves_the_global_generators_alone() -> None:
     frame_CHW = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
     frames_CTHW = np.stack([frame_CHW] * 4, axis=1)
-    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002
     results = [rand_augment(frames_CTHW, RANDAUG, np.random.default_rng(seed)) for seed in range(12)]
-    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert before == (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist())  # noqa: NPY002
     for out_CTHW in results:
         assert (out_CTHW == out_CTHW[:, :1]).all()
     assert len({out_CTHW.tobytes() for out_CTHW in results}) > 9

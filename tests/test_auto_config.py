@@ -56,7 +56,14 @@ def test_mixup_gets_pairs(repeats: int) -> None:
 
 
 def test_what_was_given_is_never_changed() -> None:
-    given = {"batch_size": 7, "warmup_epochs": 20, "base_lr": 1e-6, "min_lr": 0.0, "grad_accum_steps": 7, "epochs": 30}
+    given: dict[str, Any] = {
+        "batch_size": 7,
+        "warmup_epochs": 20,
+        "base_lr": 1e-6,
+        "min_lr": 0.0,
+        "grad_accum_steps": 7,
+        "epochs": 30,
+    }
     config = PretrainConfig(model="vit_tiny", **given)
     chosen, lines = choose(config, 14)
     assert chosen == config

@@ -171,13 +171,14 @@ def test_rejected_videos_are_tried_again_when_asked(tmp_path: Path, monkeypatch:
     good = (videos / "c.mp4").read_bytes()
     (videos / "c.mp4").write_text("not a video")
     (videos / "d.mp4").write_text("not a video")
+    from mgm_prep.decoding.container import Unreadable
     from mgm_prep.extraction import part
 
     add_video = part.PartWriter.add_video
 
     def fails_at_b(self: Any, source: Any) -> None:
         if source.video_id == "b.mp4":
-            raise part.Unreadable("made up")
+            raise Unreadable("made up")
         add_video(self, source)
 
     monkeypatch.setattr(part.PartWriter, "add_video", fails_at_b)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,12 @@ def test_metrics_lose_what_comes_after_a_step_and_a_torn_line(run: RunFolder) ->
 
 def test_last_round_trip(run: RunFolder) -> None:
     assert load_last(run) is None
-    state = {"model": {"weight": torch.randn(3)}, "step": 7, "config": PretrainConfig().to_dict(), "loss_sum": 0.1}
+    state: dict[str, Any] = {
+        "model": {"weight": torch.randn(3)},
+        "step": 7,
+        "config": PretrainConfig().to_dict(),
+        "loss_sum": 0.1,
+    }
     save_last(run, state)
     loaded = load_last(run)
     assert loaded is not None
@@ -149,7 +155,7 @@ def test_load_encoder_uses_the_encoder_and_accounts_for_the_rest(run: RunFolder,
     ],
 )
 def test_another_model_is_one_line_that_names_the_difference(
-    run: RunFolder, pretrained: VideoMAE, change: dict, message: str
+    run: RunFolder, pretrained: VideoMAE, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         fitted(dataclasses.replace(TOY, **change), load_weights(run.root))

@@ -1,11 +1,13 @@
 """Labels as class numbers, and class maps: the published ones against the lists that they are made from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from synthetic import StandIn
 
 from mgm_shared.errors import UserError
 from mgm_train.data.labels import class_names, describe_map, label_numbers, mirror_pair, read_class_map, split_rows
@@ -14,11 +16,11 @@ CLASS_MAPS = Path(__file__).parent.parent / "pipelines" / "classes"
 
 
 @dataclass
-class TableStore:
+class TableStore(StandIn):  # type: ignore[misc]  # for a Store
     """As much of a store as its table: videos a, b, c … with these labels and splits."""
 
-    labels: list[str | None]
-    splits: list[str | None] = field(default_factory=list)
+    labels: Sequence[str | None]
+    splits: Sequence[str | None] = field(default_factory=list)
     path: str = "memory"
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from synthetic import StandIn
 from torch.utils.data import DataLoader
 
 from mgm_shared.geometry import Box
@@ -31,7 +32,7 @@ from mgm_train.masking.strategies import make_mask
 
 
 @dataclass
-class MemoryVideo:
+class MemoryVideo(StandIn):  # type: ignore[misc]  # for a Video
     video_id: str
     frames: np.ndarray
     packed_motion: np.ndarray
@@ -53,7 +54,7 @@ class MemoryVideo:
 
 
 @dataclass
-class MemoryStore:
+class MemoryStore(StandIn):  # type: ignore[misc]  # for a Store
     lengths: dict[str, int]
     labels: dict[str, str | None] = field(default_factory=dict)
     splits: dict[str, str | None] = field(default_factory=dict)
@@ -92,7 +93,8 @@ LEFT = View(box=Box(x=0, y=0, width=64, height=64), size_px=64)
 
 def pretrain_dataset(store: Any, **settings: Any) -> PretrainDataset:
     mask = partial(mask_of, strategy="mgm")
-    return PretrainDataset(store, **({"num_frames": 16, "stride": 2, "augment": Keep(), "mask": mask} | settings))
+    defaults: dict[str, Any] = {"num_frames": 16, "stride": 2, "augment": Keep(), "mask": mask}
+    return PretrainDataset(store, **(defaults | settings))
 
 
 def mask_of(clip: Any, rng: Any, strategy: Any) -> Any:
@@ -185,9 +187,10 @@ def test_workers_give_the_batches_of_one_process(context: str) -> None:
         classes=["x", "y"],
     )
     keys = [(0, 0), (0, 1), (1, 1), (1, 0)]
+    in_a_worker: dict[str, Any] = {"num_workers": 1, "worker_init_fn": start_worker, "multiprocessing_context": context}
     here, there = (
         list(DataLoader(dataset, batch_size=2, sampler=keys, collate_fn=collate, **settings))
-        for settings in ({}, {"num_workers": 1, "worker_init_fn": start_worker, "multiprocessing_context": context})
+        for settings in (dict[str, Any](), in_a_worker)
     )
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one["frames_BCTHW"], other["frames_BCTHW"])

@@ -51,7 +51,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "in", root / "calm.store"
 
 
-def _start(*arguments: object) -> subprocess.Popen:
+def _start(*arguments: object) -> subprocess.Popen[str]:
     """A Python module as a process group of its own, as a shell would start it."""
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
@@ -64,7 +64,7 @@ def _start(*arguments: object) -> subprocess.Popen:
 
 
 @pytest.fixture
-def hand_started(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
+def hand_started(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen[str]]]]:
     """`dask scheduler` and two `dask worker`: the scheduler's file, and the workers."""
     file = tmp_path / "scheduler.json"
     local = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
@@ -83,7 +83,7 @@ def hand_started(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen]]
 
 
 def test_a_hand_started_cluster_that_loses_a_worker(
-    calm: tuple[Path, Path], hand_started: tuple[Path, list[subprocess.Popen]], tmp_path: Path
+    calm: tuple[Path, Path], hand_started: tuple[Path, list[subprocess.Popen[str]]], tmp_path: Path
 ) -> None:
     """The scheduler and its workers have their own settings; one worker and its nanny are killed in the middle."""
     file, workers = hand_started

@@ -24,7 +24,7 @@ def _by_planes() -> Any:
     return lambda frame, height, width: _jfif_rgb(scaler.planes(frame, height, width))
 
 
-def _jfif_rgb(planes: Any) -> np.ndarray:
+def _jfif_rgb(planes: Any) -> Any:
     """ITU-T T.871, 7; chroma repeated, as the ffmpeg program does."""
     y = planes.y_HW.astype(np.float32)
     cb, cr = (np.kron(plane, np.ones((2, 2))) - 128 for plane in planes[1:])

@@ -80,7 +80,7 @@ def test_what_was_given_is_known() -> None:
         ({"max_bad_clips": 3}, "max-bad-clips is now called max-unreadable-videos"),
     ],
 )
-def test_a_value_of_another_type_is_refused(values: dict[str, object], message: str) -> None:
+def test_a_value_of_another_type_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         PretrainConfig(**values)
     assert str(caught.value).startswith(message)
@@ -109,7 +109,7 @@ def test_renamed_options_lead_to_options_that_exist() -> None:
         ({"log_every_steps": 0}, "log-every-steps is 0"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_setting(values: dict, message: str) -> None:
+def test_a_mistake_is_one_line_that_names_the_setting(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         PretrainConfig(**values)
     assert message in str(caught.value)
@@ -119,7 +119,7 @@ def test_a_mistake_is_one_line_that_names_the_setting(values: dict, message: str
 @pytest.mark.parametrize(
     "values", [{"mask": "mist"}, {"mask_ratio": 1.0}, {"mask_jitter": -0.1}, {"guidance": "stars"}]
 )
-def test_mask_mistakes(values: dict) -> None:
+def test_mask_mistakes(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(values)).replace("_", "-")):
         PretrainConfig(**values)
 
@@ -161,7 +161,7 @@ def test_a_mask_of_at_least_one_token_is_taken(mask: Any, image_px: int, mask_ra
 
 
 @pytest.mark.parametrize("values", [{"drop_path": 1.0}, {"mixup": -1.0}, {"sampling": "thick"}, {"layer_decay": 0.0}])
-def test_finetuning_mistakes(values: dict) -> None:
+def test_finetuning_mistakes(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(values)).replace("_", "-")):
         FinetuneConfig(**values)
 
@@ -182,4 +182,4 @@ def test_sizes_are_videomaes() -> None:
 
 def test_configuration_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        TrainConfig().seed = 1  # type: ignore[misc]
+        TrainConfig().seed = 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import pytest
 from click.testing import CliRunner
 from synthetic import moving_pattern
@@ -137,7 +138,7 @@ def test_the_same_call_again_keeps_what_is_there(tmp_path: Path, videos: Path) -
 def test_still_pictures_are_left_out(tmp_path: Path, videos: Path) -> None:
     still = tmp_path / "still.mp4"
     corpus_ffmpeg = ["-f", "lavfi", "-i", "testsrc=s=320x240:r=25:d=4", "-vf", "select=eq(n\\,0),loop=99:1", str(still)]
-    subprocess.run([corpus_cut.imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *corpus_ffmpeg], check=True)
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *corpus_ffmpeg], check=True)
     corpus_cut.cut_original({"package": "tiny"}, still, tmp_path, 2.0, 96, 0)
     assert corpus_cut.write_sources(tmp_path) == []
 

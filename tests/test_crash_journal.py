@@ -16,6 +16,7 @@ from mgm_prep.runtime.crash_journal import deadly_videos, journal
 from mgm_prep.runtime.execution import Execution
 from mgm_shared import storage
 from mgm_shared.objects import Url
+from mgm_shared.storage import write_bytes
 from mgm_shared.store import open_store
 
 # What a worker does at its start: some files are made deadly. A regular expression that never ends holds the GIL, as a
@@ -97,10 +98,12 @@ def test_one_death_is_no_proof(tmp_path: Path) -> None:
 def test_behind_a_url_only_a_try_after_a_death_names_its_videos(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     """Since each naming is a request; a death more is needed for it."""
     asked = []
-    write = crash_journal.write_bytes
-    monkeypatch.setattr(
-        crash_journal, "write_bytes", lambda path, content: asked.append(content) or write(path, content)
-    )
+
+    def note(path: Path | Url, content: bytes) -> None:
+        asked.append(content)
+        write_bytes(path, content)
+
+    monkeypatch.setattr(crash_journal, "write_bytes", note)
 
     def dies_at(*video_ids: str) -> None:
         with monkeypatch.context() as patched, journal(bucket, "part", 0) as notes:

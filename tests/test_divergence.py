@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,11 @@ from mgm_train.runtime.distributed import init_distributed
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import Objective
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = model_config("vit_tiny", num_frames=4, image_px=64)
 BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 ONE_VIEW = {"num_temporal_views": 1, "num_spatial_views": 1, "stride": 2, "num_workers": 0}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small sums are faster on one, most of all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _run(*arguments: object) -> Any:

@@ -4,7 +4,7 @@ Axes as in divided.py.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,10 @@ from torch import Tensor
 from mgm_shared.geometry import TokenGrid
 from mgm_train.config import ModelConfig
 from mgm_train.masking.strategies import STRATEGIES, MaskOptions, num_masked
-from mgm_train.models.divided_attention import DividedBlock, DividedBlocks
+from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, split_mask
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GRID = TokenGrid(t=3, h=4, w=4)
 TOY = ModelConfig(
@@ -32,15 +34,6 @@ TOY = ModelConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small sums are faster on one, most of all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _blocks(depth: int = 2) -> DividedBlocks:
     blocks = build(lambda: DividedBlocks(12, depth, 3, GRID), seed=1).double()
     generator = torch.Generator().manual_seed(2)
@@ -55,7 +48,7 @@ def _tokens(num_clips: int = 2, num_tokens: int = GRID.num_tokens) -> Tensor:
     return torch.randn(num_clips, num_tokens, 12, generator=generator, dtype=torch.float64)
 
 
-def _attended(attention: torch.nn.Module, tokens_ND: Tensor, groups: list[list[int]]) -> Tensor:
+def _attended(attention: Any, tokens_ND: Tensor, groups: list[list[int]]) -> Tensor:
     """Attention of one clip, token by token and head by head; `groups[i]` are those that token i attends to."""
     query_ND, key_ND, value_ND = attention.qkv(tokens_ND).split(12, dim=1)
     rows = []
@@ -65,16 +58,18 @@ def _attended(attention: torch.nn.Module, tokens_ND: Tensor, groups: list[list[i
             share = torch.stack([query_ND[own, part] @ key_ND[other, part] / 2 for other in group]).softmax(0)
             heads.append(sum(weight * value_ND[other, part] for weight, other in zip(share, group, strict=True)))
         rows.append(torch.cat(heads))
-    return attention.proj(torch.stack(rows))
+    projected: Tensor = attention.proj(torch.stack(rows))
+    return projected
 
 
-def _by_loops(block: DividedBlock, tokens_ND: Tensor, visible: list[int]) -> Tensor:
+def _by_loops(block: Any, tokens_ND: Tensor, visible: list[int]) -> Tensor:
     places = [(token // 16, token % 16) for token in visible]
     in_place = [[other for other, (_, place) in enumerate(places) if place == own] for _, own in places]
     in_slice = [[other for other, (slice_, _) in enumerate(places) if slice_ == own] for own, _ in places]
     tokens_ND = tokens_ND + _attended(block.temporal_attn, block.temporal_norm(tokens_ND), in_place)
     tokens_ND = tokens_ND + _attended(block.attn, block.norm1(tokens_ND), in_slice)
-    return tokens_ND + block.mlp(block.norm2(tokens_ND))
+    tokens_ND = tokens_ND + block.mlp(block.norm2(tokens_ND))
+    return tokens_ND
 
 
 def _mask(strategy: str, seed: int) -> Tensor:
@@ -137,7 +132,8 @@ def test_recomputing_gives_the_same_gradients() -> None:
         model = build(lambda: VideoMAE(TOY), seed=0)
         model.set_grad_checkpointing(is_recomputing)
         model(*_clips()).square().mean().backward()
-        gradients.append(model.encoder.blocks[0].temporal_attn.qkv.weight.grad)
+        block: Any = model.encoder.blocks[0]
+        gradients.append(block.temporal_attn.qkv.weight.grad)
     torch.testing.assert_close(*gradients)
 
 

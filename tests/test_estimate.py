@@ -1,7 +1,7 @@
 """Block matching against textures of known speed, and what extraction makes of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_no_frame_is_lost(num_frames: int) -> None:
 
 
 @pytest.mark.parametrize("frame_codec", ["jpeg", "lossless"])
-def test_estimate_changes_the_motion_and_nothing_else(tmp_path: Path, frame_codec: str) -> None:
+def test_estimate_changes_the_motion_and_nothing_else(tmp_path: Path, frame_codec: Literal["jpeg", "lossless"]) -> None:
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/a.webm", pan((3, -2), num_frames=8), "libvpx-vp9", {"cpu-used": "8"})
     videos = {}

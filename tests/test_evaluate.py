@@ -35,6 +35,7 @@ def test_views_are_those_of_a_loop_over_views(pan_store: Store) -> None:
     dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=3)
     views = dataset[1]
     video = pan_store[views.video_id]
+    assert views.frames_VCTHW is not None
     assert views.frames_VCTHW.shape == (6, 3, 8, 64, 64)
     import cv2
 
@@ -48,6 +49,7 @@ def test_views_are_those_of_a_loop_over_views(pan_store: Store) -> None:
 
 def test_one_view_works_and_is_the_middle(pan_store: Store) -> None:
     views = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)[0]
+    assert views.frames_VCTHW is not None
     assert views.frames_VCTHW.shape == (1, 3, 8, 64, 64)
 
 
@@ -87,10 +89,10 @@ def test_epochs_are_scored_by_a_model_that_does_not_learn(pan_store: Store) -> N
 
 def test_a_damaged_video_is_named_and_not_replaced(pan_store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "damaged.store"
-    shutil.copytree(pan_store.path, copy)
+    shutil.copytree(str(pan_store.path), copy)
     store = open_store(copy)
     broken = store["test/left/0.mp4"]
-    (shard,) = (broken.part / "frames").glob("c.*")
+    (shard,) = Path(str(broken.part), "frames").glob("c.*")
     index = shard_reader._shard_index(str(shard), broken.frames.array.shard_frames, broken.frames.array.version)
     content = bytearray(shard.read_bytes())
     for frame in range(broken.record["start"], broken.record["start"] + broken.num_frames):

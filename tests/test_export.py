@@ -4,6 +4,7 @@ Every weight and every bias is random, so that a forgotten one shows.
 """
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ def _as_transformers(model: nn.Module, config: ModelConfig, is_classifier: bool)
     theirs.load_state_dict(to_transformers_state(model.state_dict()), strict=True)
     # transformers has no setting for these two; VideoMAE's own code has 1e-6.
     (theirs.fc_norm if is_classifier else theirs.decoder.norm).eps = 1e-6
-    return theirs.eval()
+    theirs.eval()
+    assert isinstance(theirs, nn.Module)
+    return theirs
 
 
 def test_pretraining_equals_transformers() -> None:
@@ -93,19 +96,20 @@ def test_key_bias_is_the_only_one_without_effect(part: str) -> None:
     with torch.no_grad():
         before_BMP = model(normalise(frames_BCTHW), mask_BN)
         row = ("query", "key", "value").index(part)
-        model.encoder.blocks[0].attn.qkv.bias.view(3, -1)[row] += torch.linspace(-1, 1, TWO_LAYERS.width)
+        block: Any = model.encoder.blocks[0]
+        block.attn.qkv.bias.view(3, -1)[row] += torch.linspace(-1, 1, TWO_LAYERS.width)
         after_BMP = model(normalise(frames_BCTHW), mask_BN)
     difference = float((after_BMP - before_BMP).abs().max())
     assert difference < 1e-4 if part == "key" else difference > 1e-2
 
 
 @pytest.mark.parametrize("change", [{"attention": "divided"}, {"trained_px": 64}])
-def test_what_transformers_cannot_be_is_refused(change: dict) -> None:
+def test_what_transformers_cannot_be_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="neither divided attention nor interpolated positions"):
         transformers_config(dataclasses.replace(TWO_LAYERS, **change), is_classifier=True)
 
 
 def test_config_matches_the_exported_grid() -> None:
     wide = dataclasses.replace(TWO_LAYERS, num_frames=8, image_px=64)
-    theirs = _as_transformers(VideoMAE(wide), wide, is_classifier=False)
+    theirs: Any = _as_transformers(VideoMAE(wide), wide, is_classifier=False)
     assert theirs.videomae.embeddings.num_patches == wide.grid.num_tokens == 64

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from synthetic import ffmpeg, ffmpeg_rgb, pan, psnr, write_video
 
 from mgm_prep.cli import main
 from mgm_prep.config import ExtractSettings
+from mgm_prep.decoding.colour import PlaneScaler
 from mgm_prep.extraction.extract import extract
 from mgm_prep.runtime.execution import Execution
 from mgm_shared.store import Store, open_store
@@ -42,7 +43,9 @@ def native_clips(real_videos: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize(("codec", "least_db"), [("jpeg", 36), ("planes", 38), ("lossless", 44)])
-def test_stored_pixels_are_the_ffmpeg_program_s(native_clips: Path, tmp_path: Path, codec: str, least_db: int) -> None:
+def test_stored_pixels_are_the_ffmpeg_program_s(
+    native_clips: Path, tmp_path: Path, codec: Literal["jpeg", "planes", "lossless"], least_db: int
+) -> None:
     extract(native_clips, tmp_path / "out.store", ExtractSettings(short_side=4096, frame_codec=codec))
     store = open_store(tmp_path / "out.store")
     for name in ("limited.mp4", "full.mp4"):
@@ -106,16 +109,14 @@ def test_workers_do_not_change_a_byte(mixed: Path, tmp_path: Path) -> None:
 def test_a_video_that_fails_half_way_leaves_no_frame(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mgm_prep.extraction import part
-
-    convert, calls = part.PlaneScaler.planes, iter(range(10**6))
+    convert, calls = PlaneScaler.planes, iter(range(10**6))
 
     def breaks_once(self: Any, frame: Any, height: Any, width: Any) -> Any:
         if next(calls) == 15:
             raise ValueError("made up")
         return convert(self, frame, height, width)
 
-    monkeypatch.setattr(part.PlaneScaler, "planes", breaks_once)
+    monkeypatch.setattr(PlaneScaler, "planes", breaks_once)
     extract(mixed, tmp_path / "out.store", ExtractSettings())
     monkeypatch.undo()
     (mixed / "good2.mp4").rename(tmp_path / "good2.mp4")

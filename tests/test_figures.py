@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.quiver import Quiver
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from mgm_shared import figures
 from mgm_shared.errors import UserError
@@ -44,9 +46,12 @@ def test_a_movie_shows_every_frame_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(middles, np.stack([GREY, GREY], 1))
     save_gif(pictures, tmp_path / "new/clip.gif", frames_per_s=12.5)
     with Image.open(tmp_path / "new/clip.gif") as gif:
+        assert isinstance(gif, GifImageFile)
         assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (5, (width, height), 80, 0)
         gif.seek(3)
-        assert abs(gif.convert("RGB").getpixel((width // 4, height // 2))[0] - 187) <= 4
+        colour = gif.convert("RGB").getpixel((width // 4, height // 2))
+        assert isinstance(colour, tuple)
+        assert abs(colour[0] - 187) <= 4
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,12 @@ def test_the_panels_of_a_movie_fill_a_block_and_its_last_line_is_in_the_middle(n
 @pytest.mark.parametrize("num_rows", [2, 6, 8])
 def test_a_title_stays_over_its_own_panel(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(figures, "panels", lambda *sizes: drawn.append(panels(*sizes)) or drawn[0])
+
+    def noted(*sizes: Any) -> Any:
+        drawn.append(panels(*sizes))
+        return drawn[0]
+
+    monkeypatch.setattr(figures, "panels", noted)
     name = "prediction, mean\nand contrast from\nGROUND TRUTH\n(19.5 dB)"
     movie([Row(name=name, draw=_row("").draw)] * num_rows, {0: ""}, (224, 224))
     axes = drawn[0][1]
@@ -91,9 +101,12 @@ def test_motion_is_drawn_from_a_store(pan_store: Store, tmp_path: Path) -> None:
     figure = motion_figure(video, np.array([0, 5]))
     first, second = figure.axes[0], figure.axes[1]
     assert first.get_title().split(", ")[:2] == ["frame 0", "I"]
-    assert not first.collections[0].U.size
-    assert (second.collections[0].U < 0).all()
-    assert second.collections[0].U.size > 50
+    still, moving = first.collections[0], second.collections[0]
+    assert isinstance(still, Quiver)
+    assert isinstance(moving, Quiver)
+    assert not np.size(still.U)
+    assert (np.asarray(moving.U) < 0).all()
+    assert np.size(moving.U) > 50
     save(figure, tmp_path / "new/strip.png")
     with Image.open(tmp_path / "new/strip.png") as picture:
         assert 1350 < picture.width < 1500

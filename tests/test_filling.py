@@ -171,7 +171,7 @@ def test_only_what_is_needed_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None
     filler = Filler("estimate", 8, 8)
     found = []
     for number, letter in enumerate("IPPBPPPBBPI"):
-        picture = SimpleNamespace(codec="mpeg4", picture_type=PICTURE_TYPES.index(letter), vectors_K=())
+        picture: Any = SimpleNamespace(codec="mpeg4", picture_type=PICTURE_TYPES.index(letter), vectors_K=())
         found.append(filler.motion(picture, np.full((8, 8, 3), number, np.uint8)))
     assert found == [None, None, None, (2, 3), None, None, None, (6, 7), (7, 8), None, None]
     assert _Recorder.given == [2, 3, 6, 7, 8]
@@ -179,9 +179,10 @@ def test_only_what_is_needed_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_first_b_picture_has_no_motion() -> None:
-    picture = SimpleNamespace(codec="mpeg4", picture_type=TYPE_B, vectors_K=())
+    picture: Any = SimpleNamespace(codec="mpeg4", picture_type=TYPE_B, vectors_K=())
     for source in ("estimate", "transcode"):
         motion_YX2 = Filler(source, 64, 64).motion(picture, np.zeros((64, 64, 3), np.uint8))
+        assert motion_YX2 is not None
         assert motion_YX2.shape == (8, 8, 2)
         assert np.isnan(motion_YX2).all()
 

@@ -31,7 +31,7 @@ SPEEDS = {"right": (3, 0), "left": (-3, 0), "up": (0, -3), "down": (0, 3)}
 @pytest.fixture
 def store(pan_store: Store, tmp_path: Path) -> Path:
     shard_reader._shard_index.cache_clear()
-    return shutil.copytree(pan_store.path, tmp_path / "copy.store")
+    return shutil.copytree(str(pan_store.path), tmp_path / "copy.store")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,9 @@ def test_zarr_and_xarray_read_the_flow(store: Path) -> None:
     array = zarr.open_array(part / "flow", mode="r")
     assert array.attrs["made_by"] == {"method": "dis"}
     assert array.dtype == np.int16
-    stored_TYX2 = np.where(array[:] == array.attrs["_FillValue"], np.nan, array[:] * array.attrs["scale_factor"])
+    attributes: Any = array.attrs
+    packed_TYX2 = np.asarray(array[:])
+    stored_TYX2 = np.where(packed_TYX2 == attributes["_FillValue"], np.nan, packed_TYX2 * attributes["scale_factor"])
     video = open_store(store)["test/up/0.mp4"]
     start = int(video.record["start"])
     np.testing.assert_array_equal(stored_TYX2[start : start + 24].astype(np.float32), video.flow[:])
@@ -199,7 +201,7 @@ def test_raft_with_weights_from_a_file(store: Path, raft_weights: Path, monkeypa
     monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
     settings = FlowSettings(method="raft-small", weights=str(raft_weights), device="cpu")
     add_flow(store, settings)
-    made_by = zarr.open_array(part / "flow", mode="r").attrs["made_by"]
+    made_by: Any = zarr.open_array(part / "flow", mode="r").attrs["made_by"]
     assert made_by["method"] == "raft-small"
     assert len(made_by["weights_sha256"]) == 64
 
@@ -209,7 +211,7 @@ def test_weights_that_are_none_are_refused_in_a_line(store: Path, tmp_path: Path
     file = tmp_path / "weights.pth"
     if content == "other":
         torch.save(torch.nn.Linear(2, 2).state_dict(), file)
-    elif content is not None:
+    elif isinstance(content, bytes):
         file.write_bytes(content)
     result = run(store, "--method", "raft-small", "--weights", file, "--device", "cpu", "--workers", "0")
     assert result.exit_code == 2
@@ -230,7 +232,13 @@ def test_weights_are_never_unpickled_into_code(store: Path, tmp_path: Path) -> N
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    for wrong in ({"method": "guess"}, {"method": "raft-small"}, {"weights": "a.pth"}, {"device": "tpu"}):
+    mistakes: tuple[dict[str, Any], ...] = (
+        {"method": "guess"},
+        {"method": "raft-small"},
+        {"weights": "a.pth"},
+        {"device": "tpu"},
+    )
+    for wrong in mistakes:
         with pytest.raises(UserError, match="must be"):
             FlowSettings(**wrong)
 

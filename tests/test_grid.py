@@ -1,6 +1,6 @@
 """Grid files: which runs they make, what they share, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ def test_a_table_is_all_combinations_of_its_axes(grid_of: Callable[..., list[Tab
     for row in table.rows:
         assert [run.seed for run in row.runs] == [3, 4]
         for run in row.runs:
-            pretrain = run.configs["pretrain"]
+            configs: Mapping[str, Any] = run.configs
+            pretrain = configs["pretrain"]
             assert (pretrain.mask, str(pretrain.mask_ratio), pretrain.seed) == (*row.labels, run.seed)
-            assert run.configs["finetune"].seed == run.seed
+            assert configs["finetune"].seed == run.seed
             # The rest is the recipe's.
-            assert (pretrain.epochs, pretrain.stride, run.configs["finetune"].epochs) == (40, 2, 7)
-            assert run.configs["evaluate"].stride == 2
+            assert (pretrain.epochs, pretrain.stride, configs["finetune"].epochs) == (40, 2, 7)
+            assert configs["evaluate"].stride == 2
 
 
 def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of: Callable[..., list[Table]]) -> None:
@@ -53,19 +54,21 @@ def test_a_key_is_of_all_sections_that_have_it_or_of_one(grid_of: Callable[..., 
         {"t": {"stride": [3], "pretrain.epochs": [80]}}, settings={"num_workers": 0, "finetune.mixup": 0}
     )
     (run,) = table.rows[0].runs
-    assert [run.configs[section].stride for section in ("pretrain", "finetune", "evaluate")] == [3, 3, 3]
-    assert [run.configs[section].num_workers for section in ("pretrain", "finetune", "evaluate")] == [0, 0, 0]
-    assert (run.configs["pretrain"].epochs, run.configs["finetune"].epochs) == (80, 7)
-    assert run.configs["finetune"].mixup == 0.0
+    configs: Mapping[str, Any] = run.configs
+    assert [configs[section].stride for section in ("pretrain", "finetune", "evaluate")] == [3, 3, 3]
+    assert [configs[section].num_workers for section in ("pretrain", "finetune", "evaluate")] == [0, 0, 0]
+    assert (configs["pretrain"].epochs, configs["finetune"].epochs) == (80, 7)
+    assert configs["finetune"].mixup == 0.0
 
 
 def test_rows_may_have_names_and_set_several_fields(grid_of: Callable[..., list[Table]]) -> None:
     backbones = {"ViT": {"model": "vit_tiny"}, "TimeSformer": {"model": "vit_small", "attention": "divided"}}
     named, several = grid_of({"a": {"mask_jitter": {"no": 0, "yes": 0.15}}, "b": {"backbone": backbones}})
     assert [row.labels for row in named.rows] == [("no",), ("yes",)]
-    assert [row.runs[0].configs["pretrain"].mask_jitter for row in named.rows] == [0.0, 0.15]
+    pretraining: list[Any] = [row.runs[0].configs["pretrain"] for row in named.rows]
+    assert [config.mask_jitter for config in pretraining] == [0.0, 0.15]
     assert not named.axes[0].numbers
-    other = several.rows[1].runs[0].configs
+    other: Mapping[str, Any] = several.rows[1].runs[0].configs
     assert [(other[name].model, other[name].attention) for name in ("pretrain", "finetune")] == [
         ("vit_small", "divided")
     ] * 2
@@ -76,7 +79,8 @@ def test_rows_that_set_several_fields_may_be_named_by_numbers(grid_of: Callable[
     (table,) = grid_of({"t": {"epochs": axis}})
     assert [row.labels for row in table.rows] == [("200",), ("400",)]
     assert table.axes[0].numbers == {"200": 200, "400": 400}
-    assert table.rows[1].runs[0].configs["finetune"].repeats == 2
+    configs: Mapping[str, Any] = table.rows[1].runs[0].configs
+    assert configs["finetune"].repeats == 2
 
 
 def test_what_comes_to_the_same_is_run_once(grid_of: Callable[..., list[Table]]) -> None:
@@ -150,7 +154,9 @@ def test_an_unknown_key_of_the_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_the_papers_grid() -> None:
     tables = read_grid(PIPELINES / "ablation.yaml")
-    rows = {table.name: {row.labels[0]: row.runs[0].configs["pretrain"] for row in table.rows} for table in tables}
+    rows: dict[str, dict[str, Any]] = {
+        table.name: {row.labels[0]: row.runs[0].configs["pretrain"] for row in table.rows} for table in tables
+    }
     assert {name: len(labels) for name, labels in rows.items()} == {
         "4(a) backbone": 3,
         "4(b) guidance": 2,
@@ -173,7 +179,8 @@ def test_the_papers_grid() -> None:
     assert all(config == shared[0] for config in shared)
     tubes = [rows["4(e) mask type"][f"Random Tube ({ratio})"] for ratio in (0.75, 0.9)]
     assert [(config.mask, config.mask_ratio) for config in tubes] == [("tube", 0.75), ("tube", 0.9)]
-    repeats = {run.configs["pretrain"].epochs: run.configs["finetune"].repeats for run in runs_of(tables)}
+    configs: list[Mapping[str, Any]] = [run.configs for run in runs_of(tables)]
+    repeats = {config["pretrain"].epochs: config["finetune"].repeats for config in configs}
     assert repeats == {200: 1, 400: 2, 800: 2, 1200: 2, 1600: 2, 2400: 2}, "from 400 epochs on it is Table 1"
     assert list(tables[-1].axes[0].numbers.values()) == list(repeats), "a curve"
     assert (shared[0].epochs, shared[0].batch_size, shared[0].stride, shared[0].flip) == (200, 512, 2, False)

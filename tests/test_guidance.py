@@ -1,5 +1,6 @@
 """What draws the mask: vectors as they are, cleaned ones that neither camera nor flat ground misleads, flow, boxes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,13 @@ def test_a_missing_cell_takes_the_nearest_frame_that_has_one() -> None:
         for x in range(6):
             known = [t for t in range(8) if not np.isnan(strength_TYX[t, y, x])]
             for t in range(8):
-                nearest = min(known, key=lambda other, t=t: (abs(other - t), other), default=None)
+                nearest = min(known, key=partial(_distance, t), default=None)
                 assert filled_TYX[t, y, x] == (0 if nearest is None else strength_TYX[nearest, y, x])
+
+
+def _distance(t: int, other: int) -> tuple[int, int]:
+    """From a frame to another; of two as near, the earlier is nearer."""
+    return abs(other - t), other
 
 
 def test_the_length_of_a_vector_and_of_none() -> None:
@@ -134,7 +140,7 @@ def test_a_mirrored_clip_has_the_mirrored_guidance() -> None:
     smooth = cv2.GaussianBlur(textured()[0], (0, 0), 6)
     frames_THWC = np.repeat(smooth[None], NUM_FRAMES, axis=0)
     clip = clip_of(frames_THWC, motion_TYX2)
-    mirrored = clip_of(frames_THWC[:, :, ::-1], motion_TYX2[:, :, ::-1] * np.float32([-1, 1]))
+    mirrored = clip_of(frames_THWC[:, :, ::-1], motion_TYX2[:, :, ::-1] * np.array([-1, 1], np.float32))
     for source in ("vectors", "clean"):
         there, back = Guidance(source=source).strength(clip), Guidance(source=source).strength(mirrored)[..., ::-1]
         assert np.corrcoef(there.ravel(), back.ravel())[0, 1] > 0.97

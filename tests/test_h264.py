@@ -113,9 +113,9 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_scaling_lists(tmp_path: Path, name: Any) -> None:
+def test_scaling_lists(tmp_path: Path, name: str) -> None:
     """ffmpeg reads the same behind them, and where all are 16 decodes the same pictures."""
-    lists = LISTS[name]
+    lists: Any = LISTS[name]
     pix_fmt = "yuv420p" if len(lists) == 8 else "yuv444p"
     options = ["-c:v", "libx264", "-pix_fmt", pix_fmt, "-refs", "3", "-bf", "0"]
     plain = moving_pattern(tmp_path / "plain.h264", *options, size="118x86", seconds=0.2)
@@ -156,7 +156,7 @@ def test_random_bytes_raise_nothing() -> None:
             ParameterSets().read(b"\x00\x00\x01" + bytes([0x60 | kind]) + data)
 
 
-def _refs_clip(path: Path, num_references: Any, *params: Any) -> Iterator[Any]:
+def _refs_clip(path: Path, num_references: Any, *params: str) -> Path:
     """Two scenes in turn that move by SPEED; with one reference only ever the picture before, with more that of two."""
     scenes = texture(seed=1), texture(seed=2)
     is_alternating = num_references > 1
@@ -205,7 +205,7 @@ def test_each_sequence_has_its_own_number_of_references(
     _check_speeds(joined.with_suffix(f".{suffix}"), [(1, 4)[number] for number in order])
 
 
-def _remuxed(source: Any, target: Any, *options: str) -> bytes:
+def _remuxed(source: Path, target: Path, *options: str) -> bytes:
     ffmpeg("-r", "25", "-i", str(source), "-c", "copy", *options, str(target))
     return target.read_bytes()
 

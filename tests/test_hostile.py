@@ -126,7 +126,7 @@ def test_a_name_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decod
     (tmp_path / "in/bytes \udce9").mkdir(parents=True)
     clip = write_video(tmp_path / "clip.mp4", pan((2, 1), num_frames=3, height=64, width=96), options={"bf": "0"})
     for name in ODD_NAMES:
-        shutil.copy(clip, os.path.join(os.fsencode(tmp_path / "in"), name))
+        shutil.copy(os.fsencode(clip), os.path.join(os.fsencode(tmp_path / "in"), name))
     shutil.copy(clip, tmp_path / "in/bytes \udce9/a.mp4")
     monkeypatch.chdir(tmp_path / "in")
     command = ["extract", ".", "../out.store", "--workers", "0", "--decoder", decoder]

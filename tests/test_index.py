@@ -94,7 +94,7 @@ def _repeated(store: Path, num_videos: int) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store: Store, tmp_path: Path) -> None:
     store = tmp_path / "large.store"
-    shutil.copytree(pan_store.path, store)
+    shutil.copytree(str(pan_store.path), store)
     _repeated(store, NUM_VIDEOS)
     command = [sys.executable, "-c", FIRST_BATCH, str(store)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -106,7 +106,7 @@ def test_a_large_store_gives_its_first_batch_at_once_in_little_memory(pan_store:
 
 
 def test_writing_an_index_needs_no_pandas(pan_store: Store, tmp_path: Path) -> None:
-    shutil.copytree(pan_store.path, tmp_path / "copy.store")
+    shutil.copytree(str(pan_store.path), tmp_path / "copy.store")
     code = (
         "import sys; from pathlib import Path; import mgm_prep.extraction.extract; from mgm_shared.index import *;"
         "table = write_index(Path(sys.argv[1])); print(len(table), codes(table, 'codec')[1], 'pandas' in sys.modules)"

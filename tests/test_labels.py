@@ -96,7 +96,7 @@ def test_copies_of_one_name_are_told_apart_by_the_suffix_of_their_video() -> Non
 
 @pytest.fixture
 def store(pan_store: Store, tmp_path: Path) -> Path:
-    return shutil.copytree(pan_store.path, tmp_path / "copy.store")
+    return shutil.copytree(str(pan_store.path), tmp_path / "copy.store")
 
 
 def _labels(store: Path, *arguments: object) -> Result:
@@ -125,7 +125,7 @@ def test_labels_are_attached_and_no_frame_is_touched(store: Path, tmp_path: Path
         "test/up/0.mp4": "north",
     }
     # The splits are still those of the folders.
-    assert all(video_id.startswith(split) for video_id, split in videos["split"].items())
+    assert all(str(video_id).startswith(split) for video_id, split in videos["split"].items())
     assert open_store(store).digest != digest
     assert _bytes(store / "parts") == parts
     (store / "index.parquet").unlink()

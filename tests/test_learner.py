@@ -1,8 +1,8 @@
 """Copies, shares and averages of a model: two processes against one, and each kind of run going on as another."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +27,7 @@ from mgm_train.runtime.distributed import init_distributed
 from mgm_train.training.loop import train
 from mgm_train.training.train_state import Learner
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums on one thread always have the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 KINDS = pytest.mark.parametrize("is_sharded", [False, True], ids=["copies", "shares"])
@@ -90,7 +83,7 @@ def test_the_average_by_hand(tmp_path: Path, ema_decay: float) -> None:
     stepped = []
     objective = job.objective
 
-    def watch(model: torch.nn.Module, batch: dict, seed: int) -> torch.Tensor:
+    def watch(model: torch.nn.Module, batch: dict[str, Any], seed: int) -> torch.Tensor:
         stepped.append(model.state_dict()[name].clone())
         return objective(model, batch, seed)
 

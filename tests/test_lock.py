@@ -12,6 +12,7 @@ from mgm_prep.runtime import lock
 from mgm_prep.runtime.lock import locked
 from mgm_shared import objects, storage
 from mgm_shared.errors import UserError
+from mgm_shared.lock import LOCK_FILE
 from mgm_shared.objects import Url
 
 
@@ -47,7 +48,7 @@ def remote(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Url:
 
 
 def test_a_lock_that_nobody_rewrites_is_taken(remote: Url) -> None:
-    objects.put(remote / lock.LOCK_FILE, json.dumps({"token": "x", "beat": 3, "owner": "process 7 on node4"}).encode())
+    objects.put(remote / LOCK_FILE, json.dumps({"token": "x", "beat": 3, "owner": "process 7 on node4"}).encode())
     progress = Recording()
     with locked(remote, progress) as check_lock:
         time.sleep(0.3)
@@ -59,8 +60,8 @@ def test_a_lock_that_nobody_rewrites_is_taken(remote: Url) -> None:
 
 def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SILENT_BEATS", 1000)
-    objects.put(remote / lock.LOCK_FILE, b'{"token": "x"}')
-    ending = threading.Timer(0.3, objects.delete, [remote / lock.LOCK_FILE])
+    objects.put(remote / LOCK_FILE, b'{"token": "x"}')
+    ending = threading.Timer(0.3, objects.delete, [remote / LOCK_FILE])
     ending.start()
     with locked(remote):
         pass
@@ -70,11 +71,11 @@ def test_a_lock_that_ends_while_one_waits_is_taken_at_once(remote: Url, monkeypa
 def test_who_was_cut_off_and_replaced_stops(remote: Url) -> None:
     other = b'{"token": "of the other"}'
     with locked(remote) as check_lock:
-        objects.put(remote / lock.LOCK_FILE, other)
+        objects.put(remote / LOCK_FILE, other)
         time.sleep(0.5)
         with pytest.raises(UserError, match=r"has locked .*; run this one again when that is done"):
             check_lock()
-    assert storage.read_bytes(remote / lock.LOCK_FILE) == other
+    assert storage.read_bytes(remote / LOCK_FILE) == other
 
 
 def test_a_network_that_is_away_for_a_while_costs_nothing(remote: Url, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,14 +45,7 @@ from mgm_train.training.losses import PretrainObjective
 from mgm_train.training.optim import learning_rate, planned_rate
 from mgm_train.training.train_state import Learner
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums on one thread always have the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
@@ -79,6 +71,8 @@ def test_ten_steps_follow_the_golden_curve(tmp_path: Path, task: str) -> None:
 def test_it_learns(tmp_path: Path, seed: int) -> None:
     """With weights and an order that the golden curve has not seen."""
     outcome = train(pretrain_job(tmp_path, toy_config(seed=seed, epochs=10)), CPU)
+    assert outcome.first_loss is not None
+    assert outcome.last_loss is not None
     assert outcome.last_loss < 0.8 * outcome.first_loss
 
 
@@ -88,7 +82,7 @@ class _Waits(TorchDispatchMode):
     names = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has not typed it
         self.number, self.is_on = 0, False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +93,13 @@ class _Waits(TorchDispatchMode):
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
 def test_no_step_waits_for_the_device(tmp_path: Path, task: str) -> None:
     """Neither forward nor backward, clipping, AdamW, the average or the meter; a log line may."""
-    settings = {"batch_size": 2, "epochs": 1, "warmup_epochs": 0, "log_every_steps": 3, "clip_grad": 0.1}
+    settings: dict[str, Any] = {
+        "batch_size": 2,
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "log_every_steps": 3,
+        "clip_grad": 0.1,
+    }
     settings["ema_decay"] = 0.9
     job = pretrain_job(tmp_path, toy_config(**settings)) if task == "pretrain" else finetune_job(tmp_path, **settings)
     num_in_steps: list[int] = []
@@ -440,7 +440,13 @@ def test_gpu_follows_the_golden_curve(tmp_path: Path, is_compiled: bool) -> None
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
 def test_no_step_waits_for_the_gpu(tmp_path: Path, task: str) -> None:
     """torch itself says where a GPU is waited for: an error from the third step to the seventh of eight."""
-    settings = {"device": "cuda", "batch_size": 1, "epochs": 1, "warmup_epochs": 0, "log_every_steps": 100}
+    settings: dict[str, Any] = {
+        "device": "cuda",
+        "batch_size": 1,
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "log_every_steps": 100,
+    }
     settings |= {"clip_grad": 0.1, "ema_decay": 0.9, "precision": "auto"}
     job = pretrain_job(tmp_path, toy_config(**settings)) if task == "pretrain" else finetune_job(tmp_path, **settings)
     num_calls = 0

@@ -19,6 +19,8 @@ SMALL = ("--per-class", "2", "--test-per-class", "1", "--size", "96", "--frames"
 
 def load_script() -> Any:
     specification = importlib.util.spec_from_file_location("make_motion_clips", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     specification.loader.exec_module(module)

@@ -5,6 +5,8 @@ Parity with transformers is in test_export.py. Axes as in model.py.
 
 import dataclasses
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -120,9 +122,7 @@ def test_initial_weights_of_a_classifier_are_truncated_normal(attention: str) ->
     for name, module in linears.items():
         # Xavier's weights of these layers have a std of 0.0255 to 0.072, and no tails.
         quantiles = module.weight.detach().flatten().quantile(QUANTILES)
-        torch.testing.assert_close(
-            quantiles, expected, atol=1.2e-3, rtol=0, msg=lambda text, name=name: f"{name} {text}"
-        )
+        torch.testing.assert_close(quantiles, expected, atol=1.2e-3, rtol=0, msg=partial("{} {}".format, name))
         assert not module.bias.any()
 
 
@@ -150,7 +150,8 @@ def test_recomputing_gives_the_same_gradients() -> None:
         model = build(lambda: VideoMAE(TOY), seed=0)
         model.set_grad_checkpointing(is_recomputing)
         model(frames_BCTHW, mask_BN).square().mean().backward()
-        gradients.append(model.encoder.blocks[0].attn.qkv.weight.grad)
+        block: Any = model.encoder.blocks[0]
+        gradients.append(block.attn.qkv.weight.grad)
     torch.testing.assert_close(*gradients)
 
 

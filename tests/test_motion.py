@@ -157,6 +157,7 @@ def test_painting_equals_a_loop_over_blocks(tmp_path: Path) -> None:
     sizes = set()
     for picture in pictures[:12]:
         expected = np.full((2, 24, 31, 2), np.nan, np.float32)
+        assert picture.vectors_K is not None
         for vector in picture.vectors_K:
             width, height = int(vector["w"]), int(vector["h"])
             sizes.add((width, height))

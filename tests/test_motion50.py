@@ -107,6 +107,7 @@ def test_movement_is_the_steepest_rise() -> None:
     # Falls, rests, rises by 1 from step 30 to 50, rests.
     curve_S = np.concatenate([np.linspace(0.5, 0, 10), np.zeros(20), np.linspace(0, 1, 21), np.ones(20)])
     found = movement(curve_S)
+    assert found is not None
     assert 29 <= found.start <= 31
     assert 49 <= found.stop - 1 <= 51
     assert movement(-np.maximum.accumulate(curve_S)) is None
@@ -173,7 +174,7 @@ def test_one_frame_tells_the_scene_and_the_clip_the_class() -> None:
             clips.append(np.stack(frames).transpose(3, 0, 1, 2))
             labels.append(label)
     data = torch.from_numpy(np.stack(clips)), torch.tensor(labels)
-    train, test = (tuple(part[rows] for part in data) for rows in (slice(32), slice(32, None)))
+    train, test = ((data[0][rows], data[1][rows]) for rows in (slice(32), slice(32, None)))
     with torch.random.fork_rng():
         one = one_frame.train_and_test(train, test, True, epochs=2, seed=0)
         clip = one_frame.train_and_test(train, test, False, epochs=12, seed=0)
@@ -209,7 +210,7 @@ def test_the_same_seed_gives_the_same_bytes(
         assert make.make_item(item, settings, str(tmp_path / "one")) == 2
     # Another process, the other order: nothing of one clip gets into the next.
     script = MAKE.format(size=SIZE_PX, frames=NUM_FRAMES)
-    command = [sys.executable, "-W", "ignore", "-c", script, PIPELINES, tmp_path / "two", corpus]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(PIPELINES), str(tmp_path / "two"), str(corpus)]
     subprocess.run(command, check=True, capture_output=True)
     one = content(tmp_path / "one")
     assert len(one) == 2 * 2 * 3

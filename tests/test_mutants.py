@@ -132,7 +132,7 @@ def test_mutants(tmp_path: Path, num_mutants: int) -> None:
     plain = _plain_counts(mutants)
     more = 0
     for name, num_frames in kept.items():
-        expected, error = plain[name]
+        expected, error = plain[str(name)]
         # Where an error ends PyAV's loop, we go on after it, as the ffmpeg program does.
         assert num_frames == expected or (error != "-" and num_frames > expected), name
         more += num_frames > expected

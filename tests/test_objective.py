@@ -30,7 +30,8 @@ def test_normalise_has_imagenet_statistics() -> None:
 
 def _by_formula(frames_BCTHW: torch.Tensor) -> np.ndarray:
     mean_C, std_C = (np.reshape(values, (3, 1, 1, 1)) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (frames_BCTHW.cpu().numpy() / 255 - mean_C) / std_C
+    formula: np.ndarray = (frames_BCTHW.cpu().numpy() / 255 - mean_C) / std_C
+    return formula
 
 
 def test_normalise_is_the_formula_on_every_byte() -> None:
@@ -114,11 +115,11 @@ def test_timm_cutmix_on_unfolded_video_is_wrong() -> None:
 
 def test_mix_video_is_a_function_of_its_seed() -> None:
     mixup = Mixup(num_classes=4, cutmix_alpha=1)
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
     first, again, other = (mix_video(normalise(_frames(4)), torch.arange(4), mixup, seed) for seed in (5, 5, 6))
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
 
 
 def test_mixing_an_odd_batch_is_a_clear_error() -> None:
@@ -134,7 +135,7 @@ class _Fixed(torch.nn.Module):
 def test_label_smoothing_without_mixing() -> None:
     objective = FinetuneObjective.of(FinetuneConfig(mixup=0, cutmix=0, label_smoothing=0.3), num_classes=3)
     loss = objective(_Fixed(), {"frames_BCTHW": _frames(), "label_B": torch.tensor([0, 2])}, 0)
-    probability_BK = np.exp([[2.0, 0, -1], [0, 1, 0]])
+    probability_BK = np.exp(np.array([[2.0, 0, -1], [0, 1, 0]]))
     probability_BK /= probability_BK.sum(1, keepdims=True)
     target_BK = np.full((2, 3), 0.1)
     target_BK[[0, 1], [0, 2]] += 0.7

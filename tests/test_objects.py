@@ -69,8 +69,8 @@ def test_any_ranges_are_those_bytes(
     contents = [rng.integers(0, 256, 1000, np.uint8).tobytes() for _ in range(2)]
     for number, content in enumerate(contents):
         storage.write_bytes(root / f"{number}", content)
-    cases = rng.integers((0, 0, 0), (2, 1000, 260), (60, 3))
-    cases = [*sorted(cases.tolist()), *cases.tolist(), (0, 5, 10), (0, 5, 3), (0, 5, 10), (1, 2000, 5), (1, 990, 20)]
+    drawn = rng.integers((0, 0, 0), (2, 1000, 260), (60, 3)).tolist()
+    cases = [*sorted(drawn), *drawn, (0, 5, 10), (0, 5, 3), (0, 5, 10), (1, 2000, 5), (1, 990, 20)]
     ranges = [ByteRange(str(root / f"{number}"), offset, length) for number, offset, length in cases]
     expected = [contents[number][offset : offset + length] for number, offset, length in cases]
     assert list(storage.read_ranges(ranges)) == expected
@@ -90,7 +90,12 @@ def test_what_another_process_wrote_is_listed(bucket: Url, s3_server: str) -> No
 
 def test_neighbours_come_with_one_request(bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
-    monkeypatch.setattr(objects, "_fetch", lambda ranges: fetched.extend(ranges) or [bytes(r.length) for r in ranges])
+
+    def fetch(ranges: Any) -> list[bytes]:
+        fetched.extend(ranges)
+        return [bytes(r.length) for r in ranges]
+
+    monkeypatch.setattr(objects, "_fetch", fetch)
     frames = [ByteRange("s3://b/x", 80_000 * k, 20_000) for k in range(16)]
     list(objects.fetch_ranges(frames))
     assert fetched == [ByteRange("s3://b/x", 0, 80_000 * 15 + 20_000)]
@@ -127,7 +132,7 @@ def test_an_upload_that_fails_is_no_group(bucket: Url, tmp_path: Path, monkeypat
     call = s3fs.S3FileSystem._call_s3
     for failing in ("frames/zarr.json", "frames/c.0", "time/c.0", "part/zarr.json"):
 
-        async def fails(self, method, *arguments, failing=failing, **options):
+        async def fails(self: Any, method: str, *arguments: Any, failing: str = failing, **options: Any) -> Any:
             if method == "put_object" and options["Key"].endswith(failing):
                 raise OSError("the network is gone")
             return await call(self, method, *arguments, **options)

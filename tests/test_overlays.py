@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
 
 from mgm_shared.geometry import Box
 from mgm_shared.overlays import (
@@ -82,9 +83,10 @@ def test_arrows_stand_on_moving_cells(axis: Axes) -> None:
     motion_YX2[1, 0] = np.nan
     draw_arrows(axis, motion_YX2, full_px=3)
     (arrows,) = axis.collections
+    assert isinstance(arrows, Quiver)
     np.testing.assert_array_equal(arrows.get_offsets(), [(19.5, 3.5)])
     # Two cells long at full speed.
-    np.testing.assert_allclose((arrows.U.tolist(), arrows.V.tolist()), ([16], [-16 / 3]), rtol=1e-6)
+    np.testing.assert_allclose(np.array((arrows.U, arrows.V)), np.array(([16], [-16 / 3])), rtol=1e-6)
 
 
 def test_many_cells_share_an_arrow(axis: Axes) -> None:
@@ -94,17 +96,18 @@ def test_many_cells_share_an_arrow(axis: Axes) -> None:
     motion_YX2[1, 3:6] = (8, 0)
     draw_arrows(axis, motion_YX2, full_px=2)
     (arrows,) = axis.collections
+    assert isinstance(arrows, Quiver)
     # Squares of 3×3 cells: 13 × 20 of them, one without vectors.
-    assert len(arrows.U) == 13 * 20 - 1
-    assert arrows.get_offsets()[0].tolist() == [4.5 * 8 - 0.5, 1.5 * 8 - 0.5]
-    np.testing.assert_allclose(arrows.U[:2], [2 * 24 / 2 * 5, 2 * 24 / 2 * 2], rtol=1e-6)
+    assert np.size(arrows.U) == 13 * 20 - 1
+    assert np.asarray(arrows.get_offsets())[0].tolist() == [4.5 * 8 - 0.5, 1.5 * 8 - 0.5]
+    np.testing.assert_allclose(np.array(arrows.U)[:2], np.array([2 * 24 / 2 * 5, 2 * 24 / 2 * 2]), rtol=1e-6)
 
 
 def test_hatching_lies_on_missing_cells_only(axis: Axes) -> None:
     motion_YX2 = np.zeros((4, 6, 2), np.float32)
     motion_YX2[1, 2] = np.nan
     draw_missing(axis, motion_YX2)
-    alpha_HW = axis.images[-1].get_array()[..., 3]
+    alpha_HW = np.asarray(axis.images[-1].get_array())[..., 3]
     assert (alpha_HW[8:16, 16:24] > 0).all()
     assert np.count_nonzero(alpha_HW) == 64
 
@@ -134,13 +137,13 @@ def test_what_leaves_the_picture_does_not_widen_it(axis: Axes) -> None:
     before = axis.get_xlim(), axis.get_ylim()
     draw_boxes(axis, [Box(x=40, y=-5, width=20, height=10)])
     assert (axis.get_xlim(), axis.get_ylim()) == before
-    assert axis.lines[-1].get_xdata().tolist() == [39.5, 59.5, 59.5, 39.5, 39.5]
+    assert np.asarray(axis.lines[-1].get_xdata()).tolist() == [39.5, 59.5, 59.5, 39.5, 39.5]
 
 
 def test_heat_is_clear_where_it_is_cold(axis: Axes) -> None:
     heat_YX = np.array([[0, 1], [2, 8]], np.float32)
     draw_heat(axis, np.zeros((32, 32, 3), np.uint8), heat_YX, full=4)
-    alpha_YX = axis.images[-1].get_alpha()
+    alpha_YX = np.asarray(axis.images[-1].get_alpha())
     assert alpha_YX[0, 0] == 0
     assert alpha_YX[0, 1] < alpha_YX[1, 0] < alpha_YX[1, 1] < 1
     np.testing.assert_array_equal(axis.images[-1].get_array(), [[0, 0.25], [0.5, 1]])

@@ -97,7 +97,7 @@ def test_every_recipe_would_run(
     """A dry run of each section, in its own size but for the model's, and a step's, which wants more videos."""
     small = ["--batch-size", "4", "--model", "vit_tiny"]
     probed = ["--run", tmp_path / "new", "--init", classifier, "--split", "test", "--class-map", two_classes]
-    arguments = {
+    arguments: dict[str, list[Any]] = {
         "extract": [pan_videos, tmp_path / "new.store"],
         "pretrain": [pan_store.path, "--run", tmp_path / "new", *small],
         "finetune": [pan_store.path, "--run", tmp_path / "new", *small],
@@ -146,8 +146,11 @@ def test_tables_5_and_6() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_field_of_a_configuration_is_an_option_with_its_default_and_help(name: Any) -> None:
     command = {**prep.commands, **train.commands}[name]
-    options = {option.name: option for option in command.params if getattr(option, "group", None)}
-    fields = CONFIGS[name].model_fields
+    options: dict[str | None, Any] = {
+        option.name: option for option in command.params if getattr(option, "group", None)
+    }
+    config: Any = CONFIGS[name]
+    fields = config.model_fields
     assert options.keys() == fields.keys()
     for key, field in fields.items():
         assert options[key].default == field.default, key
@@ -162,7 +165,7 @@ def test_help_documents_every_argument_and_option(program: Any) -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert re.search(rf"{parameter.opts[0]}[ /,]", text), parameter.name
-                assert re.fullmatch(r"\w.*\.(  \[.*\])?", parameter.help), parameter.name
+                assert re.fullmatch(r"\w.*\.(  \[.*\])?", parameter.help or ""), parameter.name
             else:
                 assert parameter.name.upper() in text
 

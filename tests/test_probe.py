@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,13 @@ from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
 from mgm_train.runtime.distributed import Distributed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = Distributed(device=torch.device("cpu"))
 MODEL = model_config("vit_tiny", num_frames=4, image_px=32)
 CONFIG = ProbeConfig(
     learning_rates=(1e-2, 1e-3), weight_decays=(0.0, 0.5, 9.0), epochs=3, head_batch_size=16, num_workers=0, stride=2
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small sums are faster on one, most of all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _features(num_videos: int = 20, num_views: int = 2, seed: int = 0) -> Features:
@@ -126,7 +118,8 @@ def test_some_videos_of_each_class_are_always_left_to_learn_from() -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Weights:
     model = build(lambda: VideoMAE(MODEL), seed=1)
-    nn.init.normal_(model.encoder.norm.weight)
+    norm: Any = model.encoder.norm
+    nn.init.normal_(norm.weight)
     save_weights(tmp_path / "weights.safetensors", model.state_dict(), MODEL, {})
     return load_weights(tmp_path / "weights.safetensors")
 
@@ -174,7 +167,8 @@ def test_features_are_computed_once_and_go_on_after_a_stop(
     assert [file.name for file in cache.folder.iterdir()] == ["test-00000.safetensors"]
     monkeypatch.setattr(FeatureCache, "_save", save)
     assert cache.compute(model, dataset, CPU)
-    assert cache.compute(None, dataset, CPU), "nothing is left to compute"
+    no_model: Any = None
+    assert cache.compute(no_model, dataset, CPU), "nothing is left to compute"
     loaded = cache.load(len(dataset))
     assert loaded.video_ids == [dataset[index].video_id for index in range(4)]
     with torch.no_grad():
@@ -188,8 +182,9 @@ def test_features_of_something_else_are_refused(pan_store: Store, weights: Weigh
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     assert cache.compute(FrozenEncoder(weights), dataset, CPU)
     other = _dataset(pan_store, stride=1)
+    no_model: Any = None
     with pytest.raises(UserError, match="holds features of another stride;"):
-        FeatureCache.of(tmp_path / "run", weights, other, CPU).compute(None, other, CPU)
+        FeatureCache.of(tmp_path / "run", weights, other, CPU).compute(no_model, other, CPU)
 
 
 def test_a_video_that_cannot_be_read_is_named(

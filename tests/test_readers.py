@@ -73,9 +73,9 @@ def _exhaust_shared_memory() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 
-def _loader(dataset: Any, start: str = "fork", num_workers: int = 2, **settings: Any) -> DataLoader[Any]:
+def _loader(dataset: Any, start: str = "fork", num_workers: int = 2, **changes: Any) -> DataLoader[Any]:
     keys = [[(epoch, index)] for epoch in range(20) for index in range(8)]
-    settings = {"collate_fn": Packing(collate_counted), "batch_sampler": keys} | settings
+    settings: dict[str, Any] = {"collate_fn": Packing(collate_counted), "batch_sampler": keys} | changes
     return DataLoader(
         dataset,
         num_workers=num_workers,

@@ -74,8 +74,8 @@ def test_only_the_rows_that_say_so_have_seen_masked_pixels(
     other_THWC[is_masked_THW] = 255 - other_THWC[is_masked_THW] // 2
     one, other = (reconstruct(model, _colours_first(clip_THWC), mask_N) for clip_THWC in (frames_THWC, other_THWC))
     for name in ("visible_statistics", "neutral_statistics"):
-        pictures = [rebuilt.frames(getattr(rebuilt, name)()) for rebuilt in (one, other)]
-        np.testing.assert_array_equal(*pictures)
+        picture, same = [rebuilt.frames(getattr(rebuilt, name)()) for rebuilt in (one, other)]
+        np.testing.assert_array_equal(picture, same)
     assert np.abs(one.frames(one.true_statistics()).astype(int) - other.frames(other.true_statistics())).mean() > 20
 
 

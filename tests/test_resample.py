@@ -52,4 +52,4 @@ def test_mirrored_cells_change_places_and_dx_its_sign() -> None:
     motion_TYX2[1, 2, 3] = np.nan
     for box in (Box(x=0, y=0, width=64, height=48), Box(x=6, y=2, width=40, height=30)):
         plain, mirrored = (resample_motion(motion_TYX2, box, 32, 32, is_mirrored=value) for value in (False, True))
-        np.testing.assert_array_equal(mirrored, plain[:, :, ::-1] * np.float32([-1, 1]))
+        np.testing.assert_array_equal(mirrored, plain[:, :, ::-1] * np.array([-1, 1], np.float32))

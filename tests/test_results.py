@@ -52,11 +52,15 @@ def test_a_numeric_axis_is_a_curve_and_the_others_its_names(
     tables: list[Table], outcomes: dict[str, RunResult]
 ) -> None:
     curves, marks = plot(tables, outcomes).axes
-    shown = {bars.get_label(): bars.lines[0].get_xydata() for bars in curves.containers}
+    containers: list[Any] = curves.containers
+    shown = {bars.get_label(): bars.lines[0].get_xydata() for bars in containers}
     for mask, rates in RATES.items():
-        np.testing.assert_allclose(shown[mask], [(0.5, np.mean(rates) - 10), (0.9, np.mean(rates))])
+        np.testing.assert_allclose(shown[mask], np.array([(0.5, np.mean(rates) - 10), (0.9, np.mean(rates))]))
     assert [text.get_text() for text in marks.get_yticklabels()] == ["A|B", "MGM"]
-    np.testing.assert_allclose([bars.lines[0].get_xdata()[0] for bars in marks.containers], [61.8333, 67], atol=1e-3)
+    containers = list(marks.containers)
+    np.testing.assert_allclose(
+        [bars.lines[0].get_xdata()[0] for bars in containers], np.array([61.8333, 67]), atol=1e-3
+    )
 
 
 def test_what_has_no_number_is_named(tables: list[Table], outcomes: dict[str, RunResult]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def _kill(process: BaseProcess, run: Path, is_odd: bool) -> None:
     process.join()
 
 
+def _is_past(run: Path, num_before: int, step: int) -> bool:
+    """Whether the run has gone on since it had `num_before` rows, and has done `step` steps."""
+    return len(_steps(run)) > num_before and len(dict(_steps(run))) >= step
+
+
 def _step_saved(run: Path) -> int:
     last = load_last(RunFolder(run))
     return 0 if last is None else int(last["position"]["samples_seen"])
@@ -75,9 +81,7 @@ def test_kills_change_neither_clips_nor_losses(num_kills: int, pan_store: Store,
     readers: list[psutil.Process] = []
     for kill, step in enumerate(sorted(chance.sample(range(1, NUM_STEPS - 3), num_kills))):
         process, num_before = _start(parts, pan_store, (0, 1, 3)[kill % 3]), len(_steps(parts))
-        _wait_until(
-            lambda before=num_before, step=step: len(_steps(parts)) > before and len(dict(_steps(parts))) >= step
-        )
+        _wait_until(partial(_is_past, parts, num_before, step))
         time.sleep(chance.uniform(0, 0.02))
         readers += psutil.Process(process.pid).children(recursive=True)
         _kill(process, parts, is_odd=kill % 2 == 0)

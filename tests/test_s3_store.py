@@ -119,7 +119,7 @@ def test_it_opens_as_the_local_one_does(local: Path, copied: Url) -> None:
         np.testing.assert_array_equal(video.time_s, reference.time_s)
         np.testing.assert_array_equal(video.picture_type, reference.picture_type)
         xarray.testing.assert_identical(video.to_xarray().load(), reference.to_xarray().load())
-    part = zarr.open_group(str(ours[video_id].part), mode="r")
+    part: Any = zarr.open_group(str(ours[video_id].part), mode="r")
     np.testing.assert_array_equal(part["frames"][12:24], video.frames[:])
 
 
@@ -134,7 +134,7 @@ def still_cells(clip: Any, rng: Any) -> Any:
 def test_a_loader_s_workers_stream_it(local: Path, copied: Url, start: str) -> None:
     """After this process has used its own connection, which a fork must not share."""
 
-    def dataset(path: Path) -> PretrainDataset:
+    def dataset(path: Path | Url) -> PretrainDataset:
         augment = PretrainAugment(size_px=32)
         return PretrainDataset(open_store(path), num_frames=4, stride=2, augment=augment, mask=still_cells)
 
@@ -164,7 +164,7 @@ def test_an_upload_that_fails_anywhere_is_never_seen_as_a_part(
 
     call, calls = s3fs.S3FileSystem._call_s3, 0
 
-    async def fails(self, method, *arguments, **options):
+    async def fails(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
         if method == "put_object" and "/parts/" in options["Key"]:
             calls += 1

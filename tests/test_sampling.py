@@ -1,7 +1,7 @@
 """Which frames a clip has."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -113,11 +113,17 @@ def test_one_view_takes_the_middle_and_segment_views_interleave() -> None:
 
 @pytest.mark.parametrize("short_videos", ["stride", "repeat"])
 def test_training_testing_and_figures_read_short_videos_alike(
-    pan_store: Store, tmp_path: Path, short_videos: str
+    pan_store: Store, tmp_path: Path, short_videos: Literal["stride", "repeat"]
 ) -> None:
     """Eight frames at stride 4 span 29 frames, and the videos have 24: only repeating shows the last frame twice."""
-    shape = {"model": "vit_tiny", "num_frames": 8, "image_px": 32, "stride": 4, "short_videos": short_videos}
-    plain = {"num_workers": 0, "batch_size": 2, "repeats": 1}
+    shape: dict[str, Any] = {
+        "model": "vit_tiny",
+        "num_frames": 8,
+        "image_px": 32,
+        "stride": 4,
+        "short_videos": short_videos,
+    }
+    plain: dict[str, Any] = {"num_workers": 0, "batch_size": 2, "repeats": 1}
     pretrain = PretrainConfig(**shape, **plain)
     finetune = FinetuneConfig(**shape, **plain, eval_split="test", random_erasing=0.0, randaug="")
     labelled = finetune_job(pan_store.path, tmp_path, finetune, SILENT)[0].dataset
@@ -131,7 +137,9 @@ def test_training_testing_and_figures_read_short_videos_alike(
     ]
     for config in (views, EvaluateConfig.while_training(finetune), probe.for_training(), probe):
         dataset = ViewDataset(pan_store, class_names(pan_store), model, config)
-        clips_CTHW.append(dataset[0].frames_VCTHW[0])
+        frames_VCTHW = dataset[0].frames_VCTHW
+        assert frames_VCTHW is not None
+        clips_CTHW.append(frames_VCTHW[0])
     for frames_CTHW in clips_CTHW:
         assert torch.equal(frames_CTHW[:, 6], frames_CTHW[:, 7]) == (short_videos == "repeat")
         assert not torch.equal(frames_CTHW[:, 5], frames_CTHW[:, 6])

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import ffmpeg, pan, write_video
 
-from mgm_prep.decoding.pyav import VideoFile, side_data
+from mgm_prep.decoding.pyav import VideoFile
 
 
 def _with_exif(jpeg: bytes) -> bytes:
@@ -48,6 +49,7 @@ def test_vectors_behind_side_data_that_is_unknown(tmp_path: Path) -> None:
     assert len(vectors[0]) == 12
     assert vectors[0] == vectors[1]
     assert sum(found is not None for found in vectors[0]) == 11
-    kinds = {int(data.type.value) for data in pictures[-1].frame.side_data}
+    side_data: Any = pictures[-1].frame.side_data
+    kinds = {int(data.type.value) for data in side_data}
     assert kinds - {8, 20}, "FFmpeg does not export the message, and the test shows nothing"
     assert side_data(pictures[-1].frame, "DISPLAYMATRIX") is None

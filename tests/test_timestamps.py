@@ -7,7 +7,7 @@ import re
 import subprocess
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -22,7 +22,7 @@ from mgm_shared.store import Video, open_store
 H264 = ("-c:v", "libx264", "-bf", "2", "-g", "25")
 
 
-def _stored(path: Path, decoder: str = "pyav") -> Video:
+def _stored(path: Path, decoder: Literal["pyav", "mv-extractor"] = "pyav") -> Video:
     """The one video of a store made of a folder that holds nothing else."""
     folder = path.with_name("in")
     folder.mkdir(exist_ok=True)
@@ -109,6 +109,7 @@ def test_equal_times_in_a_file(tmp_path: Path) -> None:
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
+                assert packet.pts is not None
                 packet.pts = packet.dts = packet.pts // 1000 * 1000
                 packet.stream = stream
                 out.mux_one(packet)

@@ -13,6 +13,7 @@ import av
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder
@@ -142,6 +143,7 @@ def test_visualize_animates_and_knows_boxes(
     assert Path(json.loads(result.stdout)["attention_gif"]) == pretrained / "figures/attention.gif"
     with Image.open(pretrained / "figures/attention.gif") as gif:
         # 25 frames a second at a stride of 2.
+        assert isinstance(gif, GifImageFile)
         assert (gif.n_frames, gif.info["duration"]) == (4, 80)
         size = gif.size
     with av.open(json.loads(result.stdout)["attention_mp4"]) as film:

@@ -54,7 +54,7 @@ def _damage_first_frame(array: ShardedArray, index: int) -> None:
 @pytest.fixture
 def damaged_store(pan_store: Store, tmp_path: Path) -> Store:
     """A copy of the store in which every frame of train/left/0.mp4 is damaged."""
-    shutil.copytree(pan_store.path, tmp_path / "damaged.store")
+    shutil.copytree(str(pan_store.path), tmp_path / "damaged.store")
     store = open_store(tmp_path / "damaged.store")
     video = store["train/left/0.mp4"]
     for index in range(24):
@@ -101,21 +101,21 @@ def test_a_damaged_labelled_video_is_blank_too(damaged_store: Store) -> None:
     assert not sample["frames_CTHW"].any()
 
 
-def _batch(bad: tuple[int, ...], num_clips: int = 1) -> dict:
+def _batch(bad: tuple[int, ...], num_clips: int = 1) -> dict[str, Any]:
     batch = collate([Damaged(num_clips, bad=bad)[0, index] for index in range(4)])
     return batch | {"num_masked": 6}
 
 
 @pytest.mark.parametrize("bad", [(0,), (1, 2), (0, 1, 2, 3)])
 def test_a_blank_clip_adds_no_loss_and_changes_no_other_s(tmp_path: Path, bad: Any) -> None:
-    model = pretrain_job(tmp_path).model
+    model: Any = pretrain_job(tmp_path).model
     whole, batch = _batch(()), _batch(bad)
     loss = PretrainObjective()(model, batch, 0)
     loss.backward()
     gradient = model.encoder.patch_embed.proj.weight.grad.clone()
     model.zero_grad()
     alone = [{key: value[k : k + 1] for key, value in whole.items() if key != "num_masked"} for k in range(4)]
-    expected = sum(
+    expected: Any = sum(
         PretrainObjective()(model, clip | {"num_masked": 6}, 0) for k, clip in enumerate(alone) if k not in bad
     )
     if len(bad) == 4:
@@ -134,8 +134,8 @@ def test_a_clip_that_was_mixed_with_a_blank_one_does_not_count() -> None:
         frames_BCTHW = frames_BCTHW.float() / 255 if frames_BCTHW.dtype == torch.uint8 else frames_BCTHW
         return frames_BCTHW.flatten(1) @ weight
 
-    mixed = FinetuneObjective(mixup=Mixup(num_classes=2, cutmix_alpha=1), hard_loss=torch.nn.CrossEntropyLoss())
-    plain = FinetuneObjective(mixup=None, hard_loss=torch.nn.CrossEntropyLoss())
+    mixed: Any = FinetuneObjective(mixup=Mixup(num_classes=2, cutmix_alpha=1), hard_loss=torch.nn.CrossEntropyLoss())
+    plain: Any = FinetuneObjective(mixup=None, hard_loss=torch.nn.CrossEntropyLoss())
     whole, batch = _batch(()), _batch((0,))
     per_clip = torch.nn.CrossEntropyLoss(reduction="none")
     expected = per_clip(model(whole["frames_BCTHW"]), whole["label_B"])

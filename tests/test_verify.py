@@ -23,7 +23,7 @@ from mgm_shared.store import Store, open_store
 @pytest.fixture
 def store(pan_store: Store, tmp_path: Path) -> Path:
     shard_reader._shard_index.cache_clear()
-    return shutil.copytree(pan_store.path, tmp_path / "copy.store")
+    return shutil.copytree(str(pan_store.path), tmp_path / "copy.store")
 
 
 def test_a_sound_store_has_no_problem(store: Path) -> None:
@@ -54,7 +54,7 @@ def test_single_bit_flips_are_found_by_verify_and_by_reading(store: Path, array:
     _read_all(open_store(store), array)
 
 
-def _read_all(store: Path, array: Any) -> None:
+def _read_all(store: Store, array: Any) -> None:
     for video_id in store.videos.index:
         values = getattr(store[video_id], {"time": "time_s"}.get(array, array))
         np.asarray(values[:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import psnr, texture
+from synthetic import StandIn, psnr, texture
 
 from mgm_shared.codec import planes_of_rgb, rgb_of_planes
 from mgm_shared.geometry import Box
@@ -19,7 +19,7 @@ from mgm_train.data.views import View, read_views, show, view_motion
 even_px = st.integers(4, 60).map(lambda half: 2 * half)
 
 
-class MovingSquare:
+class MovingSquare(StandIn):  # type: ignore[misc]  # for a Video
     """A bright 16-px square that moves right by one cell a frame, and the motion that says so."""
 
     video_id = "a"
@@ -32,7 +32,7 @@ class MovingSquare:
             self.frames[t, 40:56, left : left + 16] = 255
             motion_TYX2[t, 5:7, left // 8 : left // 8 + 2] = (speed_px, 0)
         self.packed_motion = pack_motion(motion_TYX2)
-        self.decoded = []
+        self.decoded: list[int] = []
 
     def pictures(self, indices_T: Any) -> Iterator[Any]:
         for t in indices_T.tolist():
@@ -118,7 +118,7 @@ def test_shrinking_by_two_is_the_mean_of_four_pixels_and_by_four_of_sixteen() ->
 def test_planes_show_what_their_rgb_shows(box_px: int, size_px: int) -> None:
     # Sharp in luma, smooth in colour, as pictures are: chroma is not interpolated here, and is in the RGB.
     tint_HWC = cv2.GaussianBlur(texture(160, 160, is_grey=False), (0, 0), 8)
-    planes = planes_of_rgb(cv2.addWeighted(texture(160, 160, seed=1), 0.5, tint_HWC, 0.5, 0))
+    planes = planes_of_rgb(cv2.addWeighted(texture(160, 160, seed=1), 0.5, tint_HWC, 0.5, 0).astype(np.uint8))
     view = View(box=Box(x=22, y=34, width=box_px, height=box_px), size_px=size_px)
     cut_HWC = rgb_of_planes(planes)[34 : 34 + box_px, 22 : 22 + box_px]
     expected_HWC = cv2.resize(cut_HWC, (size_px, size_px), interpolation=cv2.INTER_LINEAR)

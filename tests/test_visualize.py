@@ -63,7 +63,7 @@ def test_every_strategy_has_a_row(subject: Subject) -> None:
     ]
     figure = picture.strip()
     assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 0", "frame 2"]
-    shown_HWC = figure.axes[3].images[0].get_array()
+    shown_HWC = np.asarray(figure.axes[3].images[0].get_array())
     is_masked_HW = subject.mask_thw()[1].repeat(16, 0).repeat(16, 1)
     clip_HWC = subject.clip.frames_THWC[2]
     np.testing.assert_array_equal(shown_HWC[~is_masked_HW], clip_HWC[~is_masked_HW])

@@ -185,7 +185,7 @@ def assert_same_run(first: Path, second: Path) -> None:
         torch.testing.assert_close(one[name], two[name], atol=0, rtol=0)
 
 
-def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
+def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int | None]:
     """Train the toy in processes of its own; their exit codes.
 
     `kill_at`: the read in which each kills itself. What they print is in RUN.log.
@@ -193,7 +193,7 @@ def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int]:
     return run_processes(num_processes, _train_toy, run, settings)
 
 
-def run_processes(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int]:
+def run_processes(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int | None]:
     """`function(*arguments)` in processes that believe torchrun had started them; their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -72,7 +72,7 @@ def peer(videos: Path, out: Path) -> None:
             is_read, frame_HWC, vectors_K10, _ = reader.read()
             if not is_read:
                 break
-            height, width = stored_size(*frame_HWC.shape[:2], SHORT_SIDE)
+            height, width = stored_size(frame_HWC.shape[0], frame_HWC.shape[1], SHORT_SIDE)
             frames.append(cv2.resize(frame_HWC, (width, height), interpolation=cv2.INTER_AREA))
             vectors.append(vectors_K10)
         reader.release()

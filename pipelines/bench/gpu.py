@@ -62,7 +62,8 @@ def texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uin
         shape = (max(1, height >> octave), max(1, width >> octave), 3)
         coarse_HWC = rng.standard_normal(shape, np.float32)
         total_HWC += 2.0**octave * cv2.resize(coarse_HWC, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + 1.3 * total_HWC, 0, 255).astype(np.uint8)
+    pictures_HWC: NDArray[np.uint8] = np.clip(128 + 1.3 * total_HWC, 0, 255).astype(np.uint8)
+    return pictures_HWC
 
 
 def write_clip(folder: Path, number: int, num_frames: int, height: int, width: int) -> None:

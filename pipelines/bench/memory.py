@@ -107,6 +107,8 @@ def long_video(path: Path, minutes: float, height: int = 256, width: int = 344) 
         ten_s = round(10 / packets[0].time_base)
         for repeat in range(round(minutes * 6)):
             for packet in packets:
+                assert packet.pts is not None
+                assert packet.dts is not None
                 again = av.Packet(bytes(packet))
                 again.pts, again.dts = packet.pts + repeat * ten_s, packet.dts + repeat * ten_s
                 again.time_base, again.is_keyframe, again.stream = packet.time_base, packet.is_keyframe, stream

@@ -34,13 +34,16 @@ def read_by_torchcodec(path: Path, indices_T: NDArray[np.int64], start_s: float)
     decoder = VideoDecoder(str(path), seek_mode="approximate", **options)
     if len(decoder) <= indices_T[-1]:
         decoder = VideoDecoder(str(path), seek_mode="exact", **options)
-    return decoder.get_frames_at(indices_T.tolist()).data.numpy()
+    frames_THWC: NDArray[np.uint8] = decoder.get_frames_at(indices_T.tolist()).data.numpy()
+    return frames_THWC
 
 
 def read_by_decord(path: Path, indices_T: NDArray[np.int64], start_s: float) -> NDArray[np.uint8]:
     from decord import VideoReader, cpu
 
-    return VideoReader(str(path), ctx=cpu(0), num_threads=1).get_batch(indices_T.tolist()).asnumpy()
+    reader = VideoReader(str(path), ctx=cpu(0), num_threads=1)
+    frames_THWC: NDArray[np.uint8] = reader.get_batch(indices_T.tolist()).asnumpy()
+    return frames_THWC
 
 
 def read_by_pyav(path: Path, indices_T: NDArray[np.int64], start_s: float) -> NDArray[np.uint8]:
@@ -51,11 +54,12 @@ def read_by_pyav(path: Path, indices_T: NDArray[np.int64], start_s: float) -> ND
         stream = container.streams.video[0]
         stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
         stream.codec_context.flags2 |= Flags2.export_mvs
+        assert stream.time_base is not None
         first_pts = round(start_s / stream.time_base) + (stream.start_time or 0)
         container.seek(first_pts, stream=stream)
         place = 0
         for frame in container.decode(stream):
-            if frame.pts < first_pts:
+            if frame.pts is None or frame.pts < first_pts:
                 continue
             vectors = frame.side_data.get("MOTION_VECTORS")
             if vectors is not None:

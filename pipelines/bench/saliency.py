@@ -104,9 +104,10 @@ def measure(clip: LabelledClip, ratio: float, num_crops: int, rng: Generator) ->
     sums = {"boxes' share": (float(is_inside_TYX.mean()), 1.0)}
     for source, of_source in clip.by_source.items():
         sums[f"peak, {source}"] = peaks_in_box(Guidance(source=source).strength(of_source), is_inside_TYX)
-    augment, totals = PretrainAugment(size_px=SIZE_PX), {}
+    augment, totals = PretrainAugment(size_px=SIZE_PX), dict[str, list[Any]]()
+    height, width = clip.boxed.frames_CTHW.shape[2:]
     for seed in rng.integers(2**32, size=num_crops).tolist():
-        view = augment.view(*clip.boxed.frames_CTHW.shape[2:], np.random.default_rng(seed))
+        view = augment.view(height, width, np.random.default_rng(seed))
         field_TYX = view_motion(clip.boxed.motion_TYX2, view)[..., 0]
         for name in MASKS:
             for source in clip.by_source if name.startswith("mgm") else ("vectors",):

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import click
 import cv2
@@ -27,7 +28,7 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import PretrainDataset, collate, start_worker
 from mgm_train.tasks.pretrain import pretrain_dataset
 
-CODECS = ("jpeg", "planes")
+CODECS: tuple[Literal["jpeg", "planes"], ...] = ("jpeg", "planes")
 LENGTHS, SHORT_SIDES, NUMBERS = (8, 16, 32, 64), (128, 192, 256, 360), (100, 2_400, 24_000, 240_000)
 NUM_BATCHES, BATCH_SIZE = 12, 8
 
@@ -53,7 +54,7 @@ def clip_ms(stores: dict[str, Store], rounds: int, **settings: int) -> dict[str,
 
 
 def stores_of(videos: Path, folder: Path, short_side: int) -> dict[str, Store]:
-    stores = {}
+    stores: dict[str, Store] = {}
     for codec in CODECS:
         path = folder / f"{codec}-{short_side}"
         extract(videos, path, ExtractSettings(frame_codec=codec, short_side=short_side))
@@ -107,7 +108,7 @@ def clips_per_s(clips: PretrainDataset, num_workers: int) -> float:
     keys = [[(step, k % len(clips)) for k in range(BATCH_SIZE)] for step in range(NUM_BATCHES + num_warm)]
     loader = DataLoader(
         clips, batch_sampler=keys, num_workers=num_workers, collate_fn=collate, worker_init_fn=start_worker
-    )  # type: ignore[arg-type]
+    )
     batches = iter(loader)
     for _ in range(num_warm):
         next(batches)
@@ -139,7 +140,7 @@ def main(videos: Path | None, rounds: int, figure: Path | None) -> None:
             "frames of a clip": ("CPU ms", by_length(stores, rounds)),
             "stored short side, px": ("CPU ms", by_resolution(videos, Path(folder), rounds)),
             "reading processes": ("clips/s", by_workers(stores)),
-            "videos of a store, until the first batch of 8": ("", by_number(stores["jpeg"].path)),
+            "videos of a store, until the first batch of 8": ("", by_number(Path(str(stores["jpeg"].path)))),
         }
     for title, (unit, figures) in tables.items():
         show(title, unit, figures)

@@ -83,13 +83,13 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     ours = build(lambda: VideoMAE(shape), seed=0).to(case.device).train()
     batch = make_batch(case, num_masked(shape.grid, case.ratio), shape.grid.num_tokens)
     objective = PretrainObjective.of(PretrainConfig(compile=is_compiled))
-    called = torch.compile(ours) if is_compiled else ours
+    called: Any = torch.compile(ours) if is_compiled else ours
     steps = {"ours": Step(case, ours, lambda: objective(called, batch, 0))}
     if is_alone:
         return steps
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-    theirs = VideoMAEForPreTraining(VideoMAEConfig(**transformers_config(shape, is_classifier=False)))
+    theirs: Any = VideoMAEForPreTraining(VideoMAEConfig(**transformers_config(shape, is_classifier=False)))
     left = theirs.load_state_dict(to_transformers_state(ours.state_dict()), strict=False)
     # Some versions 5 have a bias of the keys, which is zero in a fresh model as it is in ours.
     unknown = [*left.unexpected_keys, *(name for name in left.missing_keys if not name.endswith("key.bias"))]
@@ -99,7 +99,7 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     mask_BN = batch["mask_BN"]
     steps["transformers"] = Step(case, theirs, lambda: theirs(frames_BTCHW, bool_masked_pos=mask_BN).loss)
     if is_compiled:
-        quick = torch.compile(theirs)
+        quick: Any = torch.compile(theirs)
         steps["transformers, compiled"] = Step(case, theirs, lambda: quick(frames_BTCHW, bool_masked_pos=mask_BN).loss)
     return steps
 

@@ -16,7 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -95,7 +97,9 @@ def dataset(store: Store) -> PretrainDataset:
 
 def seen(frames_THWC: NDArray[np.uint8], seed: int) -> torch.Tensor:
     """Cut, resized and mirrored as training does."""
-    view = PretrainAugment(size_px=SIZE_PX).view(*frames_THWC.shape[1:3], np.random.default_rng(seed))
+    view = PretrainAugment(size_px=SIZE_PX).view(
+        frames_THWC.shape[1], frames_THWC.shape[2], np.random.default_rng(seed)
+    )
     frames_CTHW = np.empty((3, NUM_FRAMES, SIZE_PX, SIZE_PX), np.uint8)
     for t, frame_HWC in enumerate(frames_THWC):
         show(frame_HWC, view, frames_CTHW[:, t])
@@ -106,11 +110,15 @@ def by_zarr(video: Video, indices_T: NDArray[np.int64], seed: int) -> object:
     """Frames and motion by zarr-python's slices."""
     start = int(video.record["start"])
     first, stop = start + int(indices_T[0]), start + int(indices_T[-1]) + 1
-    group = zarr.open_group(video.part, mode="r")
+    group: Any = zarr.open_group(video.part, mode="r")
     frames, motion = group["frames"], group["motion"]
     motion_TYX2 = motion_between(unpack_motion(motion[first:stop]), indices_T)
     view = PretrainAugment(size_px=SIZE_PX).view(video.height, video.width, np.random.default_rng(seed))
     return seen(frames[first:stop:STRIDE], seed), view_motion(motion_TYX2, view)
+
+
+def _seen_by(read: ReadFrames, path: Path, indices_T: NDArray[np.int64], start_s: float, seed: int) -> torch.Tensor:
+    return seen(read(path, indices_T, start_s), seed)
 
 
 def sides_of(clips: Clips, row: int, seed: int, peers: dict[str, ReadFrames | None]) -> dict[str, Side]:
@@ -136,7 +144,7 @@ def sides_of(clips: Clips, row: int, seed: int, peers: dict[str, ReadFrames | No
         for kind, folder in (("", clips.sources), (", 256 lines", clips.small)):
             path = folder / video.video_id
             if read is not None:
-                sides[name + kind] = lambda read=read, path=path: seen(read(path, indices_T, start_s), seed)
+                sides[name + kind] = partial(_seen_by, read, path, indices_T, start_s, seed)
     return sides
 
 

@@ -48,7 +48,8 @@ def _shake(num_frames: int, rng: Generator) -> NDArray[np.float64]:
     time_T = np.linspace(0, 1, num_frames)
     rates, phases, sizes = rng.uniform(0.5, 4, 4), rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.3, 1, 4)
     curves = sizes[:, None] * np.sin(2 * np.pi * rates[:, None] * time_T + phases[:, None])
-    return curves.sum(0) / np.sqrt((sizes**2).sum())
+    curve_T: NDArray[np.float64] = curves.sum(0) / np.sqrt((sizes**2).sum())
+    return curve_T
 
 
 def draw_camera(centre_3: NDArray[np.float64], radius_m: float, num_frames: int, rng: Generator) -> CameraPath:

@@ -80,7 +80,8 @@ def _mix(name: str, picture_HWC: NDArray[np.uint8], rng: Generator) -> NDArray[n
     else:
         return picture_HWC
     detail_HWC = picture_HWC - picture_HWC.mean((0, 1))
-    return np.rint(colour_3 + PICTURE_SHARE * detail_HWC).clip(0, 255).astype(np.uint8)
+    coloured_HWC: NDArray[np.uint8] = np.rint(colour_3 + PICTURE_SHARE * detail_HWC).clip(0, 255).astype(np.uint8)
+    return coloured_HWC
 
 
 def _tint(rng: Generator) -> NDArray[np.float64]:

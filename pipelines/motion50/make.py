@@ -62,7 +62,8 @@ def clip_names(item: Item) -> tuple[str, str]:
     """Paths, without a suffix, of the clip as the expert moved and of the same in the opposite order."""
     classes = SCENES[item.scene].classes
     expert = item.number % 2
-    return tuple(f"{item.split}/{name}/{item.number:04d}" for name in (classes[expert], classes[1 - expert]))
+    own, other = (f"{item.split}/{name}/{item.number:04d}" for name in (classes[expert], classes[1 - expert]))
+    return own, other
 
 
 def film_item(item: Item, settings: Settings) -> tuple[Any, NDArray[np.float64]]:

@@ -81,7 +81,8 @@ def flat_share(picture_HWC: NDArray[np.uint8], levels: float = FLAT_LEVELS) -> f
 @lru_cache(maxsize=2048)
 def read_frame(path: Path, start: int) -> NDArray[np.uint8]:
     """Frame `start` of a clip, (H, W, 3)."""
-    return read_run(path, start, 1)[0]
+    frame_HWC: NDArray[np.uint8] = read_run(path, start, 1)[0]
+    return frame_HWC
 
 
 def _square(frame_HWC: NDArray[np.uint8], share: float, rng: Generator) -> NDArray[np.uint8]:
@@ -90,20 +91,25 @@ def _square(frame_HWC: NDArray[np.uint8], share: float, rng: Generator) -> NDArr
     return frame_HWC[top : top + side, left : left + side]
 
 
+def _resized(picture_HWC: NDArray[np.uint8], size_px: int, interpolation: int) -> NDArray[np.uint8]:
+    return cv2.resize(picture_HWC, (size_px, size_px), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
 def draw_picture(clips: list[Path], size_px: int, rng: Generator) -> NDArray[np.uint8]:
     """A square of a random frame, (size_px, size_px, 3). Squares with flat parts are drawn again, a few times."""
-    best_HWC, best_share = None, 2.0
+    best_HWC: NDArray[np.uint8] | None = None
+    best_share = 2.0
     for _ in range(MAX_TRIES):
         frame_HWC = read_frame(clips[rng.integers(len(clips))], int(rng.choice(STARTS)))
         picture_HWC = _square(frame_HWC, rng.uniform(0.7, 1), rng)
         # Judged at half the texture's size, about as large as it appears.
-        share = flat_share(cv2.resize(picture_HWC, (size_px // 2, size_px // 2), interpolation=cv2.INTER_AREA))
+        share = flat_share(_resized(picture_HWC, size_px // 2, cv2.INTER_AREA))
         if share < best_share:
             best_HWC, best_share = picture_HWC, share
         if share <= MAX_FLAT_SHARE:
             break
     assert best_HWC is not None
-    return cv2.resize(best_HWC, (size_px, size_px), interpolation=cv2.INTER_LINEAR)
+    return _resized(best_HWC, size_px, cv2.INTER_LINEAR)
 
 
 def draw_background(clips: list[Path], num_frames: int, size_px: int, rng: Generator) -> NDArray[np.uint8]:

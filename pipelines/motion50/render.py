@@ -101,9 +101,12 @@ class Studio:
         reach = np.linalg.norm(where - centre_3, axis=1) + 0.5 * np.tile(model.geom_rbound[found], len(places))
         return found, centre_3, float(np.clip(reach.max(), 0.09, 0.5))
 
-    def find_view(self, qpos_TQ: NDArray[np.float64], moving: list[int], frame_of: tuple[Any, float], rng: Generator):
+    def find_view(
+        self, qpos_TQ: NDArray[np.float64], moving: list[int], frame_of: tuple[Any, float], rng: Generator
+    ) -> CameraPath:
         """A camera path from which the object's movement is seen; the best of those tried when none is good."""
-        best, best_score = None, -1.0
+        best: CameraPath | None = None
+        best_score = -1.0
         ends = (0, len(qpos_TQ) // 2, len(qpos_TQ) - 1)
         robot = list(self.stage.robot_geoms)
         for _ in range(MAX_VIEWS):
@@ -122,6 +125,7 @@ class Studio:
                 best, best_score = path, score
             if score >= 1:
                 break
+        assert best is not None
         return best
 
     def film(
@@ -173,7 +177,8 @@ def compose(
     is_solid_HW1 = ~is_empty_HW[..., None]
     solid_HWC = (picture_HWC * is_solid_HW1).astype(np.float32).reshape(*blocks, 3).mean((1, 3))
     share_HW1 = is_solid_HW1.astype(np.float32).reshape(*blocks, 1).mean((1, 3))
-    return np.rint(solid_HWC + (1 - share_HW1) * behind_HWC).clip(0, 255).astype(np.uint8)
+    composed_HWC: NDArray[np.uint8] = np.rint(solid_HWC + (1 - share_HW1) * behind_HWC).clip(0, 255).astype(np.uint8)
+    return composed_HWC
 
 
 def box_of(mask_HW: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
