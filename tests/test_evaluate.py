@@ -16,7 +16,7 @@ from mgm_shared.store import Store, open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data import readers
 from mgm_train.data.labels import class_names
-from mgm_train.data.readers import Packing
+from mgm_train.data.packed_batch import Packing
 from mgm_train.data.sampling import view_indices
 from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
 from mgm_train.models.videomae import VideoClassifier, build, model_config

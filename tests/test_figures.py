@@ -114,7 +114,7 @@ def test_motion_is_drawn_from_a_store(pan_store: Store, tmp_path: Path) -> None:
         save(figure, Path(tmp_path / "strip.txt"))
 
 
-def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_figure_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure, _ = panels(1, 1, (16, 24))
     for suffix in ("png", "pdf", "svg"):
         save(figure, tmp_path / f"figure.{suffix}")
@@ -127,7 +127,7 @@ def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
         file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    figure.savefig = fail
+    monkeypatch.setattr(figure, "savefig", fail)
     with pytest.raises(OSError, match="No space left") as caught:
         save(figure, tmp_path / "figure.png")
     assert caught.value.filename == str(tmp_path / "figure.png")

@@ -339,7 +339,7 @@ def _fail_in_training(run: Path, start: str) -> None:
     def fail(epoch: int, model: torch.nn.Module) -> dict[str, float]:
         raise ZeroDivisionError
 
-    loader_module.num_usable_cores = lambda: 2
+    setattr(loader_module, "num_usable_cores", lambda: 2)  # noqa: B010
     job = pretrain_job(run, toy_config(num_workers=2, worker_start=start), on_epoch_end=fail)
     train(job, CPU)
 

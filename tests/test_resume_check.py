@@ -87,7 +87,7 @@ def finetuned(pan_store: Store, pretrained: Path, tmp_path: Path) -> list[object
     """The command of a finished fine-tuning with a class map and pretrained weights, copied into `tmp_path`."""
     shutil.copytree(pretrained, tmp_path / "init")
     (tmp_path / "map.csv").write_text("label,class\n" + "".join(f"{name},{name}\n" for name in ("up", "down", "left")))
-    command = ["finetune", pan_store.path, "--run", tmp_path / "run", "--class-map", tmp_path / "map.csv"]
+    command: list[object] = ["finetune", pan_store.path, "--run", tmp_path / "run", "--class-map", tmp_path / "map.csv"]
     command += [
         "--init",
         tmp_path / "init",
