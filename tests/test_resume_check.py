@@ -169,12 +169,19 @@ def test_one_class_is_said(pan_store: Store, tmp_path: Path) -> None:
     assert "warning: all training videos have one class, 'moves', so there is nothing to tell apart" in result.stderr
 
 
+def _pairs(folder: Path) -> Path:
+    """Two classes of two training videos each: a probe holds one of each out."""
+    file = folder / "pairs.csv"
+    file.write_text("label,class\nleft,across\nright,across\nup,along\ndown,along\n")
+    return file
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize("task", ["pretrain", "probe"])
 def test_the_second_run_of_a_folder_is_told_who_has_it(
     task: str, force: tuple[str, ...], pan_store: Store, pretrained: Path, tmp_path: Path
 ) -> None:
-    options = SHORT if task == "pretrain" else ["--init", pretrained, *VIEWS]
+    options = SHORT if task == "pretrain" else ["--init", pretrained, *VIEWS, "--class-map", _pairs(tmp_path)]
     with one_writer(tmp_path / "run"):
         result = _run(task, pan_store.path, "--run", tmp_path / "run", *options, *force)
         _refused(result, f"another command (process {os.getpid()} on ", "is writing to ", "wait for it, or stop it")
@@ -206,9 +213,10 @@ def test_two_ablations_in_one_folder(pan_store: Store, tmp_path: Path) -> None:
         _refused(_run("ablate", grid, pan_store.path, "--run", tmp_path / "out"), "another command (process")
 
 
-def test_a_probe_does_not_mix_into_a_pretraining(pan_store: Store, pretrained: Path) -> None:
+def test_a_probe_does_not_mix_into_a_pretraining(pan_store: Store, pretrained: Path, tmp_path: Path) -> None:
     before = (pretrained / "config.yaml").read_bytes()
-    result = _run("probe", pan_store.path, "--run", pretrained, "--init", pretrained, *VIEWS)
+    options = ["--init", pretrained, *VIEWS, "--class-map", _pairs(tmp_path)]
+    result = _run("probe", pan_store.path, "--run", pretrained, *options)
     _refused(result, "is the folder of a pretrain run; take another run folder for the probe")
     assert (pretrained / "config.yaml").read_bytes() == before
 
