@@ -14,7 +14,7 @@ from toy import run_processes
 from mgm_shared import shard_reader
 from mgm_shared.store import Store, open_store
 from mgm_train.config import EvaluateConfig
-from mgm_train.data import readers
+from mgm_train.data import packed_batch
 from mgm_train.data.labels import class_names
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.sampling import view_indices
@@ -139,7 +139,7 @@ def test_the_frames_of_a_batch_are_pinned(pan_store: Store, monkeypatch: pytest.
     dataset = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)
     batch = Packing(collate_views)([dataset[0], dataset[1]])
     if num_workers:
-        monkeypatch.setattr(readers, "get_worker_info", lambda: "as in a worker")
+        monkeypatch.setattr(packed_batch, "get_worker_info", lambda: "as in a worker")
         batch = Packing(collate_views)([dataset[0], dataset[1]])
     pinned_batch = pin_memory(batch)
     assert pinned == [pinned_batch["frames_NVCTHW"].data_ptr()]
