@@ -49,7 +49,7 @@ def test_vectors_behind_side_data_that_is_unknown(tmp_path: Path) -> None:
     assert len(vectors[0]) == 12
     assert vectors[0] == vectors[1]
     assert sum(found is not None for found in vectors[0]) == 11
-    side_data: Any = pictures[-1].frame.side_data
-    kinds = {int(data.type.value) for data in side_data}
+    everything: Any = pictures[-1].frame.side_data
+    kinds = {int(data.type.value) for data in everything}
     assert kinds - {8, 20}, "FFmpeg does not export the message, and the test shows nothing"
     assert side_data(pictures[-1].frame, "DISPLAYMATRIX") is None
