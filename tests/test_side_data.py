@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import ffmpeg, pan, write_video
 
-from mgm_prep.decoding.pyav import VideoFile
+from mgm_prep.decoding.pyav import VideoFile, side_data
 
 
 def _with_exif(jpeg: bytes) -> bytes:
