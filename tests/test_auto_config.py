@@ -1,15 +1,24 @@
 """Options that nobody set: they fit the number of videos, the model and the memory; what was set is never changed."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from toy import pretrain_job, toy_config
 
 from mgm_shared.config import Config
+from mgm_shared.errors import UserError
+from mgm_train.checkpoint.weights import find_weights
 from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
 from mgm_train.models.videomae import model_config
+from mgm_train.runtime.distributed import Distributed
 from mgm_train.training.auto_config import Machine, choose_options, dropped_line
+from mgm_train.training.loop import train
+from mgm_train.training.throughput import time_left
 
 CPU = Machine(is_gpu=False, world_size=1, memory_bytes=16 * 2**30)
 EIGHT_GPUS = Machine(is_gpu=True, world_size=8, memory_bytes=80 * 2**30)
@@ -130,3 +139,24 @@ def test_dropped_videos_are_said() -> None:
 def test_every_chosen_option_is_one_of_the_configuration() -> None:
     assert {"batch_size", "warmup_epochs", "base_lr", "grad_accum_steps"} <= set(TrainConfig.option_names())
     assert issubclass(TrainConfig, Config)
+
+
+def test_a_run_says_after_its_first_step_how_long_it_will_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(pretrain_job(tmp_path, toy_config(log_every_steps=10)), Distributed(device=torch.device("cpu")))
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"step 1/10 took \d+\.\d s, start-up included: about \d+ s left", lines[1])
+    assert lines[2].startswith("step 10/10 | ")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (259_200, "3.0 days")])
+def test_time_left_has_a_unit_for_people(seconds: float, text: str) -> None:
+    assert time_left(seconds) == text
+
+
+def test_an_unfinished_run_has_no_weights_yet(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="is unfinished and has no weights yet; continue it with the command"):
+        find_weights(tmp_path)
