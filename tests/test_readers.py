@@ -172,7 +172,7 @@ def test_the_loaders_own_sigterm_ends_a_worker(start: str) -> None:
     assert ended.stderr.strip().endswith("ZeroDivisionError")
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), SPAWN])
+@pytest.mark.parametrize("start", STARTS)
 def test_workers_of_a_killed_loader_end_in_the_middle_of_a_read(start: str) -> None:
     script = f"""
         import os, signal, multiprocessing

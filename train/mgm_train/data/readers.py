@@ -51,34 +51,35 @@ def start_reader(worker_id: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # PyTorch's handlers of these print a line of their own; the parent reports the signal.
-    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
+    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    # A signal that is blocked in all threads waits until one of them asks for it.
+    blocking = signal.SIG_BLOCK if hasattr(signal, "sigtimedwait") else signal.SIG_UNBLOCK
+    signal.pthread_sigmask(blocking, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        _end_with(parent.pid)
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent, os.getppid()), name="end with loader", daemon=True).start()
     start_worker(worker_id)
 
 
-def _end_with(loader_pid: int) -> None:
-    """Exit on a SIGTERM that `loader_pid` sends, or when it is gone; ignore the SIGTERM of any other process."""
+def _end_with(loader: BaseProcess, parent_pid: int) -> None:
+    """Exit on a SIGTERM from the training process, `loader`, or when it is gone; ignore the SIGTERM of others."""
+    # Two signs of its end, since each may be missing. Its pipe stays open in workers that were forked later. The parent
+    # of a worker under forkserver is the server, which lives as long as any worker: each of them holds its pipe.
+    while loader.is_alive() and os.getppid() == parent_pid:
+        if _sender_of_sigterm(PARENT_CHECK_S) == loader.pid:
+            break
+    os._exit(0)
+
+
+def _sender_of_sigterm(limit_s: float) -> int | None:
+    """The process that sent a SIGTERM within `limit_s`, which must be blocked; None if there was none."""
     if not hasattr(signal, "sigtimedwait"):
-        # macOS does not tell who sent a signal.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        return
-    # A signal that is blocked in all threads waits for `sigtimedwait`, which says who sent it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    # Under forkserver this is the server, which ends when the loader does.
-    own_parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == own_parent:
-            received = signal.sigtimedwait({signal.SIGTERM}, PARENT_CHECK_S)
-            if received is not None and received.si_pid == loader_pid:
-                break
-        os._exit(0)
-
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+        # macOS does not tell who sent a signal; there every SIGTERM ends a worker.
+        time.sleep(limit_s)
+        return None
+    received = signal.sigtimedwait({signal.SIGTERM}, limit_s)
+    return received.si_pid if received is not None else None
 
 
 @contextmanager
