@@ -275,3 +275,9 @@ def test_a_head_of_the_probe_that_diverges_is_not_chosen() -> None:
     assert len(predictions) == 40
     with pytest.raises(UserError, match="lower learning-rates"):
         fit_and_score(train_features, train_features, 2, config.replace(learning_rates=(3e37,)), CPU.device)
+
+
+@pytest.mark.parametrize("setting", ["learning_rates", "weight_decays"])
+def test_a_probe_setting_that_float32_cannot_hold_is_rejected(setting: str) -> None:
+    with pytest.raises(UserError, match=setting.replace("_", "-")):
+        ProbeConfig(**{setting: [1e38]})

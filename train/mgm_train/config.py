@@ -118,6 +118,8 @@ WORKER_START = option(
 PRECISION = option(
     "auto", "Number format of the forward pass; auto: bf16 on a GPU that computes in it, else fp32", group=HARDWARE
 )
+# AdamW's first step divides the learning rate by 0.1 in float32, whose largest number is 3.4e38.
+MAX_PROBE_SETTING = 3e37
 DEVICE = option("auto", "Device for the model; auto: a GPU if there is one", group=HARDWARE, may_change=True)
 
 
@@ -391,8 +393,10 @@ class ProbeConfig(ViewConfig):
     @model_validator(mode="after")
     def _check_lists(self) -> Self:
         rates, decays = self.learning_rates, self.weight_decays
-        check(bool(rates) and min(rates) > 0, "learning_rates", rates, "numbers above 0")
-        check(bool(decays) and min(decays) >= 0, "weight_decays", decays, "numbers of at least 0")
+        are_rates = bool(rates) and all(0 < rate <= MAX_PROBE_SETTING for rate in rates)
+        check(are_rates, "learning_rates", rates, f"numbers above 0 and at most {MAX_PROBE_SETTING}")
+        are_decays = bool(decays) and all(0 <= decay <= MAX_PROBE_SETTING for decay in decays)
+        check(are_decays, "weight_decays", decays, f"numbers from 0 to {MAX_PROBE_SETTING}")
         return self
 
     @model_validator(mode="after")
