@@ -17,7 +17,7 @@ from PIL import Image
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
 from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_figure, motion_rows, panels, save
-from mgm_shared.geometry import Box, TokenGrid
+from mgm_shared.geometry import Box
 from mgm_shared.overlays import draw_heat, draw_heat_scale
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.config import Mask, PretrainConfig
@@ -71,7 +71,7 @@ def masked_share(store: Store, config: PretrainConfig, num_epochs: int) -> NDArr
         mask=MaskGenerator.of(config),
         read_field=guidance.read,
     )
-    grid = TokenGrid.of_clip(config.num_frames, config.image_px, config.image_px)
+    grid = config.grid
     keys = [(epoch, index) for epoch in range(num_epochs) for index in range(len(dataset))]
     shape = (grid.t, grid.h, grid.w)
     share_hw: NDArray[np.float64] = np.mean(

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from toy import TOY
 
-from mgm_train.config import ModelConfig
 from mgm_train.figures.attention_map import attention_map, centre_token
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.attention import Attention
 from mgm_train.models.videomae import VideoMAE, build
 

@@ -14,7 +14,7 @@ from mgm_shared.errors import UserError
 from mgm_train.checkpoint.weights import find_weights
 from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
-from mgm_train.models.videomae import model_config
+from mgm_train.model_config import model_config
 from mgm_train.runtime.distributed import Distributed
 from mgm_train.training.auto_config import Machine, choose_options, dropped_line
 from mgm_train.training.loop import train

@@ -15,7 +15,8 @@ from mgm_train.checkpoint.resume import check_resumable
 from mgm_train.checkpoint.run_folder import RunFolder, load_last, save_last
 from mgm_train.checkpoint.transfer import fitted, load_encoder
 from mgm_train.checkpoint.weights import load_weights, save_weights
-from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
+from mgm_train.config import FinetuneConfig, PretrainConfig
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 
 TOY = ModelConfig(

@@ -10,7 +10,6 @@ from mgm_shared.config import RENAMED_OPTIONS, Config, extra_of
 from mgm_shared.errors import UserError
 from mgm_train.config import (
     MASKS,
-    MODEL_SIZES,
     EvaluateConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -18,6 +17,7 @@ from mgm_train.config import (
     TrainConfig,
 )
 from mgm_train.masking.strategies import STRATEGIES, make_mask
+from mgm_train.model_config import MODEL_SIZES
 
 
 def test_defaults_are_the_papers_tables() -> None:

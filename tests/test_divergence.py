@@ -25,7 +25,8 @@ from mgm_train.evaluation.features import Features
 from mgm_train.evaluation.linear_probe import fit_and_score
 from mgm_train.evaluation.metrics import Prediction, rank_of_label
 from mgm_train.evaluation.multiview import ViewDataset, score_every, score_views
-from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import init_distributed
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import Objective
@@ -277,7 +278,8 @@ def test_a_head_of_the_probe_that_diverges_is_not_chosen() -> None:
         fit_and_score(train_features, train_features, 2, config.replace(learning_rates=(3e37,)), CPU.device)
 
 
-@pytest.mark.parametrize("setting", ["learning_rates", "weight_decays"])
-def test_a_probe_setting_that_float32_cannot_hold_is_rejected(setting: str) -> None:
-    with pytest.raises(UserError, match=setting.replace("_", "-")):
-        ProbeConfig(**{setting: [1e38]})
+def test_probe_settings_that_float32_cannot_hold_are_rejected() -> None:
+    with pytest.raises(UserError, match="learning-rates"):
+        ProbeConfig(learning_rates=(1e38,))
+    with pytest.raises(UserError, match="weight-decays"):
+        ProbeConfig(weight_decays=(1e38,))

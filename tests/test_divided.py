@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mgm_shared.geometry import TokenGrid
-from mgm_train.config import ModelConfig
 from mgm_train.masking.strategies import STRATEGIES, MaskOptions, num_masked
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, split_mask
 

@@ -19,7 +19,8 @@ from mgm_train.data.labels import class_names
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.sampling import view_indices
 from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
-from mgm_train.models.videomae import VideoClassifier, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoClassifier, build
 from mgm_train.runtime.distributed import Distributed, init_distributed
 
 MODEL = model_config("vit_tiny", num_frames=8, image_px=64)

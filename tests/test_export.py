@@ -12,7 +12,7 @@ from torch import nn
 
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
-from mgm_train.config import ModelConfig
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, normalise
 from mgm_train.training.losses import masked_mse
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import CPU, TOY, pretrain_job
 
 from mgm_train.checkpoint.run_folder import RunFolder
-from mgm_train.config import ModelConfig
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.flops import BF16_PEAKS, Peak, finetune_flops, matmul_rate, peak, pretrain_flops
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.training.loop import train
@@ -57,7 +57,7 @@ def test_finetuning_count_is_torchs(attention: str) -> None:
 
 def test_vit_base_is_videomaes_180_gigaflops_forward() -> None:
     """The paper of VideoMAE gives 180 for a view of ViT-B, where a multiplication with its addition is one."""
-    from mgm_train.models.videomae import model_config
+    from mgm_train.model_config import model_config
 
     assert finetune_flops(model_config("vit_base"), 400) / 3 / 2 == pytest.approx(180e9, rel=0.03)
 

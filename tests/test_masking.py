@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from mgm_shared.geometry import TokenGrid
 from mgm_train.masking import strategies as masking
 from mgm_train.masking.strategies import (
-    CELLS_PER_PATCH,
     STRATEGIES,
     MaskOptions,
     make_mask,
@@ -130,7 +129,7 @@ def test_the_strongest_cell_is_masked_wherever_it_is(grid: Any, ratio: Any, seed
         y, x = data.draw(st.integers(0, 2 * grid.h - 1)), data.draw(st.integers(0, 2 * grid.w - 1))
         strength_TYX[2 * k, y, x] = 50
         masked_thw = mask_thw("mgm", grid, strength_TYX, np.random.default_rng(seed), ratio, is_first_guided=True)
-        assert masked_thw[k, y // CELLS_PER_PATCH, x // CELLS_PER_PATCH]
+        assert masked_thw[k, y // PAPER_GRID.patch.cells_per_side, x // PAPER_GRID.patch.cells_per_side]
 
 
 def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak() -> None:
@@ -143,7 +142,7 @@ def test_ten_thousand_draws_hide_the_same_count_and_cover_every_motion_peak() ->
         if draw % 14 == 0:
             strength_TYX = noise(PAPER_GRID, rng, 0.05)
             peak_t = (strength_TYX[0::2] + strength_TYX[1::2]).reshape(PAPER_GRID.t, -1).argmax(1)
-            row_t, column_t = (place // CELLS_PER_PATCH for place in np.unravel_index(peak_t, (28, 28)))
+            row_t, column_t = (place // PAPER_GRID.patch.cells_per_side for place in np.unravel_index(peak_t, (28, 28)))
         masked_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, rng)
         assert masked_thw.sum() == int(0.75 * 196) * 8
         if strategy == "mgm":

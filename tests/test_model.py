@@ -14,8 +14,8 @@ from timm.layers import trunc_normal_
 from timm.optim import create_optimizer_v2
 
 from mgm_shared.errors import UserError
-from mgm_train.config import ModelConfig
-from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config, normalise, split_mask
+from mgm_train.model_config import ModelConfig, model_config
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, normalise, split_mask
 
 TOY = ModelConfig(
     name="toy",

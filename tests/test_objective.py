@@ -10,6 +10,7 @@ from timm.data.mixup import Mixup
 from toy import needs_cuda
 
 from mgm_shared.errors import UserError
+from mgm_shared.geometry import PAPER_PATCH
 from mgm_train.config import FinetuneConfig
 from mgm_train.data.augment import global_random
 from mgm_train.models.videomae import normalise, patchify
@@ -52,7 +53,7 @@ def test_normalise_on_a_gpu_is_that_on_the_cpu() -> None:
 
 def test_patchify_order() -> None:
     frames_BCTHW = _frames()
-    patches_BN3Q = patchify(frames_BCTHW)
+    patches_BN3Q = patchify(frames_BCTHW, PAPER_PATCH)
     token = 0
     for t in range(0, 4, 2):
         for y in range(0, 32, 16):
@@ -66,7 +67,7 @@ def test_patchify_order() -> None:
 def test_target_is_normalised_for_each_color_and_uniform_patches_are_zero() -> None:
     frames_BCTHW = _frames()
     frames_BCTHW[:, :, :2, :16, :16] = 77
-    target_BMP = target_pixels(frames_BCTHW, torch.tensor([[0, 3], [0, 11]])).flatten(2)
+    target_BMP = target_pixels(frames_BCTHW, torch.tensor([[0, 3], [0, 11]]), PAPER_PATCH).flatten(2)
     torch.testing.assert_close(target_BMP[:, 0], torch.zeros(2, 1536), atol=0.05, rtol=0)
     pixels_PC = frames_BCTHW[0, :, :2, 16:32, :16].permute(1, 2, 3, 0).reshape(512, 3).numpy() / 255
     expected_PC = (pixels_PC - pixels_PC.mean(0)) / (pixels_PC.std(0, ddof=1) + 1e-6)
@@ -77,7 +78,7 @@ def test_masked_mse_sees_masked_patches_only() -> None:
     frames_BCTHW = _frames()
     mask_BN = torch.zeros(2, 12, dtype=torch.bool)
     mask_BN[0, [1, 7]] = mask_BN[1, [4, 5]] = True
-    target_BMP = target_pixels(frames_BCTHW, torch.tensor([[1, 7], [4, 5]])).flatten(2)
+    target_BMP = target_pixels(frames_BCTHW, torch.tensor([[1, 7], [4, 5]]), PAPER_PATCH).flatten(2)
     assert masked_mse(target_BMP, frames_BCTHW, mask_BN) == 0
     wrong_BMP = target_BMP.clone()
     wrong_BMP[1, 0] += 2

@@ -22,7 +22,8 @@ from mgm_train.data.clips import collate, motion_between, read_clips
 from mgm_train.data.views import View
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import make_mask
-from mgm_train.models.videomae import VideoMAE, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.training.losses import PretrainObjective
 
 SIDE, SPEED, TOP = 32, 4, 48

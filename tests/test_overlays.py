@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
-from mgm_shared.geometry import Box
+from mgm_shared.geometry import PAPER_PATCH, Box
 from mgm_shared.overlays import (
     WHEEL_RGB,
     draw_arrows,
@@ -119,12 +119,12 @@ def test_masked_tubelets_lie_in_fog_and_the_rest_is_untouched() -> None:
     for fog, grey in ((0.5, 155), (1.0, 110)):
         expected = frames_THWC.copy()
         expected[2:4, 0:16, 32:48] = grey
-        np.testing.assert_array_equal(shade_masked(frames_THWC, mask_thw, fog=fog), expected)
+        np.testing.assert_array_equal(shade_masked(frames_THWC, mask_thw, PAPER_PATCH, fog=fog), expected)
 
 
 def test_outline_runs_between_masked_and_visible(axis: Axes) -> None:
     mask_hw = np.array([[0, 1, 1], [0, 1, 0]], bool)
-    draw_outline(axis, mask_hw)
+    draw_outline(axis, mask_hw, 16)
     x, y = axis.lines[-1].get_data()
     ends = np.stack([x, y], 1).reshape(-1, 3, 2)[:, :2]
     segments = {tuple(sorted(map(tuple, ((segment + 0.5) / 16).astype(int).tolist()))) for segment in ends}

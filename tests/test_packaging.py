@@ -73,7 +73,8 @@ def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe: Any) -> None
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a classifier of `pan_store`'s labels."""
     from mgm_train.checkpoint.weights import save_weights
-    from mgm_train.models.videomae import VideoClassifier, model_config
+    from mgm_train.model_config import model_config
+    from mgm_train.models.videomae import VideoClassifier
 
     config = model_config("vit_tiny", num_frames=2, image_px=16)
     path = tmp_path_factory.mktemp("weights") / "classifier.safetensors"

@@ -28,7 +28,8 @@ from mgm_train.evaluation import features
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.linear_probe import fit, fit_and_score, grid, hold_out
 from mgm_train.evaluation.multiview import ViewDataset
-from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

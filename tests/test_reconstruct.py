@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy import TOY
 
+from mgm_shared.geometry import PAPER_PATCH
 from mgm_train.figures.reconstruct import reconstruct, unpatchify
 from mgm_train.models.videomae import VideoMAE, build, patchify
 from mgm_train.training.targets import target_pixels
@@ -47,13 +48,15 @@ def _pixels(mask_N: np.ndarray) -> Any:
 
 def test_unpatchify_undoes_patchify(frames_THWC: np.ndarray) -> None:
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
-    np.testing.assert_array_equal(unpatchify(patchify(frames_BCTHW)[0], SHAPE_THWC), frames_THWC)
+    np.testing.assert_array_equal(
+        unpatchify(patchify(frames_BCTHW, PAPER_PATCH)[0], SHAPE_THWC, PAPER_PATCH), frames_THWC
+    )
 
 
 def test_the_right_prediction_gives_the_clip_back(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
     rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
-    target_MQ3 = target_pixels(frames_BCTHW, rebuilt.masked_M[None])[0]
+    target_MQ3 = target_pixels(frames_BCTHW, rebuilt.masked_M[None], PAPER_PATCH)[0]
     perfect = replace(rebuilt, predicted_M3Q=target_MQ3.transpose(1, 2))
     np.testing.assert_array_equal(perfect.frames(perfect.true_statistics()), frames_THWC)
     assert perfect.psnr(frames_THWC) == np.inf

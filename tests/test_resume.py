@@ -21,7 +21,8 @@ from toy import assert_same_run, process_server, train_on_store
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.checkpoint.weights import save_weights
-from mgm_train.models.videomae import VideoClassifier, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoClassifier, build
 
 NUM_STEPS = 24
 

@@ -19,7 +19,7 @@ from mgm_train.data.sampling import fitting_stride, sample_indices, segment_indi
 from mgm_train.data.views import View
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.figures.paper_figures import Subject
-from mgm_train.models.videomae import model_config
+from mgm_train.model_config import model_config
 from mgm_train.tasks.finetune import finetune_job
 from mgm_train.tasks.pretrain import pretrain_dataset
 

@@ -14,7 +14,8 @@ from mgm_train.figures.paper_figures import (
     saliency_picture,
 )
 from mgm_train.masking.strategies import STRATEGIES, num_masked
-from mgm_train.models.videomae import VideoMAE, build, model_config
+from mgm_train.model_config import model_config
+from mgm_train.models.videomae import VideoMAE, build
 
 CONFIG = PretrainConfig(model="vit_tiny", num_frames=4, image_px=64, stride=2)
 

@@ -23,8 +23,9 @@ import torch
 
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
-from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig
+from mgm_train.config import FinetuneConfig, PretrainConfig
 from mgm_train.data import loader as batches
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed, init_distributed
 from mgm_train.tasks.pretrain import pretrain_dataset

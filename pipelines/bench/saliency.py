@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mgm_prep.store_tools.saliency import labelled_videos
 from mgm_shared.boxes import Boxes, cells_in_boxes
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import TUBELET_FRAMES, TokenGrid
+from mgm_shared.geometry import PAPER_PATCH, TokenGrid
 from mgm_shared.store import Video, open_store
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import Clip, motion_between
@@ -83,8 +83,8 @@ def seen(clip: Clip, view: View) -> Clip:
 
 def peaks_in_box(strength_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> tuple[float, float]:
     """The share of the tubelets with a box whose strongest cell touches it, and how many there are."""
-    strength_tC = strength_TYX.reshape(NUM_FRAMES // TUBELET_FRAMES, TUBELET_FRAMES, -1).sum(1)
-    share_tC = is_inside_TYX.reshape(NUM_FRAMES // TUBELET_FRAMES, TUBELET_FRAMES, -1).mean(1)
+    shape = (-1, PAPER_PATCH.frames, strength_TYX[0].size)
+    strength_tC, share_tC = strength_TYX.reshape(shape).sum(1), is_inside_TYX.reshape(shape).mean(1)
     is_peak_tC = strength_tC == strength_tC.max(1, keepdims=True)
     hit_t = (is_peak_tC * share_tC).sum(1) / is_peak_tC.sum(1)
     is_labelled_t = share_tC.any(1)

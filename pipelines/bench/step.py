@@ -24,8 +24,9 @@ from torch.profiler import profile
 from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
 from mgm_train.config import PretrainConfig
 from mgm_train.masking.strategies import num_masked
+from mgm_train.model_config import model_config
 from mgm_train.models.flops import peak, pretrain_flops
-from mgm_train.models.videomae import VideoMAE, build, model_config, normalise
+from mgm_train.models.videomae import VideoMAE, build, normalise
 from mgm_train.training.losses import PretrainObjective
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -1,4 +1,4 @@
-"""Pixels, 8×8-pixel motion cells and 16×16-pixel patches, and how a crop, a flip and a rotation change motion.
+"""Pixels, 8×8-pixel motion cells and the patches of tokens, and how a crop, a flip and a rotation change motion.
 
 Axes: T frames · Y,X cells of 8×8 px (Y = H/8, X = W/8) · 2 = (dx, dy) in pixels per frame, right and down positive.
 A cell without a vector is NaN: missing, which is not the same as static.
@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 CELL_PX = 8
-PATCH_PX = 16
-TUBELET_FRAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +25,45 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patch:
+    """What a token covers: a tubelet of `frames` frames of px × px pixels."""
+
+    px: int
+    frames: int
+
+    @property
+    def num_values(self) -> int:
+        """Colour values of a patch."""
+        return 3 * self.frames * self.px**2
+
+    @property
+    def cells_per_side(self) -> int:
+        """Motion cells along a side of a patch."""
+        return self.px // CELL_PX
+
+
+# The paper's, as VideoMAE's: each token is 2 × 16 × 16 pixels.
+PAPER_PATCH = Patch(px=16, frames=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenGrid:
-    """The token grid of a clip: t slices of h × w patches, each token a tubelet of 2 frames × 16 × 16 px."""
+    """The token grid of a clip: t slices of h × w patches, a token for each."""
 
     t: int
     h: int
     w: int
+    patch: Patch = PAPER_PATCH
 
     @classmethod
-    def of_clip(cls, num_frames: int, height_px: int, width_px: int) -> "TokenGrid":
-        """The grid of a clip. ValueError unless the clip divides into whole tubelets."""
-        if num_frames % TUBELET_FRAMES or height_px % PATCH_PX or width_px % PATCH_PX:
+    def of_clip(cls, num_frames: int, height_px: int, width_px: int, patch: Patch = PAPER_PATCH) -> "TokenGrid":
+        """The grid of a clip. ValueError unless the clip divides into whole patches."""
+        if num_frames % patch.frames or height_px % patch.px or width_px % patch.px:
             raise ValueError(
                 f"a clip of {num_frames} frames of {height_px}×{width_px} px does not divide into tubelets of "
-                f"{TUBELET_FRAMES}×{PATCH_PX}×{PATCH_PX}"
+                f"{patch.frames}×{patch.px}×{patch.px}"
             )
-        return cls(t=num_frames // TUBELET_FRAMES, h=height_px // PATCH_PX, w=width_px // PATCH_PX)
+        return cls(t=num_frames // patch.frames, h=height_px // patch.px, w=width_px // patch.px, patch=patch)
 
     @property
     def patches_per_slice(self) -> int:

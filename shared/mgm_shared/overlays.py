@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES, Box
+from mgm_shared.geometry import CELL_PX, Box, Patch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,22 +123,24 @@ def draw_missing(axis: "Axes", motion_YX2: NDArray[np.float32]) -> None:
     axis.imshow(hatch_HWC, interpolation="nearest")
 
 
-def shade_masked(frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], fog: float = FOG_SHARE) -> Any:
+def shade_masked(
+    frames_THWC: NDArray[np.uint8], mask_thw: NDArray[np.bool_], patch: Patch, fog: float = FOG_SHARE
+) -> Any:
     """The clip with its masked tubelets blended with grey; 1 covers them completely."""
-    is_masked_THW1 = pixels_of(mask_thw)[..., None]
+    is_masked_THW1 = pixels_of(mask_thw, patch)[..., None]
     fogged_THWC = np.round((1 - fog) * frames_THWC + fog * FOG_GREY).astype(np.uint8)
     return np.where(is_masked_THW1, fogged_THWC, frames_THWC)
 
 
-def pixels_of(tokens_thw: NDArray[Any]) -> NDArray[Any]:
+def pixels_of(tokens_thw: NDArray[Any], patch: Patch) -> NDArray[Any]:
     """Expand one value per tubelet to one value per pixel, (T, H, W)."""
-    return tokens_thw.repeat(TUBELET_FRAMES, 0).repeat(PATCH_PX, 1).repeat(PATCH_PX, 2)
+    return tokens_thw.repeat(patch.frames, 0).repeat(patch.px, 1).repeat(patch.px, 2)
 
 
-def draw_outline(axis: "Axes", mask_hw: NDArray[np.bool_]) -> None:
+def draw_outline(axis: "Axes", mask_hw: NDArray[np.bool_], patch_px: int) -> None:
     """A line round the masked patches of a slice, on axes that show the frame."""
     across, up = _edges(mask_hw), _edges(mask_hw.T)[:, ::-1]
-    ends_S2 = np.concatenate([across, up]) * PATCH_PX - 0.5
+    ends_S2 = np.concatenate([across, up]) * patch_px - 0.5
     for width, colour in ((1.6, "black"), (0.8, "white")):
         axis.plot(*ends_S2.T, color=colour, linewidth=width, solid_capstyle="projecting", scalex=False, scaley=False)
 

@@ -1,4 +1,4 @@
-"""Model sizes and the options of pretraining, fine-tuning, evaluation and the linear probe.
+"""The options of pretraining, fine-tuning, evaluation and the linear probe.
 
 Each option is declared once, with its type, default, bounds and help; the command line, a YAML file and Python build
 the same configuration. Defaults are the paper's (Tables 5 and 6, Kinetics-400), and VideoMAE's where the paper is
@@ -6,18 +6,22 @@ silent. torch is not imported here: `--help` stays fast.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Self, get_args
 
 from pydantic import model_validator
 
 from mgm_shared.config import Config, check, option, with_default
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_shared.geometry import Patch, TokenGrid
+from mgm_train.model_config import MODEL_SIZES, ModelConfig
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
+Positions = Literal["sinusoid", "separable"]
+PatchPx = Literal[8, 16]
+Tubelet = Literal[1, 2]
 Sampling = Literal["dense", "segment"]
 ShortVideos = Literal["stride", "repeat"]
 # What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
@@ -33,70 +37,6 @@ MASKS: tuple[str, ...] = get_args(Mask)
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
 OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
 HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything that decides the shapes of a model's weights and of its position table.
-
-    `trained_frames` and `trained_px` are the clip that the positions were made for, where it is another one than this
-    model's: they are interpolated (see positions.py). 0 is this model's own.
-    """
-
-    name: str
-    width: int
-    depth: int
-    num_heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_num_heads: int
-    num_frames: int = 16
-    image_px: int = 224
-    attention: str = "joint"
-    trained_frames: int = 0
-    trained_px: int = 0
-
-    @property
-    def grid(self) -> TokenGrid:
-        return TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px)
-
-    @property
-    def trained_grid(self) -> TokenGrid:
-        """The grid that the positions were made for."""
-        side_px = self.trained_px or self.image_px
-        return TokenGrid.of_clip(self.trained_frames or self.num_frames, side_px, side_px)
-
-    def after(self, earlier: "ModelConfig") -> "ModelConfig":
-        """This model with the positions that `earlier`, whose weights it takes over, was trained with."""
-        frames, side_px = earlier.trained_frames or earlier.num_frames, earlier.trained_px or earlier.image_px
-        is_same = (frames, side_px) == (self.num_frames, self.image_px)
-        return replace(self, trained_frames=0 if is_same else frames, trained_px=0 if is_same else side_px)
-
-
-def _size(name: str, *encoder_and_decoder: int) -> ModelConfig:
-    width, depth, num_heads, decoder_width, decoder_depth, decoder_num_heads = encoder_and_decoder
-    return ModelConfig(
-        name=name,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        decoder_width=decoder_width,
-        decoder_depth=decoder_depth,
-        decoder_num_heads=decoder_num_heads,
-    )
-
-
-# Width, depth, heads of the encoder, then of the decoder: VideoMAE's, but for vit_tiny, which is for a CPU.
-MODEL_SIZES = {
-    size.name: size
-    for size in (
-        _size("vit_tiny", 192, 6, 3, 96, 2, 3),
-        _size("vit_small", 384, 12, 6, 192, 4, 3),
-        _size("vit_base", 768, 12, 12, 384, 4, 6),
-        _size("vit_large", 1024, 24, 16, 512, 12, 8),
-        _size("vit_huge", 1280, 32, 16, 640, 12, 8),
-    )
-}
 
 
 # Options that several configurations share.
@@ -130,10 +70,17 @@ class TrainConfig(Config):
     attention: Attention = option(
         "joint", "joint: among all tokens; divided: over time, then over space (TimeSformer)", group=MODEL
     )
-    num_frames: int = option(16, "Frames of a clip; a multiple of 2", group=CLIPS, ge=TUBELET_FRAMES)
+    patch_px: PatchPx = option(16, "Side of the square patch of a token in pixels", group=MODEL)
+    tubelet: Tubelet = option(2, "Frames of a token", group=MODEL)
+    positions: Positions = option(
+        "sinusoid",
+        "sinusoid: of the flattened index of a token (VideoMAE); separable: of its time, height and width",
+        group=MODEL,
+    )
+    num_frames: int = option(16, "Frames of a clip; a multiple of tubelet", group=CLIPS, ge=1)
     stride: int = STRIDE
     short_videos: ShortVideos = SHORT_VIDEOS
-    image_px: int = option(224, "Side of the square clip in pixels; a multiple of 16", group=CLIPS, ge=PATCH_PX)
+    image_px: int = option(224, "Side of the square clip in pixels; a multiple of patch-px", group=CLIPS, ge=8)
     flip: bool = option(
         True, "Mirror half of the clips (paper: never on SSv2, whose classes tell left from right)", group=CLIPS
     )
@@ -203,8 +150,10 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        check(self.num_frames % TUBELET_FRAMES == 0, "num_frames", self.num_frames, f"a multiple of {TUBELET_FRAMES}")
-        check(self.image_px % PATCH_PX == 0, "image_px", self.image_px, f"a multiple of {PATCH_PX}")
+        is_whole = self.num_frames % self.tubelet == 0
+        check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
+        is_whole = self.image_px % self.patch_px == 0
+        check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
@@ -213,6 +162,29 @@ class TrainConfig(Config):
         check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
         return self
+
+    @property
+    def patch(self) -> Patch:
+        """What a token covers."""
+        return Patch(px=self.patch_px, frames=self.tubelet)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The token grid of a clip."""
+        return TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px, self.patch)
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model that these options describe."""
+        return replace(
+            MODEL_SIZES[self.model],
+            num_frames=self.num_frames,
+            image_px=self.image_px,
+            attention=self.attention,
+            patch_px=self.patch_px,
+            tubelet=self.tubelet,
+            positions=self.positions,
+        )
 
 
 class PretrainConfig(TrainConfig):
@@ -247,7 +219,7 @@ class PretrainConfig(TrainConfig):
     @model_validator(mode="after")
     def _check_mask(self) -> Self:
         """The loss needs a masked patch and the encoder a visible one. All strategies mask equally many patches."""
-        grid = TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px)
+        grid = self.grid
         num_masked, num_patches = grid.patches_at(self.mask_ratio), grid.patches_per_slice
         needed = (
             f"a share that masks some and leaves some of the {num_patches} patches of a slice (image-px "

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import ModelConfig
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
 
 # The options that decide the shape of the encoder. The decoder is only used in pretraining.
-ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention")
+ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention", "patch_px", "tubelet", "positions")
+
+ENCODER_OPTIONS = {
+    "name": "model",
+    "attention": "attention",
+    "patch_px": "patch-px",
+    "tubelet": "tubelet",
+    "positions": "positions",
+}
 
 # The norm of the pooled token is transferred from one fine-tuned model to the next; the head is not.
 POOLED_NORM_PREFIX = "fc_norm."
@@ -48,8 +56,8 @@ def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
         if getattr(weights.model, name) != getattr(config, name)
     ]
     if differing:
-        options = f"--model {weights.model.name} --attention {weights.model.attention}"
-        raise UserError(f"{weights.path} holds another model: {', '.join(differing)}; use {options}")
+        options = [f"--{flag} {getattr(weights.model, name)}" for name, flag in ENCODER_OPTIONS.items()]
+        raise UserError(f"{weights.path} holds another model: {', '.join(differing)}; use {' '.join(options)}")
     return config.after(weights.model)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
-from mgm_train.config import ModelConfig
+from mgm_train.model_config import ModelConfig
 
 # Regular expressions, applied in this order to each of our names.
 _RENAMES = (
@@ -52,13 +51,13 @@ def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str, Any]:
     """Keyword arguments of transformers' VideoMAEConfig for this model. UserError for one that it cannot be."""
-    if config.attention != "joint" or config.grid != config.trained_grid:
-        raise UserError("transformers' VideoMAE has neither divided attention nor interpolated positions")
+    if config.attention != "joint" or config.positions != "sinusoid" or config.grid != config.trained_grid:
+        raise UserError("transformers' VideoMAE has joint attention and sinusoid positions that are not interpolated")
     return {
         "image_size": config.image_px,
-        "patch_size": PATCH_PX,
+        "patch_size": config.patch_px,
         "num_frames": config.num_frames,
-        "tubelet_size": TUBELET_FRAMES,
+        "tubelet_size": config.tubelet,
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,

@@ -12,7 +12,7 @@ from torch import Tensor
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.tensor_file import load_tensors, save_tensors
-from mgm_train.config import ModelConfig
+from mgm_train.model_config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import Store, Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ModelConfig, ViewConfig
+from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, read_class_map
 from mgm_train.data.loader import start_method
@@ -33,6 +33,7 @@ from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
 from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 

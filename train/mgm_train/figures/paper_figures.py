@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mgm_shared.boxes import Boxes, boxes_at
 from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_rows, movie, panels
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, Box, TokenGrid
+from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_outline, draw_ring, shade_masked
 from mgm_shared.store import Video
 from mgm_train.checkpoint.run_folder import RunFolder
@@ -57,14 +57,15 @@ class ClipFigure:
 
     rows: list[Row]
     num_frames: int
+    frames_per_slice: int
     frame_size: tuple[int, int]
     caption: str
 
     def strip(self) -> "Figure":
         """Evenly spaced frames side by side; of each tubelet the first frame."""
-        num_tubelets = self.num_frames // TUBELET_FRAMES
-        num_shown = min(MAX_SHOWN, num_tubelets)
-        shown_S = np.arange(num_shown) * num_tubelets // num_shown * TUBELET_FRAMES
+        num_slices = self.num_frames // self.frames_per_slice
+        num_shown = min(MAX_SHOWN, num_slices)
+        shown_S = np.arange(num_shown) * num_slices // num_shown * self.frames_per_slice
         titles = {t: f"frame {t}" for t in shown_S.tolist()}
         return film_strip(self.rows, titles, self.frame_size, caption=self.caption, max_columns=MAX_SHOWN)
 
@@ -97,7 +98,7 @@ class Subject:
 
     @property
     def grid(self) -> TokenGrid:
-        return TokenGrid.of_clip(self.config.num_frames, self.config.image_px, self.config.image_px)
+        return self.config.grid
 
     def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
         """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask."""
@@ -108,7 +109,13 @@ class Subject:
     def picture(self, rows: list[Row], remark: str) -> ClipFigure:
         side_px = self.config.image_px
         caption = f"{self.clip.video_id} · {remark}"
-        return ClipFigure(rows=rows, num_frames=self.config.num_frames, frame_size=(side_px, side_px), caption=caption)
+        return ClipFigure(
+            rows=rows,
+            num_frames=self.config.num_frames,
+            frames_per_slice=self.config.tubelet,
+            frame_size=(side_px, side_px),
+            caption=caption,
+        )
 
 
 def _in_view(box: Box, view: Box, size_px: int) -> Box:
@@ -127,11 +134,11 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
 
 def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
     """The clip with its boxes, and its masked patches in fog."""
-    shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw)
+    shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw, subject.grid.patch)
 
     def draw(axis: "Axes", t: int) -> None:
         axis.imshow(shaded_THWC[t])
-        draw_outline(axis, mask_thw[t // TUBELET_FRAMES])
+        draw_outline(axis, mask_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
         draw_boxes(axis, subject.boxes_T[t])
 
     return Row(name=name, draw=draw)
@@ -196,12 +203,13 @@ def attention_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
 def _queried(subject: Subject, name: str) -> Row:
     """The clip with its boxes, and a ring around the query."""
     query_t, row, column = centre_token(subject.grid)
+    patch = subject.grid.patch
 
     def draw(axis: "Axes", t: int) -> None:
         axis.imshow(subject.clip.frames_THWC[t])
         draw_boxes(axis, subject.boxes_T[t])
-        if t // TUBELET_FRAMES == query_t:
-            draw_ring(axis, (column + 0.5) * PATCH_PX, (row + 0.5) * PATCH_PX)
+        if t // patch.frames == query_t:
+            draw_ring(axis, (column + 0.5) * patch.px, (row + 0.5) * patch.px)
 
     return Row(name=name, draw=draw)
 
@@ -223,7 +231,7 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
         _frames("clip", frames_THWC),
-        _frames(f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw, fog=1.0)),
+        _frames(f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw, subject.grid.patch, fog=1.0)),
         _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
         *_rebuilt_rows(rebuilt),
     ]

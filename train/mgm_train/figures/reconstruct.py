@@ -5,7 +5,7 @@ need a mean and a std. `true_statistics` takes those of the masked patches thems
 truth. `visible_statistics` interpolates those of the visible patches, so the picture contains no ground truth.
 
 Axes: B clips · C = 3 colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked and V visible tokens ·
-Q = 2·16·16 pixels of a patch. Pixels are float32, 0 … 255.
+Q pixels of a patch (2·16·16). Pixels are float32, 0 … 255.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.models.videomae import VideoMAE, patchify, split_mask
 from mgm_train.training.losses import masked_mse
 
@@ -33,6 +33,7 @@ class Reconstruction:
     """
 
     shape_THWC: tuple[int, ...]
+    patch: Patch
     patches_N3Q: Tensor
     masked_M: Tensor
     visible_V: Tensor
@@ -41,7 +42,8 @@ class Reconstruction:
 
     @property
     def grid(self) -> TokenGrid:
-        return TokenGrid.of_clip(*self.shape_THWC[:3])
+        num_frames, height, width, _ = self.shape_THWC
+        return TokenGrid.of_clip(num_frames, height, width, self.patch)
 
     def true_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and std of each masked patch and colour, (M, 3, 1), from ground truth."""
@@ -69,11 +71,12 @@ class Reconstruction:
         mean_M31, std_M31 = statistics
         patches_N3Q = self.patches_N3Q.clone()
         patches_N3Q[self.masked_M] = mean_M31 + self.predicted_M3Q * std_M31 * is_predicted
-        return unpatchify(patches_N3Q, self.shape_THWC).round().clamp(0, 255).to(torch.uint8).numpy()
+        return unpatchify(patches_N3Q, self.shape_THWC, self.patch).round().clamp(0, 255).to(torch.uint8).numpy()
 
     def psnr(self, frames_THWC: NDArray[np.uint8]) -> float:
         """Peak signal-to-noise ratio of a reconstructed clip over the masked patches, in dB."""
-        patches_N3Q = patchify(torch.from_numpy(frames_THWC.transpose(3, 0, 1, 2).copy())[None])[0].float()
+        frames_1CTHW = torch.from_numpy(frames_THWC.transpose(3, 0, 1, 2).copy())[None]
+        patches_N3Q = patchify(frames_1CTHW, self.patch)[0].float()
         error = ((patches_N3Q - self.patches_N3Q)[self.masked_M] ** 2).mean()
         return float(10 * torch.log10(255**2 / error))
 
@@ -84,20 +87,21 @@ def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
     visible_BV, masked_BM = split_mask(mask_BN, int(mask_N.sum()))
-    predicted_BMP = model(frames_BCTHW, mask_BN)
+    predicted_BMP, patch = model(frames_BCTHW, mask_BN), model.config.patch
     return Reconstruction(
         shape_THWC=(*frames_CTHW.shape[1:], 3),
-        patches_N3Q=patchify(frames_BCTHW)[0].float(),
+        patch=patch,
+        patches_N3Q=patchify(frames_BCTHW, patch)[0].float(),
         masked_M=masked_BM[0],
         visible_V=visible_BV[0],
         predicted_M3Q=predicted_BMP[0].unflatten(1, (-1, 3)).transpose(1, 2),
-        loss=float(masked_mse(predicted_BMP, frames_BCTHW, mask_BN)),
+        loss=float(masked_mse(predicted_BMP, frames_BCTHW, mask_BN, patch=patch)),
     )
 
 
-def unpatchify(patches_N3Q: Tensor, shape_THWC: tuple[int, ...]) -> Tensor:
+def unpatchify(patches_N3Q: Tensor, shape_THWC: tuple[int, ...], patch: Patch) -> Tensor:
     """Reassemble frames (T, H, W, C) from patches; the inverse of `patchify`."""
     num_frames, height, width, _ = shape_THWC
-    grid = TokenGrid.of_clip(num_frames, height, width)
-    split = patches_N3Q.reshape(grid.t, grid.h, grid.w, 3, TUBELET_FRAMES, PATCH_PX, PATCH_PX)
+    grid = TokenGrid.of_clip(num_frames, height, width, patch)
+    split = patches_N3Q.reshape(grid.t, grid.h, grid.w, 3, patch.frames, patch.px, patch.px)
     return split.permute(0, 4, 1, 5, 2, 6, 3).reshape(shape_THWC)

@@ -4,8 +4,8 @@ A strategy gets the strength of each motion cell, by default the length of its v
 the grid of 8-px cells: the argmax there is the argmax of the upsampled map of eq. 6, at 1/64 of the work. All masks of
 one grid and ratio have the same number of masked tokens, whatever the motion, the jitter and the borders.
 
-Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (x, y) of a place · t,h,w tubelets of
-2×16×16 px · p = h·w · N = t·h·w. True = masked. Places and sizes of rectangles are in patches.
+Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (x, y) of a place · t,h,w tubelets,
+2×16×16 px in the paper · p = h·w · N = t·h·w. True = masked. Places and sizes of rectangles are in patches.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from mgm_shared.geometry import CELL_PX, PATCH_PX, TUBELET_FRAMES, TokenGrid
+from mgm_shared.geometry import CELL_PX, PAPER_PATCH, Patch, TokenGrid
 from mgm_shared.kernel import kernel
 from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import Clip
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.rectangles import Mask, bounce, cover, lowest, side_walk, start
-
-CELLS_PER_PATCH = PATCH_PX // CELL_PX
 
 # Largest simulated motion per slice, as a share of the picture's side. The paper gives no distribution.
 SIMULATED_SPEED = 0.1
@@ -51,6 +49,7 @@ class MaskGenerator:
     ratio: float
     options: MaskOptions
     guidance: Guidance
+    patch: Patch = PAPER_PATCH
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "MaskGenerator":
@@ -58,11 +57,17 @@ class MaskGenerator:
         options = MaskOptions(
             jitter=config.mask_jitter, top_k=config.mask_top_k, is_first_guided=config.mask_first_guided
         )
-        return cls(strategy=config.mask, ratio=config.mask_ratio, options=options, guidance=Guidance.of(config))
+        return cls(
+            strategy=config.mask,
+            ratio=config.mask_ratio,
+            options=options,
+            guidance=Guidance.of(config),
+            patch=config.patch,
+        )
 
     def __call__(self, clip: Clip, rng: Generator) -> NDArray[np.bool_]:
         strength_TYX = self.guidance.strength(clip)
-        return make_mask(self.strategy, strength_TYX, ratio=self.ratio, rng=rng, options=self.options)
+        return make_mask(self.strategy, strength_TYX, ratio=self.ratio, rng=rng, options=self.options, patch=self.patch)
 
 
 Strength = NDArray[np.float32]
@@ -82,29 +87,38 @@ def num_masked(grid: TokenGrid, ratio: float) -> int:
     return num_masked_per_slice(grid, ratio) * grid.t
 
 
-def strongest_places(strength_TYX: Strength, rng: Generator, top_k: int = 1) -> NDArray[np.float64]:
+def strongest_places(
+    strength_TYX: Strength, rng: Generator, top_k: int = 1, patch: Patch = PAPER_PATCH
+) -> NDArray[np.float64]:
     """Mean place (x, y), in patches, of the `top_k` strongest cells of each slice: (t, 2) (eq. 6–7).
 
-    The strength of a slice is the sum over its two frames. Cells of equal strength are ordered by one random draw for
+    The strength of a slice is the sum over its frames. Cells of equal strength are ordered by one random draw for
     the whole clip, so a clip without motion gets one random place for all slices, and not always the top left corner.
     """
     num_rows, num_columns = strength_TYX.shape[1:]
     # argmax takes the first of several equal cells, so the cells are visited in random order.
     order_C = rng.permutation(num_rows * num_columns)
-    place_t2 = np.empty((len(strength_TYX) // TUBELET_FRAMES, 2))
+    place_t2 = np.empty((len(strength_TYX) // patch.frames, 2))
     flat_TC = strength_TYX.reshape(-1, num_rows * num_columns)
-    _mean_places(flat_TC, order_C, min(top_k, len(order_C)), num_columns, place_t2)
-    return (place_t2 + 0.5) / CELLS_PER_PATCH
+    _mean_places(flat_TC, order_C, min(top_k, len(order_C)), num_columns, patch.frames, place_t2)
+    return (place_t2 + 0.5) / patch.cells_per_side
 
 
 @kernel
 def _mean_places(
-    strength_TC: Strength, order_C: NDArray[np.int64], top_k: int, num_columns: int, place_t2: NDArray[np.float64]
+    strength_TC: Strength,
+    order_C: NDArray[np.int64],
+    top_k: int,
+    num_columns: int,
+    frames_per_slice: int,
+    place_t2: NDArray[np.float64],
 ) -> None:
     total_C = np.empty(len(order_C), np.float32)
     for t in range(len(place_t2)):
         for k in range(len(order_C)):
-            total_C[k] = strength_TC[2 * t, order_C[k]] + strength_TC[2 * t + 1, order_C[k]]
+            total_C[k] = strength_TC[t * frames_per_slice, order_C[k]]
+            for frame in range(1, frames_per_slice):
+                total_C[k] += strength_TC[t * frames_per_slice + frame, order_C[k]]
         x = y = 0
         for _ in range(top_k):
             strongest = total_C.argmax()
@@ -122,7 +136,7 @@ def mgm(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, o
     without jitter, and by `smm` and `block`, 100 places. The encoder meets these positions in fine-tuning only.
     """
     sides_2, first_2 = start(grid, ratio, rng)
-    centre_t2 = strongest_places(strength_TYX, rng, options.top_k)
+    centre_t2 = strongest_places(strength_TYX, rng, options.top_k, grid.patch)
     if not options.is_first_guided:
         centre_t2[0] = first_2
     sides_t2 = side_walk(sides_2, grid.t, 2, rng, options.jitter)
@@ -135,7 +149,8 @@ def mgm_sparse(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Gener
     Patches of equal motion are ordered by one random draw for the whole clip, so in a clip without motion every slice
     masks the same patches.
     """
-    shape = (grid.t, TUBELET_FRAMES, grid.h, CELLS_PER_PATCH, grid.w, CELLS_PER_PATCH)
+    cells = grid.patch.cells_per_side
+    shape = (grid.t, grid.patch.frames, grid.h, cells, grid.w, cells)
     strength_tp = strength_TYX.reshape(shape).sum((1, 3, 5)).reshape(grid.t, -1)
     tie_p = rng.random(strength_tp.shape[1])
     order_tp = np.lexsort((np.broadcast_to(tie_p, strength_tp.shape), -strength_tp))
@@ -206,16 +221,18 @@ def make_mask(
     ratio: float,
     rng: Generator,
     options: MaskOptions = MaskOptions(),
+    patch: Patch = PAPER_PATCH,
 ) -> Mask:
     """Make the mask of a clip.
 
     Args:
         strategy: A name in `STRATEGIES`.
-        strength_TYX: Strength of each motion cell, without missing values, from `Guidance.strength`. Its shape gives
-            the token grid.
+        strength_TYX: Strength of each motion cell, without missing values, from `Guidance.strength`. Its shape and
+            `patch` give the token grid.
         ratio: Share of masked tokens, between 0 and 1.
         rng: Source of randomness; the mask is a function of it and of the other arguments.
         options: Options of the moving rectangles.
+        patch: What a token covers.
 
     Returns:
         mask_N, flattened in the order t, h, w. Exactly `num_masked` tokens are True, which means masked.
@@ -227,5 +244,5 @@ def make_mask(
     if strategy not in STRATEGIES:
         raise ValueError(f"no mask strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     num_frames, num_rows, num_columns = strength_TYX.shape
-    grid = TokenGrid.of_clip(num_frames, num_rows * CELL_PX, num_columns * CELL_PX)
+    grid = TokenGrid.of_clip(num_frames, num_rows * CELL_PX, num_columns * CELL_PX, patch)
     return STRATEGIES[strategy](strength_TYX, grid, ratio, rng, options).reshape(-1)

@@ -10,10 +10,7 @@ from functools import lru_cache
 
 import torch
 
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
-from mgm_train.config import ModelConfig
-
-_PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
+from mgm_train.model_config import ModelConfig
 
 # Peak rates, in operations per second, of dense bfloat16 products with float32 accumulation, from the vendors' data
 # sheets, without sparsity. The first key that is part of torch's name for the device counts.
@@ -74,15 +71,16 @@ def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
     encoder = _encoder(config, num_visible)
     bridge = _linear(num_visible, config.width, config.decoder_width)
     decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_masked)
-    head = _linear(num_masked, config.decoder_width, _PATCH_VALUES)
-    return _with_backward(encoder + bridge + decoder + head, _linear(num_visible, _PATCH_VALUES, config.width))
+    head = _linear(num_masked, config.decoder_width, config.patch.num_values)
+    embedding = _linear(num_visible, config.patch.num_values, config.width)
+    return _with_backward(encoder + bridge + decoder + head, embedding)
 
 
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:
     """Operations of one fine-tuning clip, forward and backward."""
     num_tokens = config.grid.num_tokens
     rest = _encoder(config, num_tokens) + _linear(1, config.width, num_classes)
-    return _with_backward(rest, _linear(num_tokens, _PATCH_VALUES, config.width))
+    return _with_backward(rest, _linear(num_tokens, config.patch.num_values, config.width))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Position embeddings: VideoMAE's fixed sine and cosine table, and its interpolation to clips of another size.
+"""Position embeddings: fixed sine and cosine tables, and their interpolation to clips of another size.
 
 VideoMAE takes sine and cosine of the index of a token, counted over t, h and w. In a clip of another size, the same
 index means another place. So a model that was trained on clips of one size keeps the table of that size, as if it had
@@ -30,12 +30,26 @@ def sinusoid_table(num_tokens: int, width: int) -> Tensor:
     return torch.from_numpy(table_ND.astype(np.float32))[None]
 
 
-def position_table(grid: TokenGrid, trained: TokenGrid, width: int) -> Tensor:
+def separable_table(grid: TokenGrid, width: int) -> Tensor:
+    """Position table (1, N, width) float32 of the place (t, h, w) of a token: a table for each axis, side by side.
+
+    Each of the three tables is `sinusoid_table` of that coordinate alone, so neighbours in height and in time have
+    similar rows too, which they have not in VideoMAE's table of the flattened index. Height and width get a third of
+    the columns each, rounded down to an even number, and time gets the rest.
+    """
+    side_width = width // 6 * 2
+    parts = ((grid.t, width - 2 * side_width), (grid.h, side_width), (grid.w, side_width))
+    tables = [sinusoid_table(length, columns)[0] for length, columns in parts]
+    place_N3 = torch.cartesian_prod(*(torch.arange(length) for length, _ in parts))
+    return torch.cat([table[place_N] for table, place_N in zip(tables, place_N3.T, strict=True)], dim=1)[None]
+
+
+def position_table(grid: TokenGrid, trained: TokenGrid, width: int, kind: str = "sinusoid") -> Tensor:
     """Position table (1, N, width) float32 for clips of `grid`, for weights trained on clips of the grid `trained`.
 
-    If both grids are equal, it is `sinusoid_table` exactly.
+    `kind` is `sinusoid` or `separable`. If both grids are equal, it is `sinusoid_table` or `separable_table` exactly.
     """
-    table_1ND = sinusoid_table(trained.num_tokens, width)
+    table_1ND = separable_table(trained, width) if kind == "separable" else sinusoid_table(trained.num_tokens, width)
     if grid == trained:
         return table_1ND
     table_thwD = interpolate(table_1ND.reshape(trained.t, trained.h, trained.w, width), grid)

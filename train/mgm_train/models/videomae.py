@@ -1,14 +1,13 @@
 """The video masked autoencoder of pretraining, and the classifier of fine-tuning with the same encoder (paper §3.1).
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
-(N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q = 2·16·16 pixels of a
-patch · P = Q·3 values of it, colour fastest. Shapes, initial weights and the epsilon of the norms are VideoMAE's.
+(N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
+(2·16·16) · P = Q·3 values of it, colour fastest. Shapes, initial weights and the epsilon of the norms are VideoMAE's.
 Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
 keeps one graph.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,26 +16,17 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgm_shared.errors import UserError
-from mgm_shared.geometry import PATCH_PX, TUBELET_FRAMES
-from mgm_train.config import MODEL_SIZES, ModelConfig
+from mgm_shared.geometry import Patch
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.attention import Blocks, LayerNorm
 from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.pos_embed import position_table
 
-PATCH_VALUES = TUBELET_FRAMES * PATCH_PX * PATCH_PX * 3
 ENCODER_PREFIX = "encoder."
 # Standard deviation of the truncated normals of VideoMAE's initial weights.
 INIT_STD = 0.02
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def model_config(name: str, *, num_frames: int = 16, image_px: int = 224, attention: str = "joint") -> ModelConfig:
-    """Configuration of a named model size for clips of num_frames × image_px × image_px. UserError for another name."""
-    if name not in MODEL_SIZES:
-        raise UserError(f"there is no model {name!r}; there are: {', '.join(MODEL_SIZES)}")
-    return replace(MODEL_SIZES[name], num_frames=num_frames, image_px=image_px, attention=attention)
 
 
 def split_mask(mask_BN: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
@@ -57,9 +47,9 @@ def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
     return values_BNX[clip_B1, index_BK]
 
 
-def patchify(frames_BCTHW: Tensor) -> Tensor:
-    """Split frames into tubelets, (B, N, 3, Q): tokens in the order t, h, w, pixels in the order time, row, column."""
-    split = frames_BCTHW.unflatten(4, (-1, PATCH_PX)).unflatten(3, (-1, PATCH_PX)).unflatten(2, (-1, TUBELET_FRAMES))
+def patchify(frames_BCTHW: Tensor, patch: Patch) -> Tensor:
+    """Split frames into patches, (B, N, 3, Q): tokens in the order t, h, w, pixels in the order time, row, column."""
+    split = frames_BCTHW.unflatten(4, (-1, patch.px)).unflatten(3, (-1, patch.px)).unflatten(2, (-1, patch.frames))
     pixels_BN3Q: Tensor = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
     return pixels_BN3Q
 
@@ -97,15 +87,16 @@ class TubeletEmbedding(nn.Module):
     uint8 frames are normalised here, after the masked patches are dropped. Float frames must be normalised already.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, patch: Patch) -> None:
         super().__init__()
-        side = (TUBELET_FRAMES, PATCH_PX, PATCH_PX)
+        self.patch = patch
+        side = (patch.frames, patch.px, patch.px)
         self.proj = nn.Conv3d(3, width, kernel_size=side, stride=side)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         # A convolution whose stride equals its kernel is a matrix product, and that can skip the masked patches: 3.4
         # times as fast as Conv3d followed by dropping (ratio 0.75, one CPU core, width 192, 16×112² clips).
-        patches_BN3Q = patchify(frames_BCTHW)
+        patches_BN3Q = patchify(frames_BCTHW, self.patch)
         if visible_BV is not None:
             patches_BN3Q = pick(patches_BN3Q, visible_BV)
         if patches_BN3Q.dtype == torch.uint8:
@@ -120,14 +111,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig, *, has_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.patch_embed = TubeletEmbedding(config.width)
+        self.patch_embed = TubeletEmbedding(config.width, config.patch)
         self.blocks: Blocks | DividedBlocks
         if config.attention == "divided":
             self.blocks = DividedBlocks(config.width, config.depth, config.num_heads, config.grid, drop_path)
         else:
             self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
         self.norm = LayerNorm(config.width) if has_norm else nn.Identity()
-        table_1ND = position_table(config.grid, config.trained_grid, config.width)
+        table_1ND = position_table(config.grid, config.trained_grid, config.width, config.positions)
         self.register_buffer("position_1ND", table_1ND, persistent=False)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
@@ -148,7 +139,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
         self.norm = LayerNorm(config.decoder_width)
-        self.head = nn.Linear(config.decoder_width, PATCH_VALUES)
+        self.head = nn.Linear(config.decoder_width, config.patch.num_values)
 
     def forward(self, tokens_BNE: Tensor, num_masked: int) -> Tensor:
         pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked)))
@@ -167,7 +158,7 @@ class VideoMAE(nn.Module):
         self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.decoder = Decoder(config)
-        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width)
+        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
         self.apply(_init_for_pretraining)
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)

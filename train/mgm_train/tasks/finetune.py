@@ -18,7 +18,7 @@ from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
-from mgm_train.models.videomae import VideoClassifier, build, model_config
+from mgm_train.models.videomae import VideoClassifier, build
 from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import FinetuneObjective
@@ -111,9 +111,7 @@ def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | N
 
 def _model(config: FinetuneConfig, classes: list[str], progress: Progress) -> VideoClassifier:
     """A classifier with the encoder of `config.init`, or with random weights where that is empty."""
-    shape = model_config(
-        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
-    )
+    shape = config.shape
     weights = load_weights(Path(config.init)) if config.init else None
     if weights is not None:
         shape = fitted(shape, weights)

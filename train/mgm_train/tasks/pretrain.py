@@ -15,7 +15,7 @@ from mgm_train.data.labels import mirror_warning
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator, num_masked
 from mgm_train.models.flops import pretrain_flops
-from mgm_train.models.videomae import VideoMAE, build, model_config
+from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
@@ -67,9 +67,7 @@ def pretrain_job(
     opened = open_store(store)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
-    shape = model_config(
-        config.model, num_frames=config.num_frames, image_px=config.image_px, attention=config.attention
-    )
+    shape = config.shape
     return Job(
         task="pretrain",
         config=config,

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import torch
 
 from mgm_shared.config import flag
-from mgm_train.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
+from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
+from mgm_train.model_config import ModelConfig
 from mgm_train.training.optim import REFERENCE_BATCH
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)

@@ -1,7 +1,7 @@
 """Losses: the error of the masked patches (paper §3.1), and the cross entropy of the label.
 
-Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q = 2·16·16 pixels of
-a patch · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
+Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q pixels of a patch
+(2·16·16) · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
+from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
 from mgm_train.data.augment import global_random
 from mgm_train.models.videomae import normalise, split_mask
@@ -33,36 +34,40 @@ class Objective(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
 
 
-def masked_mse(pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
+def masked_mse(
+    pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None, patch: Patch = PAPER_PATCH
+) -> Tensor:
     """Mean squared error over the masked patches, a float32 scalar.
 
     The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in `mask_BN` = masked.
     """
     num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
     _, masked_BM = split_mask(mask_BN, num_masked)
-    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM))
+    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM, patch))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainObjective:
     """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_masked`."""
 
-    error: Callable[[Tensor, Tensor, Tensor, int], Tensor] = masked_mse
+    error: Callable[[Tensor, Tensor, Tensor, int, Patch], Tensor] = masked_mse
+    patch: Patch = PAPER_PATCH
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "PretrainObjective":
         """The objective of a configuration; with `compile` the error is compiled like the model."""
-        return cls(error=torch.compile(masked_mse)) if config.compile else cls()
+        error = torch.compile(masked_mse) if config.compile else masked_mse
+        return cls(error=error, patch=config.patch)
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         frames_BCTHW, mask_BN, num_masked = batch["frames_BCTHW"], batch["mask_BN"], batch["num_masked"]
         pixels_BMP = model(frames_BCTHW, mask_BN, num_masked)
         kept_K = batch.get("kept_K")
         if kept_K is None:
-            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_masked)
+            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_masked, self.patch)
         if not len(kept_K):
             return _no_loss(pixels_BMP)
-        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_masked)
+        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_masked, self.patch)
         return error * (len(kept_K) / len(frames_BCTHW))
 
 
