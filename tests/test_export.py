@@ -103,9 +103,9 @@ def test_key_bias_is_the_only_one_without_effect(part: str) -> None:
     assert difference < 1e-4 if part == "key" else difference > 1e-2
 
 
-@pytest.mark.parametrize("change", [{"attention": "divided"}, {"trained_px": 64}])
+@pytest.mark.parametrize("change", [{"attention": "divided"}, {"trained_px": 64}, {"positions": "separable"}])
 def test_what_transformers_cannot_be_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="neither divided attention nor interpolated positions"):
+    with pytest.raises(UserError, match="joint attention and sinusoid positions"):
         transformers_config(dataclasses.replace(TWO_LAYERS, **change), is_classifier=True)
 
 
