@@ -30,6 +30,7 @@ TWO_LAYERS = ModelConfig(
     image_px=48,
 )
 NUM_MASKED = 12
+by_patch = pytest.mark.parametrize(("patch_px", "tubelet"), [(16, 2), (8, 1), (16, 1), (8, 2)])
 
 
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -38,11 +39,11 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
-def _clips(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _clips(generator: torch.Generator, num_tokens: int = 18) -> tuple[torch.Tensor, torch.Tensor]:
     frames_BCTHW = torch.randint(0, 256, (3, 3, 4, 48, 48), generator=generator, dtype=torch.uint8)
-    mask_BN = torch.zeros(3, 18, dtype=torch.bool)
+    mask_BN = torch.zeros(3, num_tokens, dtype=torch.bool)
     for mask_N in mask_BN:
-        mask_N[torch.randperm(18, generator=generator)[:NUM_MASKED]] = True
+        mask_N[torch.randperm(num_tokens, generator=generator)[:NUM_MASKED]] = True
     return frames_BCTHW, mask_BN
 
 
@@ -58,28 +59,32 @@ def _as_transformers(model: nn.Module, config: ModelConfig, is_classifier: bool)
     return theirs
 
 
-def test_pretraining_equals_transformers() -> None:
+@by_patch
+def test_pretraining_equals_transformers(patch_px: int, tubelet: int) -> None:
+    config = dataclasses.replace(TWO_LAYERS, patch_px=patch_px, tubelet=tubelet)
     generator = torch.Generator().manual_seed(1)
-    model = VideoMAE(TWO_LAYERS).eval()
+    model = VideoMAE(config).eval()
     _randomise(model, generator)
-    frames_BCTHW, mask_BN = _clips(generator)
-    theirs = _as_transformers(model, TWO_LAYERS, is_classifier=False)
+    frames_BCTHW, mask_BN = _clips(generator, config.grid.num_tokens)
+    theirs = _as_transformers(model, config, is_classifier=False)
     with torch.no_grad():
         inputs_BCTHW = normalise(frames_BCTHW)
         pixels_BMP = model(inputs_BCTHW, mask_BN, NUM_MASKED)
         expected = theirs(inputs_BCTHW.transpose(1, 2), bool_masked_pos=mask_BN)
     torch.testing.assert_close(pixels_BMP, expected.logits, atol=1e-4, rtol=0)
-    loss = masked_mse(pixels_BMP, frames_BCTHW, mask_BN)
+    loss = masked_mse(pixels_BMP, frames_BCTHW, mask_BN, patch=config.patch)
     torch.testing.assert_close(loss, expected.loss, atol=1e-4, rtol=0)
     assert pixels_BMP.std() > 0.5, "the comparison needs outputs that differ"
 
 
-def test_classifier_equals_transformers() -> None:
+@by_patch
+def test_classifier_equals_transformers(patch_px: int, tubelet: int) -> None:
+    config = dataclasses.replace(TWO_LAYERS, patch_px=patch_px, tubelet=tubelet)
     generator = torch.Generator().manual_seed(2)
-    model = VideoClassifier(TWO_LAYERS, num_classes=5).eval()
+    model = VideoClassifier(config, num_classes=5).eval()
     _randomise(model, generator)
     frames_BCTHW, _ = _clips(generator)
-    theirs = _as_transformers(model, TWO_LAYERS, is_classifier=True)
+    theirs = _as_transformers(model, config, is_classifier=True)
     with torch.no_grad():
         inputs_BCTHW = normalise(frames_BCTHW)
         logits_BK = model(inputs_BCTHW)
@@ -103,7 +108,9 @@ def test_key_bias_is_the_only_one_without_effect(part: str) -> None:
     assert difference < 1e-4 if part == "key" else difference > 1e-2
 
 
-@pytest.mark.parametrize("change", [{"attention": "divided"}, {"trained_px": 64}, {"positions": "separable"}])
+@pytest.mark.parametrize(
+    "change", [{"attention": "divided"}, {"trained_px": 64}, {"positions": "separable"}, {"positions": "rope3d"}]
+)
 def test_what_transformers_cannot_be_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="joint attention and sinusoid positions"):
         transformers_config(dataclasses.replace(TWO_LAYERS, **change), is_classifier=True)

@@ -22,7 +22,7 @@ from mgm_shared.errors import UserError
 TEST_EVERY = 4
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 # An 8-px patch whose deviation is under this many grey levels is flat.
-PATCH_PX, FLAT_LEVELS = 8, 4.0
+SQUARE_PX, FLAT_LEVELS = 8, 4.0
 MAX_FLAT_SHARE, MAX_TRIES = 0.03, 10
 # Frames that pictures are taken from; few, so that a process can keep them.
 STARTS = (0, 10, 20)
@@ -73,8 +73,8 @@ def read_run(path: Path, start: int, num_frames: int) -> NDArray[np.uint8]:
 def flat_share(picture_HWC: NDArray[np.uint8], levels: float = FLAT_LEVELS) -> float:
     """Share of 8×8-px patches whose grey levels deviate by less than `levels`."""
     grey_HW = picture_HWC.mean(-1)
-    height, width = (length // PATCH_PX * PATCH_PX for length in grey_HW.shape)
-    patches = grey_HW[:height, :width].reshape(height // PATCH_PX, PATCH_PX, width // PATCH_PX, PATCH_PX)
+    height, width = (length // SQUARE_PX * SQUARE_PX for length in grey_HW.shape)
+    patches = grey_HW[:height, :width].reshape(height // SQUARE_PX, SQUARE_PX, width // SQUARE_PX, SQUARE_PX)
     return float((patches.std((1, 3)) < levels).mean())
 
 

@@ -19,7 +19,8 @@ Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
-Positions = Literal["sinusoid", "separable"]
+Positions = Literal["sinusoid", "separable", "rope3d"]
+LinearInit = Literal["xavier", "torch"]
 PatchPx = Literal[8, 16]
 Tubelet = Literal[1, 2]
 Sampling = Literal["dense", "segment"]
@@ -74,7 +75,8 @@ class TrainConfig(Config):
     tubelet: Tubelet = option(2, "Frames of a token", group=MODEL)
     positions: Positions = option(
         "sinusoid",
-        "sinusoid: of the flattened index of a token (VideoMAE); separable: of its time, height and width",
+        "sinusoid: of the flattened index of a token (VideoMAE); separable: of its time, height and width; rope3d: "
+        "rotary, in attention, over time, height and width (V-JEPA 2)",
         group=MODEL,
     )
     num_frames: int = option(16, "Frames of a clip; a multiple of tubelet", group=CLIPS, ge=1)
@@ -190,6 +192,9 @@ class TrainConfig(Config):
 class PretrainConfig(TrainConfig):
     """Options of pretraining; the defaults are Table 5 of the paper."""
 
+    linear_init: LinearInit = option(
+        "xavier", "Initial weights of linear layers: xavier (VideoMAE), or PyTorch's default", group=MODEL
+    )
     mask: Mask = option("mgm", "Masking strategy: which tokens the encoder does not see", group=MASKING)
     mask_ratio: float = option(0.75, "Share of masked tokens", group=MASKING, gt=0, lt=1)
     mask_jitter: float = option(

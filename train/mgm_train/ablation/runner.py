@@ -50,6 +50,10 @@ class Ended:
 Launch = Callable[[list[str], StopRequest], Ended]
 
 
+# Options that a stage takes from the one before it, unless they are given.
+INHERITED = {"finetune": ("positions",), "evaluate": SAMPLING_OPTIONS}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One command of a run, with its configuration, and the paths of its files."""
@@ -69,8 +73,8 @@ class Stage:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What it is asked: all options, so that none is chosen for it, but what a test takes from its fine-tuning."""
-        inherited = set(SAMPLING_OPTIONS) - self.config.model_fields_set if self.task == "evaluate" else set()
+        """What it is asked: all options, so that none is chosen for it, but what it takes from the stage before it."""
+        inherited = set(INHERITED.get(self.task, ())) - self.config.model_fields_set
         return {name: value for name, value in self.config.to_dict().items() if name not in inherited}
 
     @property

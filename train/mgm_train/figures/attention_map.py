@@ -6,6 +6,7 @@ G heads · d width of a head.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from mgm_shared.geometry import TokenGrid
 from mgm_train.models.attention import Attention
 from mgm_train.models.divided_attention import DividedBlock
+from mgm_train.models.rope import rotate
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 
 Token = tuple[int, int, int]
@@ -52,13 +54,13 @@ def attention_map(
 
 
 @contextmanager
-def _inputs(block: nn.Module) -> Iterator[dict[str, Tensor]]:
+def _inputs(block: nn.Module) -> Iterator[dict[str, Any]]:
     """Record the inputs of the attention modules of a block, by their names."""
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
     hooks = []
     for name, module in block.named_children():
         if isinstance(module, Attention):
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]})))
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs})))
     try:
         yield seen
     finally:
@@ -66,10 +68,17 @@ def _inputs(block: nn.Module) -> Iterator[dict[str, Tensor]]:
             hook.remove()
 
 
-def _row(attention: Attention, tokens_BND: Tensor, token: int) -> Tensor:
-    """softmax(q·kᵀ / √d) of one token, averaged over the heads, (B, N). Fused attention does not return it."""
-    joint_BN3Gd = attention.qkv(tokens_BND).unflatten(2, (3, attention.num_heads, -1))
-    query_BGd, key_BNGd = joint_BN3Gd[:, token, 0], joint_BN3Gd[:, :, 1]
-    scores_BGN = torch.einsum("bgd,bngd->bgn", query_BGd, key_BNGd) * query_BGd.shape[-1] ** -0.5
+def _row(attention: Attention, inputs: tuple[Any, ...], token: int) -> Tensor:
+    """softmax(q·kᵀ / √d) of one token, averaged over the heads, (B, N). Fused attention does not return it.
+
+    `inputs` are the arguments of the attention module, in its order.
+    """
+    tokens_BND, _, _, rotation_BNR2 = inputs
+    joint_3BGNd = attention.qkv(tokens_BND).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query_BGNd, key_BGNd = joint_3BGNd[0], joint_3BGNd[1]
+    if rotation_BNR2 is not None:
+        query_BGNd, key_BGNd = rotate(query_BGNd, rotation_BNR2), rotate(key_BGNd, rotation_BNR2)
+    query_BGd = query_BGNd[:, :, token]
+    scores_BGN = torch.einsum("bgd,bgnd->bgn", query_BGd, key_BGNd) * query_BGd.shape[-1] ** -0.5
     attention_BN: Tensor = scores_BGN.softmax(dim=2).mean(dim=1)
     return attention_BN

@@ -4,7 +4,7 @@ Modules and parameter names are those of timm's `Block`. Unlike timm's, a block 
 the decoder's last block only the masked tokens are needed, so the visible ones serve there as keys and values only.
 
 Axes: B clips · N tokens · O output tokens, the last ones · D width · G heads · d width of a head · K heads, of the B·G
-heads of all clips.
+heads of all clips. `rotation_BNR2` are rotary positions of the tokens (see rope.py); None where tokens have others.
 """
 
 from functools import partial
@@ -15,6 +15,8 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from mgm_train.models.rope import rotate
 
 # VideoMAE's epsilon for every norm of its models. torch's default is 1e-5.
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -77,7 +79,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, tokens_BND: Tensor, num_outputs: int | None = None, attn_mask_B1ON: Tensor | None = None
+        self,
+        tokens_BND: Tensor,
+        num_outputs: int | None = None,
+        attn_mask_B1ON: Tensor | None = None,
+        rotation_BNR2: Tensor | None = None,
     ) -> Tensor:
         """Output (B, O, D) of the last `num_outputs` tokens, or of all. The mask is True where O may attend to N."""
         if num_outputs is None:
@@ -87,6 +93,8 @@ class Attention(nn.Module):
             weight, bias = self.qkv.weight, self.qkv.bias
             (query,) = self._heads(F.linear(tokens_BND[:, -num_outputs:], weight[:width], bias[:width]), 1)
             key, value = self._heads(F.linear(tokens_BND, weight[width:], bias[width:]), 2)
+        if rotation_BNR2 is not None:
+            query, key = rotate(query, rotation_BNR2[:, -query.shape[2] :]), rotate(key, rotation_BNR2)
         tokens_BOD: Tensor = self.proj(attend(query, key, value, attn_mask_B1ON).transpose(1, 2).flatten(2))
         return tokens_BOD
 
@@ -108,10 +116,12 @@ class Block(nn.Module):
         self.mlp = Mlp(width, 4 * width)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, tokens_BND: Tensor, num_outputs: int | None = None) -> Tensor:
+    def forward(
+        self, tokens_BND: Tensor, num_outputs: int | None = None, rotation_BNR2: Tensor | None = None
+    ) -> Tensor:
         """Output (B, O, D): the last `num_outputs` tokens, or all."""
         tokens_BOD = tokens_BND if num_outputs is None else tokens_BND[:, -num_outputs:]
-        tokens_BOD = tokens_BOD + self.drop_path1(self.attn(self.norm1(tokens_BND), num_outputs))
+        tokens_BOD = tokens_BOD + self.drop_path1(self.attn(self.norm1(tokens_BND), num_outputs, None, rotation_BNR2))
         output_BOD: Tensor = tokens_BOD + self.drop_path2(self.mlp(self.norm2(tokens_BOD)))
         return output_BOD
 
@@ -124,16 +134,20 @@ class Blocks(nn.ModuleList):
         super().__init__(Block(width, num_heads, rate) for rate in rates)
         self.is_recomputing = False
 
-    def forward(self, tokens_BND: Tensor, num_outputs: int | None = None) -> Tensor:
+    def forward(
+        self, tokens_BND: Tensor, num_outputs: int | None = None, rotation_BNR2: Tensor | None = None
+    ) -> Tensor:
         """Output (B, O, D) of the last block: the last `num_outputs` tokens, or all."""
         *all_but_one, last = self
         for block in all_but_one:
-            tokens_BND = self._run(block, tokens_BND, None)
-        return self._run(last, tokens_BND, num_outputs)
+            tokens_BND = self._run(block, tokens_BND, None, rotation_BNR2)
+        return self._run(last, tokens_BND, num_outputs, rotation_BNR2)
 
-    def _run(self, block: nn.Module, tokens_BND: Tensor, num_outputs: int | None) -> Tensor:
+    def _run(
+        self, block: nn.Module, tokens_BND: Tensor, num_outputs: int | None, rotation_BNR2: Tensor | None
+    ) -> Tensor:
         if self.is_recomputing and torch.is_grad_enabled():
-            tokens_BOD: Tensor = checkpoint(block, tokens_BND, num_outputs, use_reentrant=False)
+            tokens_BOD: Tensor = checkpoint(block, tokens_BND, num_outputs, rotation_BNR2, use_reentrant=False)
         else:
-            tokens_BOD = block(tokens_BND, num_outputs)
+            tokens_BOD = block(tokens_BND, num_outputs, rotation_BNR2)
         return tokens_BOD

@@ -9,7 +9,8 @@ attention over the full grid. No shape depends on the mask.
 TimeSformer has another linear layer behind the projection of time attention, with zero weights at the start, which
 keeps the function of a pretrained image model. It is left out, because here everything is trained from scratch.
 
-Axes: B clips · N tokens, flattened t,h,w, or those that are visible · V visible tokens · D width.
+Axes: B clips · N tokens, flattened t,h,w, or those that are visible · V visible tokens · D width. `rotation_BNR2` are
+rotary positions of the tokens (see rope.py); None where tokens have others.
 """
 
 from collections.abc import Callable
@@ -59,26 +60,37 @@ class DividedBlock(nn.Module):
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, tokens_BND: Tensor, peers: Peers | None) -> Tensor:
+    def forward(self, tokens_BND: Tensor, peers: Peers | None, rotation_BNR2: Tensor | None = None) -> Tensor:
         """Output (B, N, D) of the full grid; with `peers`, of the visible tokens."""
         normed_BND = self.temporal_norm(tokens_BND)
-        mixed_BND = self.temporal_attn(normed_BND, None, peers.in_place_B1VV) if peers else self._over_time(normed_BND)
+        if peers:
+            mixed_BND = self.temporal_attn(normed_BND, None, peers.in_place_B1VV, rotation_BNR2)
+        else:
+            mixed_BND = self._over_time(normed_BND, rotation_BNR2)
         tokens_BND = tokens_BND + self.drop_path(mixed_BND)
         normed_BND = self.norm1(tokens_BND)
-        mixed_BND = self.attn(normed_BND, None, peers.in_slice_B1VV) if peers else self._over_space(normed_BND)
+        if peers:
+            mixed_BND = self.attn(normed_BND, None, peers.in_slice_B1VV, rotation_BNR2)
+        else:
+            mixed_BND = self._over_space(normed_BND, rotation_BNR2)
         tokens_BND = tokens_BND + self.drop_path(mixed_BND)
         output_BND: Tensor = tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
         return output_BND
 
-    def _over_time(self, tokens_BND: Tensor) -> Tensor:
+    def _over_time(self, tokens_BND: Tensor, rotation_BNR2: Tensor | None) -> Tensor:
         swapped = tokens_BND.unflatten(1, (self.grid.t, -1)).transpose(1, 2)
-        mixed = self.temporal_attn(swapped.flatten(0, 1)).view(swapped.shape)
+        if rotation_BNR2 is not None:
+            # Only the difference of two positions counts: those of the first place of a slice serve all places.
+            rotation_BNR2 = rotation_BNR2[:, :: self.grid.patches_per_slice]
+        mixed = self.temporal_attn(swapped.flatten(0, 1), None, None, rotation_BNR2).view(swapped.shape)
         mixed_BND: Tensor = mixed.transpose(1, 2).flatten(1, 2)
         return mixed_BND
 
-    def _over_space(self, tokens_BND: Tensor) -> Tensor:
+    def _over_space(self, tokens_BND: Tensor, rotation_BNR2: Tensor | None) -> Tensor:
         slices = tokens_BND.unflatten(1, (self.grid.t, -1))
-        mixed_BND: Tensor = self.attn(slices.flatten(0, 1)).view(tokens_BND.shape)
+        if rotation_BNR2 is not None:
+            rotation_BNR2 = rotation_BNR2[:, : self.grid.patches_per_slice]
+        mixed_BND: Tensor = self.attn(slices.flatten(0, 1), None, None, rotation_BNR2).view(tokens_BND.shape)
         return mixed_BND
 
 
@@ -91,14 +103,22 @@ class DividedBlocks(nn.ModuleList):
         self.grid = grid
         self.is_recomputing = False
 
-    def forward(self, tokens_BND: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BND: Tensor, visible_BV: Tensor | None = None, rotation_BNR2: Tensor | None = None
+    ) -> Tensor:
         """Output (B, N, D) of the last block. `visible_BV` holds the tokens' indices; None means the full grid."""
         peers = None if visible_BV is None else Peers.of(visible_BV, self.grid)
         for block in self:
-            tokens_BND = self._run(block, tokens_BND, peers)
+            tokens_BND = self._run(block, tokens_BND, peers, rotation_BNR2)
         return tokens_BND
 
-    def _run(self, block: Callable[[Tensor, Peers | None], Tensor], tokens_BND: Tensor, peers: Peers | None) -> Tensor:
+    def _run(
+        self,
+        block: Callable[[Tensor, Peers | None, Tensor | None], Tensor],
+        tokens_BND: Tensor,
+        peers: Peers | None,
+        rotation_BNR2: Tensor | None,
+    ) -> Tensor:
         if self.is_recomputing and torch.is_grad_enabled():
-            return checkpoint(block, tokens_BND, peers, use_reentrant=False)
-        return block(tokens_BND, peers)
+            return checkpoint(block, tokens_BND, peers, rotation_BNR2, use_reentrant=False)
+        return block(tokens_BND, peers, rotation_BNR2)

@@ -47,8 +47,13 @@ def separable_table(grid: TokenGrid, width: int) -> Tensor:
 def position_table(grid: TokenGrid, trained: TokenGrid, width: int, kind: str = "sinusoid") -> Tensor:
     """Position table (1, N, width) float32 for clips of `grid`, for weights trained on clips of the grid `trained`.
 
-    `kind` is `sinusoid` or `separable`. If both grids are equal, it is `sinusoid_table` or `separable_table` exactly.
+    `kind` is `sinusoid` or `separable`: `sinusoid_table` or `separable_table` exactly if both grids are equal. For
+    `rope3d`, whose positions turn queries and keys (see rope.py), it is zero. ValueError for another kind.
     """
+    if kind == "rope3d":
+        return torch.zeros(1, grid.num_tokens, width)
+    if kind not in ("sinusoid", "separable"):
+        raise ValueError(f"no positions {kind!r}; there are sinusoid, separable, rope3d")
     table_1ND = separable_table(trained, width) if kind == "separable" else sinusoid_table(trained.num_tokens, width)
     if grid == trained:
         return table_1ND

@@ -2,7 +2,8 @@
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
-(2·16·16) · P = Q·3 values of it, colour fastest. Shapes, initial weights and the epsilon of the norms are VideoMAE's.
+(2·16·16) · P = Q·3 values of it, colour fastest · R pairs of values that rotary positions turn, 2 = (cosine, sine).
+Shapes, initial weights and the epsilon of the norms are VideoMAE's.
 Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
 keeps one graph.
 """
@@ -21,6 +22,7 @@ from mgm_train.model_config import ModelConfig
 from mgm_train.models.attention import Blocks, LayerNorm
 from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.pos_embed import position_table
+from mgm_train.models.rope import rotation_table
 
 ENCODER_PREFIX = "encoder."
 # Standard deviation of the truncated normals of VideoMAE's initial weights.
@@ -104,10 +106,18 @@ class TubeletEmbedding(nn.Module):
         return F.linear(patches_BN3Q.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 
+def _rotation(config: ModelConfig, head_width: int) -> Tensor | None:
+    """Rotary positions (1, N, R, 2) of all tokens for heads of this width; None for a model with other positions."""
+    if config.positions != "rope3d":
+        return None
+    return rotation_table(config.grid, config.trained_grid, head_width)
+
+
 class Encoder(nn.Module):
     """Patch embedding, positions, blocks, and a last norm if `has_norm`. Both models name its parameters alike."""
 
     position_1ND: Tensor
+    rotation_1NR2: Tensor | None
 
     def __init__(self, config: ModelConfig, *, has_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -120,15 +130,18 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(config.width) if has_norm else nn.Identity()
         table_1ND = position_table(config.grid, config.trained_grid, config.width, config.positions)
         self.register_buffer("position_1ND", table_1ND, persistent=False)
+        self.register_buffer("rotation_1NR2", _rotation(config, config.width // config.num_heads), persistent=False)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
-        position_1ND = self.position_1ND
+        position_1ND, rotation_BVR2 = self.position_1ND, self.rotation_1NR2
         tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
+        if rotation_BVR2 is not None and visible_BV is not None:
+            rotation_BVR2 = pick(rotation_BVR2, visible_BV)
         if isinstance(self.blocks, DividedBlocks):
-            output_BVD: Tensor = self.norm(self.blocks(tokens_BND, visible_BV))
+            output_BVD: Tensor = self.norm(self.blocks(tokens_BND, visible_BV, rotation_BVR2))
         else:
-            output_BVD = self.norm(self.blocks(tokens_BND))
+            output_BVD = self.norm(self.blocks(tokens_BND, None, rotation_BVR2))
         return output_BVD
 
 
@@ -141,17 +154,22 @@ class Decoder(nn.Module):
         self.norm = LayerNorm(config.decoder_width)
         self.head = nn.Linear(config.decoder_width, config.patch.num_values)
 
-    def forward(self, tokens_BNE: Tensor, num_masked: int) -> Tensor:
-        pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked)))
+    def forward(self, tokens_BNE: Tensor, num_masked: int, rotation_BNR2: Tensor | None = None) -> Tensor:
+        pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked, rotation_BNR2)))
         return pixels_BMP
 
 
 class VideoMAE(nn.Module):
-    """Masked autoencoder: the encoder processes the visible tokens, the decoder all tokens (paper §3.1)."""
+    """Masked autoencoder: the encoder processes the visible tokens, the decoder all tokens (paper §3.1).
+
+    Linear layers start from Xavier's uniform weights as in VideoMAE, or with `linear_init` "torch" from PyTorch's
+    default, which learnt faster in a trial of a small model, one seed.
+    """
 
     position_1NE: Tensor
+    rotation_1NR2: Tensor | None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, linear_init: str = "xavier") -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config, has_norm=True)
@@ -160,7 +178,10 @@ class VideoMAE(nn.Module):
         self.decoder = Decoder(config)
         table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
-        self.apply(_init_for_pretraining)
+        rotation_1NR2 = _rotation(config, config.decoder_width // config.decoder_num_heads)
+        self.register_buffer("rotation_1NR2", rotation_1NR2, persistent=False)
+        if linear_init == "xavier":
+            self.apply(_init_for_pretraining)
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
@@ -174,10 +195,13 @@ class VideoMAE(nn.Module):
         num_masked = int(mask_BN[0].sum()) if num_masked is None else num_masked
         visible_BV, masked_BM = split_mask(mask_BN, num_masked)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
-        # Visible tokens first, then masked ones. Their order does not matter, since positions are added to the tokens.
+        # Visible tokens first, then masked ones. Their order does not matter, since each takes its position with it.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
         masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
-        pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked)
+        rotation_BNR2 = self.rotation_1NR2
+        if rotation_BNR2 is not None:
+            rotation_BNR2 = pick(rotation_BNR2, torch.cat([visible_BV, masked_BM], dim=1))
+        pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked, rotation_BNR2)
         return pixels_BMP
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -11,7 +11,7 @@ from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.transfer import fitted, load_encoder
-from mgm_train.checkpoint.weights import find_weights, load_weights
+from mgm_train.checkpoint.weights import Weights, find_weights, load_weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
 from mgm_train.data.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
@@ -58,11 +58,13 @@ def finetune_job(
 ) -> tuple[Job, MakeEpochTest | None]:
     """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
     opened = open_store(store)
+    weights = load_weights(Path(config.init)) if config.init else None
+    config = _with_positions_of(weights, config)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
     for line in _remarks(opened, config, class_map, classes):
         progress.say(line)
-    model = _model(config, classes, progress)
+    model = _model(config, weights, classes, progress)
     dataset = LabelledDataset(
         opened,
         num_frames=config.num_frames,
@@ -109,10 +111,16 @@ def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | N
     return [line for line in (warning, mapped, single if len(classes) == 1 else "") if line]
 
 
-def _model(config: FinetuneConfig, classes: list[str], progress: Progress) -> VideoClassifier:
-    """A classifier with the encoder of `config.init`, or with random weights where that is empty."""
+def _with_positions_of(weights: Weights | None, config: FinetuneConfig) -> FinetuneConfig:
+    """The options with the positions of the pretrained weights, where they were not given."""
+    if weights is None or "positions" in config.model_fields_set:
+        return config
+    return config.replace(positions=weights.model.positions)
+
+
+def _model(config: FinetuneConfig, weights: Weights | None, classes: list[str], progress: Progress) -> VideoClassifier:
+    """A classifier with the encoder of the pretrained weights, or with random weights where there are none."""
     shape = config.shape
-    weights = load_weights(Path(config.init)) if config.init else None
     if weights is not None:
         shape = fitted(shape, weights)
     heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}

@@ -71,7 +71,7 @@ def pretrain_job(
     return Job(
         task="pretrain",
         config=config,
-        model=build(lambda: VideoMAE(shape), config.seed),
+        model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
         objective=PretrainObjective.of(config),
         dataset=pretrain_dataset(opened, config),
         run=RunFolder(Path(run)),
