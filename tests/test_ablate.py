@@ -195,6 +195,17 @@ def test_a_test_is_asked_no_sampling_that_the_grid_does_not_set(
     assert asked()["stride"] == 3
 
 
+def test_a_fine_tuning_is_asked_no_positions_that_the_grid_does_not_set(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
+    for option, is_asked in (("pretrain.positions", False), ("positions", True)):
+        assert ablate(grid={**GRID, "settings": {**TOY, option: "rope3d"}}).exit_code == 0
+        for task, has_positions in (("pretrain", True), ("finetune", is_asked)):
+            file = sorted(tmp_path.glob(f"out/*/{task}.yaml"))[0]
+            assert yaml.safe_load(file.read_text())[task].get("positions") == ("rope3d" if has_positions else None)
+        shutil.rmtree(tmp_path / "out")
+
+
 def test_a_dry_run_leaves_nothing(ablate: Callable[..., Result], programs: Programs, tmp_path: Path) -> None:
     result = ablate("-n", "--json")
     assert json.loads(result.stdout)["num_runs"] == 6

@@ -141,3 +141,25 @@ def test_a_clip_of_another_size_spans_the_same_angles() -> None:
 def test_heads_without_a_pair_for_each_axis_are_rejected() -> None:
     with pytest.raises(ValueError, match="heads at least 6 wide, not 5"):
         rotation_table(GRID, GRID, 5)
+
+
+def _pixels_and_gradient(model: VideoMAE) -> list[Tensor]:
+    frames_BCTHW = torch.randint(0, 256, (1, 3, 4, 48, 48), generator=torch.Generator().manual_seed(0)).byte()
+    pixels_BMP = model(frames_BCTHW, (torch.arange(18) % 3 > 0)[None], 12)
+    pixels_BMP.float().square().mean().backward()
+    gradient = model.encoder.patch_embed.proj.weight.grad
+    assert gradient is not None
+    return [pixels_BMP.detach().float(), gradient]
+
+
+def test_compiled_recomputed_and_in_bfloat16_they_are_the_same() -> None:
+    expected = _pixels_and_gradient(build(lambda: VideoMAE(TOY), seed=0))
+    recomputing = build(lambda: VideoMAE(TOY), seed=0)
+    recomputing.set_grad_checkpointing()
+    torch.testing.assert_close(_pixels_and_gradient(recomputing), expected)
+    model = build(lambda: VideoMAE(TOY), seed=0)
+    model.forward = torch.compile(model.forward, backend="eager", fullgraph=True)  # type: ignore[method-assign]
+    torch.testing.assert_close(_pixels_and_gradient(model), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = _pixels_and_gradient(build(lambda: VideoMAE(TOY), seed=0))
+    torch.testing.assert_close(halved, expected, atol=0.05, rtol=0.05)
