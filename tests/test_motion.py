@@ -13,7 +13,7 @@ from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.pyav import VideoFile
 from mgm_prep.extraction.extract import extract
 from mgm_prep.motion.codec import motion_grid, with_references
-from mgm_prep.motion.kernels import paint
+from mgm_prep.motion.kernels import _compare_at_border, _compare_inside, _is_inside, paint
 from mgm_shared.store import open_store
 
 VELOCITY = (3, -2)
@@ -225,3 +225,18 @@ def test_codecs_without_vectors(tmp_path: Path, codec: str, suffix: str, no_vect
         assert np.isnan(motion_TYX2[0]).all()
         medians_T2 = np.nanmedian(motion_TYX2[1:], axis=(1, 2))
         np.testing.assert_allclose(medians_T2, np.tile(VELOCITY, (7, 1)), atol=0.25)
+
+
+def test_the_fast_path_of_the_comparison_gives_the_same_bits() -> None:
+    rng = np.random.default_rng(0)
+    luma_HW, reference_HW = rng.integers(0, 256, (2, 48, 64), np.uint8)
+    for _ in range(200):
+        first_row, first_column = int(rng.integers(0, 5)) * 8, int(rng.integers(0, 7)) * 8
+        dy, dx = np.float32(rng.integers(-80, 80, 2) / 4)
+        if not (_is_inside(first_row, dy, 48) and _is_inside(first_column, dx, 64)):
+            continue
+        inside_S, border_S = np.zeros((2, 8), np.float32)
+        _compare_inside(luma_HW, reference_HW, first_row, first_column, dy, dx, inside_S)
+        _compare_at_border(luma_HW, reference_HW, first_row, first_column, dy, dx, border_S)
+        np.testing.assert_array_equal(inside_S, border_S)
+        assert inside_S.any()

@@ -14,7 +14,8 @@ import zarr
 
 from mgm_shared.errors import UserError
 from mgm_shared.index import read_index, write_index
-from mgm_shared.schema import MISSING, pack_motion, unpack_motion
+from mgm_shared.pack import pack_motion
+from mgm_shared.schema import MISSING, unpack_motion
 from mgm_shared.store import Store, open_store
 
 

@@ -12,7 +12,7 @@ from synthetic import StandIn, psnr, texture
 
 from mgm_shared.codec import planes_of_rgb, rgb_of_planes
 from mgm_shared.geometry import Box
-from mgm_shared.schema import pack_motion
+from mgm_shared.pack import pack_motion
 from mgm_train.data.clips import read_clips
 from mgm_train.data.views import View, read_views, show, view_motion
 

@@ -109,6 +109,8 @@ class Orientation:
 
     def motion(self, motion_YX2: NDArray[np.float32]) -> NDArray[np.float32]:
         """Motion (…, Y, X, 2) of the picture as displayed: cells and vectors are transposed and flipped together."""
+        if self == UPRIGHT:
+            return motion_YX2
         laid_YX2 = self._lay(motion_YX2)
         if self.is_transposed:
             laid_YX2 = laid_YX2[..., ::-1]
@@ -119,3 +121,7 @@ class Orientation:
         if self.is_transposed:
             grid_YXC = grid_YXC.swapaxes(0, 1)
         return grid_YXC[:: -1 if self.is_flipped_y else 1, :: -1 if self.is_flipped_x else 1]
+
+
+# Of nearly all videos.
+UPRIGHT = Orientation()

@@ -3,6 +3,7 @@
 Axes: T frames · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame, NaN = none · O output cells, K input cells under one.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -30,7 +31,7 @@ def resample_motion(
     scale_x, scale_y = width_px / box.width, height_px / box.height
     if is_mirrored:
         scale_x, columns = -scale_x, (columns[0][::-1].copy(), columns[1][::-1].copy())
-    out_TYX2 = np.empty((int(np.prod(leading)), height_px // CELL_PX, width_px // CELL_PX, 2), np.float32)
+    out_TYX2 = np.empty((math.prod(leading), height_px // CELL_PX, width_px // CELL_PX, 2), np.float32)
     whole_TYX2 = np.ascontiguousarray(motion_TYX2, np.float32).reshape(-1, num_rows, num_columns, 2)
     _pool(whole_TYX2, *rows, *columns, np.float32(scale_x), np.float32(scale_y), out_TYX2)
     return out_TYX2.reshape(*leading, *out_TYX2.shape[1:])

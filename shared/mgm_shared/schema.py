@@ -150,13 +150,6 @@ def flow_spec(height: int, width: int, made_by: dict[str, Any]) -> ArraySpec:
     return replace(motion, name="flow", attributes=motion.attributes | {"made_by": made_by})
 
 
-def pack_motion(motion_YX2: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Convert motion in px per frame, NaN for missing, to stored integers. A cell is missing as a whole."""
-    packed = np.clip(np.rint(motion_YX2 * MOTION_UNITS_PER_PX), MISSING + 1, -(MISSING + 1))
-    packed[np.isnan(motion_YX2[..., 0]) | np.isnan(motion_YX2[..., 1])] = MISSING
-    return packed.astype(np.int16)
-
-
 def unpack_motion(packed_TYX2: NDArray[np.int16]) -> NDArray[np.float32]:
     """Convert stored integers to motion in px per frame, float32, NaN for missing."""
     motion_TYX2 = packed_TYX2.astype(np.float32)

@@ -91,7 +91,7 @@ class Bits:
     """Reads bits from the left; IndexError beyond the end."""
 
     def __init__(self, data: bytes) -> None:
-        self._text = "".join(f"{byte:08b}" for byte in data)
+        self._text = f"{int.from_bytes(data):0{8 * len(data)}b}" if data else ""
         self._position = 0
 
     def skip(self, count: int) -> None:
@@ -105,9 +105,11 @@ class Bits:
 
     def unsigned(self) -> int:
         """ue(v), an Exp-Golomb code (9.1)."""
-        num_zeros = 0
-        while not self.take(1):
-            num_zeros += 1
+        first_one = self._text.find("1", self._position)
+        if first_one < 0:
+            raise IndexError("the data end early")
+        num_zeros = first_one - self._position
+        self._position = first_one + 1
         return (1 << num_zeros) - 1 + self.take(num_zeros)
 
     def signed(self) -> int:

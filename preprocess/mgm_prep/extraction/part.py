@@ -34,6 +34,7 @@ from mgm_prep.sources.discover import Source
 from mgm_shared.codec import Planes
 from mgm_shared.files import flush
 from mgm_shared.geometry import CELL_PX
+from mgm_shared.pack import pack_motion
 from mgm_shared.schema import (
     PARTS_DIR,
     UNFINISHED_DIR,
@@ -41,7 +42,6 @@ from mgm_shared.schema import (
     create_tracks,
     frames_spec,
     motion_spec,
-    pack_motion,
 )
 from mgm_shared.shard_writer import ShardWriter
 from mgm_shared.storage import StorePath, publish, scratch_folder

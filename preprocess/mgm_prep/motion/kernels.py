@@ -48,6 +48,52 @@ def paint(vectors_K: NDArray[np.void], num_rows: int, num_columns: int) -> NDArr
 
 
 @kernel
+def _is_inside(first: int, displacement: np.float32, length: int) -> bool:
+    """Whether a cell, and the pixels that predict it, lie within the picture along one axis."""
+    place = first + float(displacement)
+    return first >= 0 and first + CELL_PX <= length and place >= 0 and place <= length - CELL_PX - 1
+
+
+@kernel
+def _compare_inside(
+    luma_HW: Luma,
+    reference_HW: Luma,
+    first_row: int,
+    first_column: int,
+    dy: np.float32,
+    dx: np.float32,
+    difference_S: NDArray[np.float32],
+) -> None:
+    """`_compare_at_border` where no sample leaves the picture: all have the same weights. The bits are the same."""
+    whole_y, whole_x = int(np.floor(dy)), int(np.floor(dx))
+    down, across = np.float64(dy) - whole_y, np.float64(dx) - whole_x
+    for s in range(NUM_SAMPLES):
+        row, column = first_row + SAMPLE_Y[s], first_column + SAMPLE_X[s]
+        y, x = row + whole_y, column + whole_x
+        upper = reference_HW[y, x] * (1 - across) + reference_HW[y, x + 1] * across
+        lower = reference_HW[y + 1, x] * (1 - across) + reference_HW[y + 1, x + 1] * across
+        difference_S[s] = np.float32(luma_HW[row, column]) - np.float32(upper * (1 - down) + lower * down)
+
+
+@kernel
+def _compare_at_border(
+    luma_HW: Luma,
+    reference_HW: Luma,
+    first_row: int,
+    first_column: int,
+    dy: np.float32,
+    dx: np.float32,
+    difference_S: NDArray[np.float32],
+) -> None:
+    """The samples of a cell without their prediction; beyond the picture its border is repeated."""
+    height, width = luma_HW.shape
+    for s in range(NUM_SAMPLES):
+        row = min(max(first_row + SAMPLE_Y[s], 0), height - 1)
+        column = min(max(first_column + SAMPLE_X[s], 0), width - 1)
+        difference_S[s] = np.float32(luma_HW[row, column]) - _bilinear(reference_HW, row + dy, column + dx)
+
+
+@kernel
 def fit(
     luma_HW: Luma,
     reference_HW: Luma,
@@ -74,10 +120,11 @@ def fit(
             # Also false for NaN, a cell without a vector.
             if not dx * dx + dy * dy > MIN_DISPUTED_PX * MIN_DISPUTED_PX or error_YX[y, x] <= GOOD_ERROR:
                 continue
-            for s in range(NUM_SAMPLES):
-                row = min(max(y * CELL_PX + SAMPLE_Y[s] - top, 0), height - 1)
-                column = min(max(x * CELL_PX + SAMPLE_X[s] - left, 0), width - 1)
-                difference_S[s] = np.float32(luma_HW[row, column]) - _bilinear(reference_HW, row + dy, column + dx)
+            first_row, first_column = y * CELL_PX - top, x * CELL_PX - left
+            if _is_inside(first_row, dy, height) and _is_inside(first_column, dx, width):
+                _compare_inside(luma_HW, reference_HW, first_row, first_column, dy, dx, difference_S)
+            else:
+                _compare_at_border(luma_HW, reference_HW, first_row, first_column, dy, dx, difference_S)
             # Without its mean: in a fade the encoder predicts with weights, and the brightness differs as a whole.
             error = _mean_abs_difference(difference_S) / np.float32(grey_level)
             if error + MIN_GAIN < error_YX[y, x]:

@@ -20,7 +20,8 @@ from mgm_prep.runtime.lock import locked
 from mgm_shared.errors import UserError
 from mgm_shared.files import flush
 from mgm_shared.index import committed_parts, part_attributes
-from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, flow_spec, pack_motion
+from mgm_shared.pack import pack_motion
+from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR, flow_spec
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
 from mgm_shared.shard_writer import ShardWriter
 from mgm_shared.storage import (
