@@ -166,6 +166,11 @@ def read_segments(store: Store) -> Samples:
     return Samples(store, is_segments=True)
 
 
+def num_segments(path: StorePath) -> int:
+    """The number of segments of a store; 0 where it has no table of them."""
+    return len(_segments(path))
+
+
 def segment_problem(store: Store) -> str:
     """Why the segments of a store do not fit to its videos; empty where they do."""
     return _video_rows(_segments(store.path), store.table)[1]
