@@ -137,11 +137,12 @@ def _segments(store: Store, labelled: Iterable[tuple[Video, Boxes]]) -> Iterator
 
 def measure_saliency(labelled: Iterable[tuple[Video, Boxes]], array: MotionArray = "motion", seed: int = 0) -> Saliency:
     """As `saliency`, for videos with their boxes; `seed` is that of the bootstrap."""
-    tallies_of: dict[str, list[Tally]] = {}
-    for video, boxes in labelled:
+    tallies_of: dict[str | int, list[Tally]] = {}
+    for number, (video, boxes) in enumerate(labelled):
         if tallies := list(_tallies(video, boxes, array)):
             # The segments of one video are no independent units of the bootstrap.
-            tallies_of.setdefault(video.video_id, []).extend(tallies)
+            unit = number if video.sample_id == video.video_id else video.video_id
+            tallies_of.setdefault(unit, []).extend(tallies)
     by_video = list(tallies_of.values())
     if not by_video:
         raise UserError("no frame has both a box and a motion vector; there is nothing to measure")
