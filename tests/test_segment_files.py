@@ -196,8 +196,35 @@ def test_finegym(tmp_path: Path) -> None:
         ("A0xAXXysHUo", 2184.1, 2237.6, "UB", None),
         ("A0xAXXysHUo", 3000, 3010.5, "VT", None),
     ]
-    with pytest.raises(UserError, match="give the element lists as well"):
-        read(file)
+    # Without a list all elements count, by the name of their event.
+    assert [(one.label, round(one.start, 2)) for one in read(file)] == [("UB", 2219.3), ("UB", 2224.6), ("UB", 2234.1)]
+    with pytest.raises(UserError, match="--label element or event says which to take, not 'verb'"):
+        read(file, label="verb")
+
+
+def test_epic_kitchens_55(tmp_path: Path) -> None:
+    header = EPIC_HEADER.replace("narration_id", "uid").replace("narration_timestamp,", "")
+    row = "7,P01,P01_01,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]\n"
+    (one,) = read(write(tmp_path / "EPIC_train_action_labels.csv", header + row), label="noun")
+    assert (one.sample_id, one.label, one.split, one.start) == ("7", "3", "train", 0.14)
+
+
+def test_class_numbers_get_names_from_a_class_list(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.csv", "path,start_s,end_s,label\na,0,1,1\na,0,1,7\na,0,1,wave\n")
+    found = read_segment_files([mine, write(tmp_path / "classInd.txt", "1 jump\n2 run\n")])
+    assert [(one.label, one.problem) for one in found.segments] == [
+        ("jump", ""),
+        ("7", "the class list of 2 lacks the label 7"),
+        ("wave", ""),
+    ]
+    assert found.others == []
+
+
+def test_each_row_has_times_or_frames(tmp_path: Path) -> None:
+    text = "path,start_s,end_s,start_frame,end_frame\na,0.5,1,3,9\na,,,3,9\na,,,,\n"
+    segments = read(write(tmp_path / "mine.csv", text))
+    assert [(one.start, one.end, one.is_frames) for one in segments[:2]] == [(0.5, 1, False), (3, 9, True)]
+    assert segments[2].problem == "the start is missing"
 
 
 def lerobot_dataset(root: Path, cameras: tuple[str, ...] = ("top", "wrist")) -> Path:

@@ -59,8 +59,13 @@ def extract(
         return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras))
     choices = {"refresh": refresh, "retry_failed": retry_failed, "force": force}
     summary = mgm_prep.extract(videos, store, config, execution, labels=labels, fold=fold, cameras=cameras, **choices)
-    problem = f"{summary.failed} videos were rejected; the reasons are in {store / 'failures.jsonl'}"
-    return CommandResult.of(summary, problem if summary.failed else "")
+    problems = []
+    if summary.failed:
+        problems.append(f"{summary.failed} videos were rejected; the reasons are in {store / 'failures.jsonl'}")
+    if summary.rejected_segments:
+        rows = f"{summary.rejected_segments} rows of the labels are no segments"
+        problems.append(f"{rows}; the reasons are in {store / 'rejected_segments.jsonl'}")
+    return CommandResult.of(summary, "\n".join(problems))
 
 
 @main.command(epilog="Example: mgm-prep labels ssv2.store train.json validation.json")

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from mgm_prep.sources.segments import Segment
 from mgm_shared.cli import move_aside
 from mgm_shared.index import codes, committed_parts, numbers, write_index
 from mgm_shared.progress import Progress
+from mgm_shared.samples import num_segments
 from mgm_shared.signals import stop_after_block
 from mgm_shared.storage import PathLike, StorePath, store_path
 
@@ -61,6 +62,10 @@ class ExtractSummary:
     """Videos whose file changed since they were extracted, and that were not extracted again."""
     vanished: int
     """Videos of the store that are not in the data set any more."""
+    segments: int = 0
+    """Segments of the store; see `Store.samples`."""
+    rejected_segments: int = 0
+    """Rows of the files with labels that are no segments; STORE/rejected_segments.jsonl lists them."""
     without_vectors: dict[str, int] = field(default_factory=dict)
     """Number of videos for each codec that has no motion vectors."""
     without_b_vectors: dict[str, int] = field(default_factory=dict)
@@ -132,21 +137,26 @@ def extract(
                 clear_unfinished(place)
                 table = write_index(place)
                 write_failures(place, all_failures(place).values())
-        if files.segments:
-            _attach_segments(place, files.segments, table, execution.progress)
+        num_rejected = _attach_segments(place, files.segments, table, execution.progress) if files.segments else 0
+        if refresh and changes.changed and num_segments(place) and not files.segments:
+            execution.progress.say(
+                "the store has segments, whose frames were found in the old files; attach them again"
+            )
     changes = Changes(vanished=changes.vanished) if refresh else changes
     summary = _summary(place, table, found, changes, num_extracted)
+    summary = replace(summary, segments=num_segments(place), rejected_segments=num_rejected)
     if num_extracted:
         _say_without_b_vectors(summary, settings, execution.progress)
     return summary
 
 
-def _attach_segments(store: StorePath, segments: Sequence[Segment], table: pa.Table, progress: Progress) -> None:
-    """Attach the segments of the files with labels. UserError, after the extraction, where none fits."""
+def _attach_segments(store: StorePath, segments: Sequence[Segment], table: pa.Table, progress: Progress) -> int:
+    """Attach the segments of the files with labels; the number of rejected rows. UserError where no segment fits."""
     settings = SegmentSettings()
     placed = place_segments(store, table, segments, settings)
     check_segments(placed, settings, progress)
     save_segments(store, placed)
+    return len(placed.rejected)
 
 
 def _extract_missing(

@@ -58,14 +58,13 @@ def read_episodes(folder: Path) -> Iterator[Segment]:
         for row, episode in enumerate(_rows(file)):
             number = int(episode["episode_index"])
             where = f"{file}, row {row + 1} (episode {number})"
-            label = "; ".join(episode.get("tasks") or []) or None
+            tasks = episode.get("tasks") or []
+            label = tasks if isinstance(tasks, str) else "; ".join(tasks)
             for camera in sorted(name.split("/")[1] for name in episode if name.endswith("/from_timestamp")):
                 yield _episode(where, camera, episode, template, label, split_of_episode.get(number))
 
 
-def _episode(
-    where: str, camera: str, episode: dict[str, Any], template: str, label: str | None, split: str | None
-) -> Segment:
+def _episode(where: str, camera: str, episode: dict[str, Any], template: str, label: str, split: str | None) -> Segment:
     at = {
         name: episode.get(f"videos/{camera}/{name}")
         for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")

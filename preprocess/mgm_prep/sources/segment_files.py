@@ -1,13 +1,14 @@
 """Which of several files hold segments, which class names for them, and which labels of whole videos."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from mgm_prep.config import ReadAs
 from mgm_prep.sources.annotations import is_annotation_folder
+from mgm_prep.sources.class_lists import parse_class_list, read_class_list
 from mgm_prep.sources.lerobot import is_lerobot, read_episodes
 from mgm_prep.sources.segment_json import (
     Elements,
@@ -65,7 +66,8 @@ def read_segment_files(
             raise UserError(f"--label {label} chooses a label of segments, and no file has segments")
         return SegmentFiles(others=list(files))
     segments = [one for dataset in datasets for one in read_episodes(dataset)]
-    return SegmentFiles(segments=segments + found.segments(label), others=found.others)
+    names, others = _numbered_classes(found.others)
+    return SegmentFiles(segments=segments + _named(found.segments(label), names), others=others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class _Sorted:
             if isinstance(content, SegmentTable):
                 segments += content.segments(label, self.classes)
             elif is_activitynet(content):
+                if label:
+                    raise UserError(f"{file} has one kind of labels; --label is for files with several")
                 segments += of_activitynet(file, content)  # type: ignore[arg-type]
             else:
                 names = self.classes.get("finegym", {})
@@ -135,6 +139,34 @@ def _members(file: Path, fold: int) -> list[Path]:
     found = _Sorted.of(members, "auto")
     # A folder without segments is read as before: its files depend on the fold.
     return members if found.sources else [file]
+
+
+def _numbered_classes(files: Sequence[Path]) -> tuple[dict[str, str], list[Path]]:
+    """The names of a class list among the files (`class_lists.py`), by number, and the other files."""
+    lists = {file: names for file in files if file.is_file() and (names := _class_list(file)) is not None}
+    if len(lists) > 1:
+        raise UserError(f"{len(lists)} class lists were given; give the one whose numbers the others use")
+    return next(iter(lists.values()), {}), [file for file in files if file not in lists]
+
+
+def _class_list(file: Path) -> dict[str, str] | None:
+    return parse_class_list(read_json(file)) if file.suffix.lower() == ".json" else read_class_list(file)
+
+
+def _named(segments: list[Segment], names: Mapping[str, str]) -> list[Segment]:
+    """The segments with names for class numbers; one whose number has no name gets a problem."""
+    if not names:
+        return segments
+    return [
+        replace(one, label=names.get(one.label, one.label), problem=one.problem or _unnamed(one.label, names))
+        if one.label and one.label.isdigit()
+        else one
+        for one in segments
+    ]
+
+
+def _unnamed(number: str, names: Mapping[str, str]) -> str:
+    return "" if number in names else f"the class list of {len(names)} lacks the label {number}"
 
 
 def _class_names(file: Path) -> tuple[str, dict[str, str]] | None:

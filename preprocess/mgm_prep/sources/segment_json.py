@@ -87,23 +87,18 @@ def of_activitynet(file: Path, content: Mapping[str, Any]) -> Iterator[Segment]:
 def of_finegym(file: Path, content: Mapping[str, Any], elements: Elements, level: str) -> Iterator[Segment]:
     """The elements of each event, or the events themselves where `level` is event.
 
-    UserError for elements without an element list: the JSON file has no classes for them.
+    The classes of elements are in the element lists. Without a list every element has the name of its event.
     """
     if level not in ("", "element", "event"):
         raise UserError(f"{file} has elements and events: --label element or event says which to take, not {level!r}")
-    if level != "event" and not elements.values:
-        raise UserError(
-            f"{file} has no classes of elements: give the element lists as well (gym99_train_element_v1.1.txt, "
-            "gym99_val_element.txt), or take whole events with --label event"
-        )
     if level == "event":
         yield from _events(file, content)
         return
     for video, event_id, event in _each(content):
         for action_id, action in (event.get("segments") or {}).items():
             sample_id = f"{video}_{event_id}_{action_id}"
-            if sample_id in elements.values:
-                label, split = elements.values[sample_id]
+            if sample_id in elements.values or not elements.values:
+                label, split = elements.values.get(sample_id, (_event_name(event), None))
                 start, end = _span(action)
                 event_s = _span(event)[0]
                 edges = [None if edge is None or event_s is None else event_s + edge for edge in (start, end)]
@@ -112,9 +107,13 @@ def of_finegym(file: Path, content: Mapping[str, Any], elements: Elements, level
 
 def _events(file: Path, content: Mapping[str, Any]) -> Iterator[Segment]:
     for video, event_id, event in _each(content):
-        sample_id, number = f"{video}_{event_id}", str(event.get("event"))
-        label = EVENTS.get(number, number)
+        sample_id, label = f"{video}_{event_id}", _event_name(event)
         yield segment(f"{file}, {sample_id}", (video,), *_span(event), label=label, sample_id=sample_id)
+
+
+def _event_name(event: Mapping[str, Any]) -> str:
+    number = str(event.get("event"))
+    return EVENTS.get(number, number)
 
 
 def _each(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -29,7 +29,8 @@ MAYBE_START_COLUMNS, MAYBE_END_COLUMNS = "timestart starttime start".split(), "t
 # Frames of which the end does not belong to the segment, and of which it does.
 FRAME_COLUMNS = (("startframe", ("endframe", "stopframe")), ("firstframe", ("lastframe",)))
 ID_COLUMNS = "sampleid segmentid narrationid".split()
-EPIC_COLUMNS = {"videoid", "starttimestamp", "stoptimestamp", "narrationid"}
+# EPIC-Kitchens-55 numbers its rows by uid, 100 by narration_id; the timestamps of the test have no classes.
+EPIC_COLUMNS = {"videoid", "participantid", "starttimestamp", "stoptimestamp"}
 EPIC_LABELS = {"verb": ("verbclass",), "noun": ("nounclass",), "action": ("verbclass", "nounclass")}
 CHARADES_COLUMNS = {"id", "actions", "length"}
 
@@ -81,6 +82,8 @@ class SegmentTable:
         if columns >= EPIC_COLUMNS:
             yield from self._of_epic(label, classes)
         elif columns >= CHARADES_COLUMNS:
+            if label:
+                raise UserError(f"{self.file} has one kind of labels; --label is for files with several")
             for where, row in self.rows:
                 yield from _of_charades(where, row, split_in_name(self.file), classes.get("charades", {}))
         else:
@@ -106,10 +109,9 @@ class SegmentTable:
             yield _with_problem(self._place(where, names, row, about), problem)
 
     def _place(self, where: str, names: Sequence[str], row: Row, about: About) -> Segment:
-        columns = set(self.columns)
         start = _first(row, [*START_COLUMNS, *MAYBE_START_COLUMNS])
         end = _first(row, [*END_COLUMNS, *MAYBE_END_COLUMNS])
-        if start or end or not (frames := self._frame_columns()) or columns & set(START_COLUMNS):
+        if start or end or not (frames := self._frame_columns()):
             return segment(where, names, start, end, **about)
         first, last = frames
         stop = row.get(last, "")
@@ -131,7 +133,7 @@ class SegmentTable:
                 missing = [kind for kind, number in numbers.items() if kind in classes and number not in classes[kind]]
                 problem = f"the class list has no {missing[0]} {numbers[missing[0]]!r}" if missing else ""
                 text = " ".join(names.values())
-            about: About = {"label": text, "split": split, "sample_id": row["narrationid"]}
+            about: About = {"label": text, "split": split, "sample_id": row.get("narrationid") or row.get("uid")}
             place = segment(where, [row["videoid"]], row["starttimestamp"], row["stoptimestamp"], **about)
             yield _with_problem(place, problem)
 
