@@ -25,8 +25,10 @@ from test_segment_files import lerobot_dataset
 from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
+from mgm_prep.extraction.labels import attach_labels
 from mgm_shared.boxes import Boxes, box_peaks, boxes_at, cells_in_boxes
 from mgm_shared.errors import UserError
+from mgm_shared.objects import Url
 from mgm_shared.samples import write_segments
 from mgm_shared.store import open_store
 
@@ -329,6 +331,22 @@ def test_a_lerobot_dataset_from_its_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(prep, ["extract", str(root), str(one), "--workers", "0", "--camera", "top"])
     assert result.exit_code == 0
     assert list(open_store(one).videos.index) == ["videos/observation.images.top/chunk-000/file-000.mp4"]
+
+
+def test_a_store_behind_a_url(store: Path, bucket: Url) -> None:
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(f"{bucket}/my.store")
+    files.put(str(store), root, recursive=True)
+    text = "path,start_s,end_s,label\nvariable,0.2,1.5,wave\nnone,0,1,wave\n"
+    assert attach(store, text).exit_code == 3
+    summary = attach_labels(Url(f"{bucket}/my.store"), [store.parent / "mine.csv"])
+    assert (summary.segments, summary.rejected_segments) == (1, {"unknown video": 1})
+    remote = open_store(Url(f"{bucket}/my.store"))
+    assert remote.samples.equals(open_store(store).samples)
+    assert remote.select().digest == open_store(store).select().digest
+    one = remote.select().video_at(0)
+    np.testing.assert_array_equal(one.frames[0], open_store(store)["variable.mp4#0000"].frames[0])
 
 
 MILLION = """
