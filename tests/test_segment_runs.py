@@ -129,6 +129,7 @@ def test_the_commands_say_what_they_read(stores: tuple[Path, Path], tmp_path: Pa
     said = Lines()
     pretrain(stores[0], tmp_path / "mae", PretrainConfig(**CLIP | {"epochs": 1}), progress=said)
     assert "the samples are 40 segments of 2 videos; --samples videos reads whole videos" in said.lines
+    assert any(" · 20 segments · " in line for line in said.lines)
     said = Lines()
     whole = PretrainConfig(samples="videos", **CLIP | {"epochs": 1, "batch_size": 1})
     pretrain(stores[0], tmp_path / "whole", whole, progress=said)
