@@ -252,10 +252,32 @@ def test_splits_of_one_video_do_not_leak(store: Path) -> None:
     assert attach(store, "path,start_s,end_s,split\nconstant,0,1,\nconstant,1,2,val\n").exit_code == 2
     # The whole video is a sample as well.
     (store.parent / "whole.csv").write_text("path,split\nconstant.mp4,test\n")
-    assert labels(store, store.parent / "whole.csv").exit_code == 0
+    assert labels(store, store.parent / "whole.csv", "--allow-shared-videos").exit_code == 0
     assert attach(store, "path,start_s,end_s,split\nconstant,0,1,train\n").exit_code == 2
     assert attach(store, "path,start_s,end_s,split\nconstant,0,1,\n").exit_code == 0
     assert open_store(store).samples["split"].tolist() == ["test"]
+
+
+def test_splits_that_are_attached_later_count(store: Path) -> None:
+    """A segment without a split has that of its video, also one that the video gets afterwards."""
+    assert attach(store, "path,start_s,end_s,split\nconstant,0,1,\nvariable,0,1,\nvariable,1,2,train\n").exit_code == 0
+    (store.parent / "later.csv").write_text("path,split\nconstant.mp4,test\nvariable.mp4,train\n")
+    assert labels(store, store.parent / "later.csv").exit_code == 0
+    assert open_store(store).samples["split"].tolist() == ["test", "train", "train"]
+    assert [sample.split for sample in open_store(store).select()] == ["test", "train", "train"]
+    before = (store / "labels.jsonl").read_bytes()
+    (store.parent / "later.csv").write_text("path,split\nvariable.mp4,test\n")
+    result = labels(store, store.parent / "later.csv")
+    assert result.exit_code == 2
+    assert "such as 'variable.mp4' in test and train" in result.stderr
+    assert (store / "labels.jsonl").read_bytes() == before
+    assert labels(store, store.parent / "later.csv", "--allow-shared-videos").exit_code == 0
+
+
+def test_a_table_without_an_end_is_an_error(store: Path) -> None:
+    result = attach(store, "path,start_s,stop,label\nconstant,0,1,a\n")
+    assert result.exit_code == 2
+    assert "no column with the end of the segments; there is path, starts, stop, label" in result.stderr
 
 
 def test_whole_videos_have_the_split_of_their_segments(store: Path) -> None:
@@ -327,6 +349,14 @@ def test_a_lerobot_dataset_from_its_folder(tmp_path: Path) -> None:
         "put down; let go",
         "test",
     ]
+    # Of one camera's folder nobody knows which camera it is: all cameras have files of the same names.
+    alone = tmp_path / "alone.store"
+    extract(root / "videos" / "observation.images.top", alone, ExtractSettings())
+    result = labels(alone, root, "--allow-shared-videos")
+    assert result.exit_code == 2
+    assert "the store has no video of observation.images.top: 'chunk-000/file-000.mp4' may be" in result.stderr
+    extract(root / "videos", tmp_path / "both.store", ExtractSettings())
+    assert labels(tmp_path / "both.store", root, "--allow-shared-videos").exit_code == 0
     one = tmp_path / "top.store"
     result = CliRunner().invoke(prep, ["extract", str(root), str(one), "--workers", "0", "--camera", "top"])
     assert result.exit_code == 0

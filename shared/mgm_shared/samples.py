@@ -88,7 +88,7 @@ class Samples:
     @cached_property
     def table(self) -> pa.Table:
         """One row a sample: sample_id, video_id, first_frame, last_frame, label, split."""
-        return _segments(self.store.path) if self.is_segments else _whole_videos(self.store)
+        return _with_splits(read_segments(self.path), self.store) if self.is_segments else _whole_videos(self.store)
 
     @cached_property
     def video_row_N(self) -> NDArray[np.int64]:
@@ -161,19 +161,14 @@ def select(store: Store, kind: SampleKind = "auto") -> Samples:
     return segments
 
 
-def read_segments(store: Store) -> Samples:
-    """The segments of a store; none where it has no table of them."""
-    return Samples(store, is_segments=True)
-
-
 def num_segments(path: StorePath) -> int:
     """The number of segments of a store; 0 where it has no table of them."""
-    return len(_segments(path))
+    return len(read_segments(path))
 
 
 def segment_problem(store: Store) -> str:
     """Why the segments of a store do not fit to its videos; empty where they do."""
-    return _video_rows(_segments(store.path), store.table)[1]
+    return _video_rows(read_segments(store.path), store.table)[1]
 
 
 def write_segments(path: StorePath, table: pa.Table) -> None:
@@ -183,7 +178,8 @@ def write_segments(path: StorePath, table: pa.Table) -> None:
     write_bytes(path / SEGMENTS_FILE, content.getvalue().to_pybytes())
 
 
-def _segments(path: StorePath) -> pa.Table:
+def read_segments(path: StorePath) -> pa.Table:
+    """The table of segments as it was attached; empty where there is none. UserError for a damaged one."""
     try:
         content = read_bytes(path / SEGMENTS_FILE)
     except FileNotFoundError:
@@ -200,12 +196,23 @@ def _segments(path: StorePath) -> pa.Table:
         ) from None
 
 
+def _with_splits(segments: pa.Table, store: Store) -> pa.Table:
+    """The segments, of which one without a split has that of its video."""
+    if not segments["split"].null_count:
+        return segments
+    videos = store.table
+    of_video = videos["split"].combine_chunks()
+    row_N = pc.index_in(segments["video_id"], videos["video_id"].combine_chunks()).combine_chunks()
+    split = pc.coalesce(segments["split"], of_video.take(row_N))
+    return segments.set_column(segments.column_names.index("split"), SEGMENTS_SCHEMA.field("split"), split)
+
+
 def _whole_videos(store: Store) -> pa.Table:
     """Each video as a sample. One without a split has that of its segments, if they are all of one split.
 
     Otherwise a pretraining on whole videos would read the videos that the segments keep for the test.
     """
-    videos, segments = store.table, _segments(store.path)
+    videos, segments = store.table, read_segments(store.path)
     split = videos["split"]
     if len(segments):
         split = pc.coalesce(split, _split_of_segments(segments, videos))

@@ -134,9 +134,9 @@ class Store:
     @cached_property
     def _segments(self) -> "Samples":
         """The segments, of which there may be none."""
-        from mgm_shared.samples import read_segments
+        from mgm_shared.samples import Samples
 
-        return read_segments(self)
+        return Samples(self, is_segments=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # The cached table is left out: a spawned worker reads it faster than it could be sent.

@@ -16,7 +16,14 @@ from mgm_prep.config import SegmentSettings
 from mgm_prep.extraction.failures import read_failures
 from mgm_prep.extraction.matching import Match, match_videos
 from mgm_prep.extraction.plan import read_plan
-from mgm_prep.extraction.segments import PlacedSegments, check_segments, place_segments, save_segments
+from mgm_prep.extraction.segments import (
+    PlacedSegments,
+    check_segments,
+    check_shared_videos,
+    place_segments,
+    save_segments,
+    shared_videos,
+)
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.annotations import Annotation, is_annotation_folder, read_annotations
 from mgm_prep.sources.discover import find_sources
@@ -24,7 +31,7 @@ from mgm_prep.sources.segment_files import read_segment_files
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes, read_index, read_labels, write_index
 from mgm_shared.progress import SILENT, Progress
-from mgm_shared.samples import num_segments
+from mgm_shared.samples import num_segments, read_segments
 from mgm_shared.schema import INDEX_FILE, LABELS_FILE
 from mgm_shared.storage import PathLike, StorePath, remove, store_path, write_rows
 from mgm_shared.store import check_schema
@@ -110,6 +117,9 @@ def attach_labels(
         if found.segments:
             placed = place_segments(store, _with_splits(table, match), found.segments, settings)
             check_segments(placed, settings, progress)
+        elif any("split" in values for values in match.values.values()):
+            shared = shared_videos(read_segments(store), _with_splits(table, match))
+            check_shared_videos(shared, settings, progress)
         if not is_dry_run:
             merge_labels(store, match)
             table = write_index(store)

@@ -24,7 +24,7 @@ from mgm_shared.progress import Progress
 from mgm_shared.samples import SEGMENTS_SCHEMA, write_segments
 from mgm_shared.schema import PARTS_DIR, REJECTED_SEGMENTS_FILE
 from mgm_shared.storage import StorePath, remove, write_rows
-from mgm_shared.times import ROUNDING_S, end_s, frames_between
+from mgm_shared.times import ROUNDING_S, end_s, frames_between, interval_s
 
 MAX_SHOWN = 10
 UNKNOWN, AMBIGUOUS, UNREADABLE = "unknown video", "ambiguous video", "unreadable row"
@@ -85,7 +85,7 @@ def place_segments(
         table=table,
         rejected=[rejected[number] for number in sorted(rejected)],
         num_cut=num_cut,
-        shared_videos=_shared_videos(table, videos),
+        shared_videos=shared_videos(table, videos),
     )
 
 
@@ -109,16 +109,21 @@ def check_segments(placed: PlacedSegments, settings: SegmentSettings, progress: 
     if not len(placed.table):
         first = f"; the first: {placed.rejected[0].where}: {placed.rejected[0].reason}" if placed.rejected else ""
         raise UserError(f"the files have no segment of a video of the store{first}")
-    if placed.shared_videos:
-        video_id, splits = next(iter(placed.shared_videos.items()))
-        shared = f"{len(placed.shared_videos)} videos have samples in several splits, such as {video_id!r} in "
-        shared += " and ".join(splits)
-        if not settings.allow_shared_videos:
-            raise UserError(
-                f"{shared}: a test would score scenes that were trained on. Correct the splits, or go on with "
-                "--allow-shared-videos"
-            )
-        progress.say(f"warning: {shared}")
+    check_shared_videos(placed.shared_videos, settings, progress)
+
+
+def check_shared_videos(shared: dict[str, list[str]], settings: SegmentSettings, progress: Progress) -> None:
+    """Report videos with samples in several splits. UserError unless they are allowed."""
+    if not shared:
+        return
+    video_id, splits = next(iter(shared.items()))
+    found = f"{len(shared)} videos have samples in several splits, such as {video_id!r} in {' and '.join(splits)}"
+    if not settings.allow_shared_videos:
+        raise UserError(
+            f"{found}: a test would score scenes that were trained on. Correct the splits, or go on with "
+            "--allow-shared-videos"
+        )
+    progress.say(f"warning: {found}")
 
 
 def _claims(
@@ -155,6 +160,8 @@ def _why_not(one: Segment, ids: Sequence[str], failures: Collection[str]) -> tup
         return UNKNOWN, f"the store has no video {name!r}"
     if len(ids) > 1:
         return AMBIGUOUS, f"{name!r} could be {' or '.join(ids[:3])}"
+    if one.folder and one.folder not in ids[0].split("/"):
+        return UNKNOWN, f"the store has no video of {one.folder}: {ids[0]!r} may be another one"
     if ids[0] in failures:
         return UNKNOWN, f"the video {ids[0]!r} was rejected by the extraction"
     return "", ""
@@ -181,7 +188,7 @@ def _frames_of(
     clock_T = time_T - time_T[0] if settings.times_from == "first-frame" else time_T
     ends = {False: end_s(clock_T, fps), True: float(len(time_T))}
     # Files state durations that differ from the sum of the frames by up to a frame.
-    slack = {False: 1 / fps + ROUNDING_S, True: 0.0}
+    slack = {False: interval_s(fps) + ROUNDING_S, True: 0.0}
     found: dict[int, tuple[int, int]] = {}
     num_cut = 0
     for claim in claims:
@@ -237,7 +244,7 @@ def _table(
 ) -> pa.Table:
     """The table of segments in the order of the files. A row whose id is taken is rejected."""
     by_number = {claim.number: (row, claim) for row, of_row in claims.items() for claim in of_row}
-    video_ids, splits = videos["video_id"].to_pylist(), videos["split"].to_pylist()
+    video_ids = videos["video_id"].to_pylist()
     taken = set(video_ids)
     columns: dict[str, list[object]] = {name: [] for name in SEGMENTS_SCHEMA.names}
     for number in sorted(frames):
@@ -249,22 +256,21 @@ def _table(
             rejected[number] = Rejected(where=one.where, kind=TWICE, reason=reason)
             continue
         taken.add(sample_id)
-        # A piece of a video of the test is of the test, unless the file says otherwise.
-        split = one.split or splits[row]
-        values = (sample_id, video_ids[row], *frames[number], one.label, split)
+        values = (sample_id, video_ids[row], *frames[number], one.label, one.split)
         for name, value in zip(SEGMENTS_SCHEMA.names, values, strict=True):
             columns[name].append(value)
     return pa.table(columns, schema=SEGMENTS_SCHEMA)
 
 
-def _shared_videos(table: pa.Table, videos: pa.Table) -> dict[str, list[str]]:
-    """Videos whose samples, the whole video among them, are in several splits."""
+def shared_videos(segments: pa.Table, videos: pa.Table) -> dict[str, list[str]]:
+    """Videos whose samples, the whole video among them, are in several splits, with the splits."""
     own = dict(zip(videos["video_id"].to_pylist(), videos["split"].to_pylist(), strict=True))
-    is_marked = "train" in table["split"].to_pylist()
+    pairs = list(zip(segments["video_id"].to_pylist(), segments["split"].to_pylist(), strict=True))
+    # A segment without a split has that of its video. Without that it trains, if no sample is marked for training.
+    is_marked = any((split or own.get(video_id)) == "train" for video_id, split in pairs)
     splits: dict[str, set[str]] = {}
-    for video_id, split in zip(table["video_id"].to_pylist(), table["split"].to_pylist(), strict=True):
-        # Without a mark a sample trains, if no sample is marked for training.
-        splits.setdefault(video_id, set()).add(split or ("none" if is_marked else "train"))
-    for video_id, found in splits.items():
-        found.update([own[video_id]] if own[video_id] else [])
+    for video_id, split in pairs:
+        stated = own.get(video_id)
+        found = splits.setdefault(video_id, {stated} if stated else set())
+        found.add(split or stated or ("none" if is_marked else "train"))
     return {video_id: sorted(found) for video_id, found in splits.items() if len(found - {"none"}) > 1}

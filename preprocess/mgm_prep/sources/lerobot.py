@@ -9,6 +9,7 @@ videos/observation.images.top/chunk-000/file-000.mp4
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def _episode(where: str, camera: str, episode: dict[str, Any], template: str, la
     if at["chunk_index"] is None or at["file_index"] is None:
         return unusable(where, (camera,), f"it has no video of the camera {camera}", **about)
     path = template.format(video_key=camera, chunk_index=int(at["chunk_index"]), file_index=int(at["file_index"]))
-    return segment(where, (path,), at["from_timestamp"], at["to_timestamp"], **about)
+    place = segment(where, (path,), at["from_timestamp"], at["to_timestamp"], **about)
+    # All cameras have files of the same names.
+    return replace(place, folder=camera)
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Row = Mapping[str, str]
 
 # Names without case, spaces and punctuation: `start_s` is `starts`.
 START_COLUMNS = "starts startsec startsecs startseconds tstart starttimestamp fromtimestamp".split()
-END_COLUMNS = "ends endsec endsecs endseconds tend endtimestamp stoptimestamp totimestamp".split()
+END_COLUMNS = "ends stops endsec endsecs endseconds tend endtimestamp stoptimestamp totimestamp".split()
 # These may also be part of the name of a clip that was cut already, as in the lists of Kinetics.
 MAYBE_START_COLUMNS, MAYBE_END_COLUMNS = "timestart starttime start".split(), "timeend endtime end stop".split()
 # Frames of which the end does not belong to the segment, and of which it does.
@@ -59,7 +59,11 @@ class SegmentTable:
         if read_as == "labels":
             return False
         columns = set(self.columns)
-        if columns >= CHARADES_COLUMNS or (columns & set(START_COLUMNS) and columns & set(END_COLUMNS)):
+        has_start, has_end = bool(columns & set(START_COLUMNS)), bool(columns & set(END_COLUMNS))
+        if has_start != has_end:
+            missing = "end" if has_start else "start"
+            raise not_found(str(self.file), f"no column with the {missing} of the segments", self.columns)
+        if columns >= CHARADES_COLUMNS or has_start:
             return True
         # Diving48 says so of clips that are files of their own.
         is_whole = "vidname" in columns and read_as == "auto"

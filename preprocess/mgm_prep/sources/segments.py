@@ -34,6 +34,8 @@ class Segment:
     split: str | None = None
     sample_id: str | None = None
     """The file's own id of the segment; None where it has none."""
+    folder: str = ""
+    """A folder that must be in the path of the video, where other videos have the same name; empty for none."""
     problem: str = ""
     """Why the row cannot be used; start and end then mean nothing."""
 
