@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,11 @@ from test_segment_files import CHARADES, EPIC_HEADER, lerobot_dataset, write
 from test_segments import CONSTANT_MS, VARIABLE_MS, write_timed
 
 from mgm_prep import ExtractSettings, SegmentSettings, attach_labels, extract, saliency
+from mgm_prep.extraction.part import PartWriter
 from mgm_shared.errors import UserError
+from mgm_shared.index import write_index
+from mgm_shared.schema import VideoRecord
+from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.store import open_store
 from mgm_train import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig, evaluate, finetune, pretrain, probe
 from mgm_train.checkpoint.run_folder import RunFolder
@@ -80,6 +86,42 @@ def test_the_stores_have_the_same_frames(stores: tuple[Path, Path]) -> None:
         assert len(one) == len(other) == stop - first
         np.testing.assert_array_equal(one.frames[:], other.frames[:])
         assert (one.label, one.split) == (other.label, other.split) == (label, one.video_id.split(".")[0])
+
+
+def cut_in_store(whole: Path, out: Path) -> Path:
+    """A store of the segments as 40 videos, whose stored bytes are copied: motion vectors as well."""
+    opened = open_store(whole)
+    (part,) = set(opened.videos["part"])
+    shutil.copytree(whole, out, ignore=lambda folder, names: {part, "index.parquet", "segments.parquet"} & {*names})
+    old, new = whole / "parts" / part, out / "parts" / part
+    new.mkdir()
+    frames, motion = (ShardedArray.open(old / name) for name in ("frames", "motion"))
+    writer = PartWriter(new, 64, 80, ExtractSettings())
+    for k, (name, first, stop, label) in enumerate(places()):
+        video = opened[name]
+        span = range(video.record["start"] + first, video.record["start"] + stop)
+        about = {"video_id": f"{k:02d}.mp4", "num_frames": len(span), "label": label, "split": name.split(".")[0]}
+        record = {
+            field.name: video.record[field.name] for field in fields(VideoRecord) if field.name not in about
+        } | about
+        tracks = video.time_s[first:stop], video.picture_type[first:stop]
+        writer.copy_video(VideoRecord(**record | about), frames.encoded(span), motion.read(np.array(span)), *tracks)
+    writer.finish({"failures": []})
+    write_index(out)
+    return out
+
+
+def test_masks_by_motion_are_those_of_clips_that_were_cut_in_the_store(
+    stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The same vectors make the same masks, and the same losses to the last bit."""
+    cut = cut_in_store(stores[0], tmp_path / "copied.store")
+    assert len(open_store(cut)) == 40
+    for store in (stores[0], cut):
+        pretrain(store, tmp_path / "runs" / store.name, PretrainConfig(mask="mgm", **CLIP))
+    found = [losses(tmp_path / "runs" / store.name) for store in (stores[0], cut)]
+    assert len(found[0]) == 10
+    assert found[0] == found[1]
 
 
 def losses(run: Path) -> list[float]:

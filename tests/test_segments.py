@@ -156,7 +156,7 @@ def test_rows_of_several_segments_with_their_ids(store: Path) -> None:
     assert received.digest == opened.select().digest != opened.digest
     # The same command again, and a file that says less.
     before = (store / "segments.parquet").read_bytes()
-    assert attach(store, text).exit_code == 0
+    assert "the 4 segments that were attached before are replaced" in attach(store, text).stderr
     assert (store / "segments.parquet").read_bytes() == before
     assert attach(store, "path,start_s,end_s\nvariable,0,1\n").exit_code == 0
     assert list(open_store(store).samples.index) == ["variable.mp4#0000"]

@@ -117,6 +117,8 @@ def attach_labels(
         if found.segments:
             placed = place_segments(store, _with_splits(table, match), found.segments, settings)
             check_segments(placed, settings, progress)
+            if num_before := num_segments(store):
+                progress.say(f"the {num_before} segments that were attached before are replaced")
         elif any("split" in values for values in match.values.values()):
             shared = shared_videos(read_segments(store), _with_splits(table, match))
             check_shared_videos(shared, settings, progress)

@@ -173,9 +173,8 @@ def _class_names(file: Path) -> tuple[str, dict[str, str]] | None:
     """The kind and the names of a class list of EPIC-Kitchens, Charades or FineGym; None for another file."""
     lines = [line.strip() for line in read_lines(file).values()]
     for kind, pattern in CLASS_LINES.items():
-        matches = [pattern.fullmatch(line) for line in lines]
-        if lines and all(matches):
-            return kind, {match[1]: match[2].strip() for match in matches if match}
+        if lines and all(pattern.fullmatch(line) for line in lines):
+            return kind, {match[1]: match[2].strip() for line in lines if (match := pattern.fullmatch(line))}
     if header_columns(file)[:2] == ["id", "key"]:
         kinds = [kind for kind in ("verb", "noun") if kind in file.name.lower()]
         if len(kinds) != 1:
