@@ -109,7 +109,7 @@ def test_one_box_is_erased_in_all_frames() -> None:
 
 def test_finetune_augment_is_decided_by_its_generator_and_needs_no_motion() -> None:
     frames_CTHW = np.random.default_rng(0).integers(0, 256, (3, 6, 32, 32), np.uint8)
-    clip = Clip(frames_CTHW=frames_CTHW, motion_TYX2=np.zeros((6, 0, 0, 2), np.float32), label=1, video_id="b")
+    clip = Clip(frames_CTHW=frames_CTHW, motion_TYX2=np.zeros((6, 0, 0, 2), np.float32), label=1, sample_id="b")
     augment = FinetuneAugment(size_px=32)
 
     def drawn(seed: Any) -> tuple[Any, Any]:

@@ -50,7 +50,7 @@ def test_small_data_sets_get_steps_and_a_rate(kind: type[TrainConfig], num_video
     assert plan.num_steps >= min(2000, num_videos * chosen.epochs)
     assert effective_rate(chosen) == pytest.approx(1e-3)
     is_default = chosen.batch_size == kind.model_fields["batch_size"].default
-    said = f"batch-size is {chosen.batch_size}: there are {num_videos} training videos"
+    said = f"batch-size is {chosen.batch_size}: there are {num_videos} training samples"
     assert any(said in line for line in lines) != is_default
     assert not any(line.startswith("warning: the learning rate") for line in lines)
 

@@ -39,6 +39,10 @@ class MemoryVideo(StandIn):  # type: ignore[misc]  # for a Video
     packed_motion: np.ndarray
 
     @property
+    def sample_id(self) -> str:
+        return self.video_id
+
+    @property
     def num_frames(self) -> int:
         return len(self.frames)
 
@@ -133,7 +137,7 @@ def test_a_clip_holds_the_frames_and_motion_it_was_asked_for() -> None:
     assert clip.frames_THWC[:, 0, 0, :2].tolist() == [[3, 1], [7, 1], [11, 1]]
     # The motion of frame t is t in this store: the means of {3}, {4 … 7} and {8 … 11}.
     assert clip.motion_TYX2[:, 0, 0, 0].tolist() == [3, 5.5, 9.5]
-    assert (clip.label, clip.video_id) == (2, "b")
+    assert (clip.label, clip.sample_id) == (2, "b")
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:

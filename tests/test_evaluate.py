@@ -105,7 +105,7 @@ def test_a_damaged_video_is_named_and_not_replaced(pan_store: Store, tmp_path: P
     assert (scores.scored, scores.listed) == (3, 4)
     assert list(scores.unreadable) == ["test/left/0.mp4"]
     assert "checksum" in scores.unreadable["test/left/0.mp4"]
-    assert [prediction.video_id for prediction in predictions] == [
+    assert [prediction.sample_id for prediction in predictions] == [
         "test/down/0.mp4",
         "test/right/0.mp4",
         "test/up/0.mp4",
@@ -117,7 +117,7 @@ def _evaluate_and_list(store: Path, out: Path) -> None:
     dataset = _dataset(open_store(store), num_temporal_views=1, num_spatial_views=1)
     with init_distributed("cpu") as distributed:
         _, predictions = score_views(_AlwaysClassOne(), dataset, distributed)
-    out.with_suffix(f".{distributed.rank}").write_text(" ".join(prediction.video_id for prediction in predictions))
+    out.with_suffix(f".{distributed.rank}").write_text(" ".join(prediction.sample_id for prediction in predictions))
 
 
 def test_more_processes_than_divide_the_videos_score_each_once(pan_store: Store, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def _features(num_videos: int = 20, num_views: int = 2, seed: int = 0) -> Featur
     noise_NVD = torch.randn(num_videos, num_views, 5, generator=generator)
     feature_NVD = noise_NVD + 2 * F.one_hot(label_N, 5)[:, None] + torch.tensor([9.0, 0, 0, 0, -3])
     video_ids = [f"{number:02d}" for number in range(num_videos)]
-    return Features(feature_NVD=feature_NVD.half(), label_N=label_N, video_ids=video_ids, unreadable={})
+    return Features(feature_NVD=feature_NVD.half(), label_N=label_N, sample_ids=video_ids, unreadable={})
 
 
 def test_a_grid_of_heads_learns_what_each_head_would_alone() -> None:
@@ -103,10 +103,10 @@ def test_the_head_that_counts_is_chosen_without_the_scored_videos() -> None:
 def test_videos_held_out_are_a_share_of_each_class() -> None:
     data = _features(23)
     fitted, held = hold_out(data, 0.25, seed=3)
-    assert sorted(fitted.video_ids + held.video_ids) == data.video_ids
+    assert sorted(fitted.sample_ids + held.sample_ids) == data.sample_ids
     assert np.bincount(held.label_N).tolist() == [2, 2, 2]
-    assert torch.equal(held.feature_NVD, data.feature_NVD[[int(video_id) for video_id in held.video_ids]])
-    assert torch.equal(held.label_N, torch.tensor([int(video_id) % 3 for video_id in held.video_ids]))
+    assert torch.equal(held.feature_NVD, data.feature_NVD[[int(video_id) for video_id in held.sample_ids]])
+    assert torch.equal(held.label_N, torch.tensor([int(video_id) % 3 for video_id in held.sample_ids]))
     with pytest.raises(UserError, match="no class has training videos of two groups"):
         hold_out(_features(3), 0.25, seed=0)
 
@@ -171,7 +171,7 @@ def test_features_are_computed_once_and_go_on_after_a_stop(
     no_model: Any = None
     assert cache.compute(no_model, dataset, CPU), "nothing is left to compute"
     loaded = cache.load(len(dataset))
-    assert loaded.video_ids == [dataset[index].video_id for index in range(4)]
+    assert loaded.sample_ids == [dataset[index].video_id for index in range(4)]
     with torch.no_grad():
         expected_VD = model(dataset[3].frames_VCTHW)
     torch.testing.assert_close(loaded.feature_NVD[3].float(), expected_VD, atol=2e-3, rtol=2e-3)
@@ -203,7 +203,7 @@ def test_a_video_that_cannot_be_read_is_named(
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     cache.compute(FrozenEncoder(weights), dataset, CPU)
     loaded = cache.load(len(dataset))
-    assert (len(loaded.video_ids), loaded.num_listed) == (3, 4)
+    assert (len(loaded.sample_ids), loaded.num_listed) == (3, 4)
     assert loaded.unreadable == {"test/left/0.mp4": "checksum"}
 
 
@@ -219,7 +219,7 @@ def test_the_command(pan_store: Store, weights: Weights, tmp_path: Path) -> None
     assert (plan["training_videos"], plan["scored_videos"], plan["heads"]) == (4, 4, 20)
     result = run()
     assert result.exit_code == 0, result.stderr
-    assert "trained on 4 of 4 training videos" in result.stderr
+    assert "trained on 4 of 4 training samples" in result.stderr
     scores = json.loads(result.stdout)
     rows = list(csv.DictReader((tmp_path / "run" / "heads.csv").read_text().splitlines()))
     assert len(rows) == 20

@@ -211,7 +211,12 @@ class ManyViews:
     def __getitem__(self, index: int) -> Views:
         if index == 2:
             self.act()
-        return Views(video_id=str(index), label=0, frames_VCTHW=torch.full((2, 3, 4, 32, 32), index, dtype=torch.uint8))
+        return Views(
+            sample_id=str(index),
+            video_id=str(index),
+            label=0,
+            frames_VCTHW=torch.full((2, 3, 4, 32, 32), index, dtype=torch.uint8),
+        )
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -251,7 +256,7 @@ def test_what_is_said_of_a_batch_that_cannot_be_handed_over(error: Exception, me
 
 def test_a_batch_of_views_is_one_tensor_in_the_order_of_the_videos() -> None:
     videos = [ManyViews(int)[k] for k in range(3)]
-    videos[1] = Views(video_id="1", label=0, frames_VCTHW=None, reason="torn")
+    videos[1] = Views(sample_id="1", video_id="1", label=0, frames_VCTHW=None, reason="torn")
     batch = collate_views(videos)
     assert batch["is_readable"] == [True, False, True]
     assert [video.video_id for video in batch["videos"]] == ["0", "1", "2"]

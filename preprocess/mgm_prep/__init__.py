@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
+    from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
     from mgm_prep.extraction.extract import ExtractSummary, extract
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
     from mgm_prep.extraction.preview import ExtractPreview, preview_extract
@@ -42,6 +42,7 @@ _HOMES = {
     "IndexSummary": "store_tools.build_index",
     "LabelSummary": "extraction.labels",
     "Saliency": "store_tools.saliency",
+    "SegmentSettings": "config",
     "StoreDescription": "store_tools.describe",
     "TranscodePreview": "transcoding.transcode",
     "TranscodeSettings": "config",
@@ -74,6 +75,7 @@ __all__ = [
     "IndexSummary",
     "LabelSummary",
     "Saliency",
+    "SegmentSettings",
     "StoreDescription",
     "TranscodePreview",
     "TranscodeSettings",

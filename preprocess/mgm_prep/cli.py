@@ -7,7 +7,7 @@ import click
 
 import mgm_prep
 from mgm_prep.cli_options import CommandResult, execution_options, fold_option, path_argument, prints_result
-from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
+from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
 from mgm_prep.runtime.execution import Execution
 from mgm_shared.cli import Program, config_options, dry_run_option, force_option, say, store_argument
 from mgm_shared.errors import UserError
@@ -27,6 +27,9 @@ def main() -> None:
 @config_options(ExtractSettings)
 @click.option("--labels", type=path_argument, multiple=True, metavar="FILE", help="As for `mgm-prep labels`.")
 @fold_option
+@click.option(
+    "--camera", "cameras", multiple=True, metavar="NAME", help="Only this camera of a LeRobot dataset; may be repeated."
+)
 @click.option("--refresh", is_flag=True, help="Extract videos again whose files changed since they were extracted.")
 @click.option("--retry-failed", is_flag=True, help="Try rejected videos again.")
 @dry_run_option
@@ -39,6 +42,7 @@ def extract(
     config: ExtractSettings,
     labels: tuple[Path, ...],
     fold: int,
+    cameras: tuple[str, ...],
     refresh: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -48,34 +52,54 @@ def extract(
     """Extract the videos of VIDEOS (a folder, or a list file) that STORE does not have yet.
 
     The same command again continues where it was stopped. In a folder, train/, val/ and test/ set the split, and the
-    folders below them the label. Rejected videos are listed in STORE/failures.jsonl, and the exit code is 3.
+    folders below them the label. Of a LeRobot dataset the videos of all cameras are extracted. Rejected videos are
+    listed in STORE/failures.jsonl, and the exit code is 3.
     """
     if dry_run:
-        return CommandResult.of(mgm_prep.preview_extract(videos, store))
+        return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras))
     choices = {"refresh": refresh, "retry_failed": retry_failed, "force": force}
-    summary = mgm_prep.extract(videos, store, config, execution, labels=labels, fold=fold, **choices)
-    problem = f"{summary.failed} videos were rejected; the reasons are in {store / 'failures.jsonl'}"
-    return CommandResult.of(summary, problem if summary.failed else "")
+    summary = mgm_prep.extract(videos, store, config, execution, labels=labels, fold=fold, cameras=cameras, **choices)
+    problems = []
+    if summary.failed:
+        problems.append(f"{summary.failed} videos were rejected; the reasons are in {store / 'failures.jsonl'}")
+    if summary.rejected_segments:
+        rows = f"{summary.rejected_segments} rows of the labels are no segments"
+        problems.append(f"{rows}; the reasons are in {store / 'rejected_segments.jsonl'}")
+    return CommandResult.of(summary, "\n".join(problems))
 
 
 @main.command(epilog="Example: mgm-prep labels ssv2.store train.json validation.json")
 @store_argument
 @click.argument("files", type=path_argument, nargs=-1, required=True)
 @fold_option
+@config_options(SegmentSettings)
 @dry_run_option
 @prints_result
-def labels(store: StorePath, files: tuple[Path, ...], fold: int, dry_run: bool) -> CommandResult:
-    """Attach the labels and splits of FILES to the videos of STORE. No frame is read or written.
+def labels(
+    store: StorePath, files: tuple[Path, ...], fold: int, config: SegmentSettings, dry_run: bool
+) -> CommandResult:
+    """Attach the labels and splits of FILES to the videos of STORE, or its segments. No frame is read or written.
 
     FILES: CSV files with or without a header (path, label, split), lists of `path label` lines as for VideoMAE, the
     JSON files of Something-Something v2 and Diving48, the CSV files of Kinetics, the split files of UCF101 and HMDB51,
     a folder of these, or a folder of videos in class folders. A class list among them turns class numbers into names.
     A line that begins with # is a comment unless it names a video.
+
+    Segments, places in videos, come from CSV files with path, start_s, end_s, label, split (or start_frame, end_frame),
+    the files of EPIC-Kitchens, Charades, FineGym, ActivityNet, or the folder of a LeRobot dataset. They replace those
+    attached before.
     """
     with TerminalProgress() as progress:
-        summary = mgm_prep.attach_labels(store, files, fold=fold, is_dry_run=dry_run, progress=progress)
-    problem = f"{summary.ambiguous} entries fit several videos or contradict each other; they have no label"
-    return CommandResult.of(summary, problem if summary.ambiguous else "")
+        summary = mgm_prep.attach_labels(
+            store, files, fold=fold, segments=config, is_dry_run=dry_run, progress=progress
+        )
+    problems = []
+    if summary.ambiguous:
+        problems.append(f"{summary.ambiguous} entries fit several videos or contradict each other; they have no label")
+    if summary.rejected_segments:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary.rejected_segments.items())
+        problems.append(f"{sum(summary.rejected_segments.values())} rows are no segments: {kinds}")
+    return CommandResult.of(summary, "; ".join(problems))
 
 
 @main.command(epilog="Example: mgm-prep transcode ~/ssv2/webm ~/ssv2/mp4 --short-side 256")
@@ -173,14 +197,27 @@ def flow(store: StorePath, config: FlowSettings, force: bool, execution: Executi
 @click.option(
     "--array", type=click.Choice(["motion", "flow"]), default="motion", show_default=True, help="What to measure."
 )
+@click.option(
+    "--samples",
+    type=click.Choice(["videos", "segments"]),
+    default="videos",
+    show_default=True,
+    help="Measure whole videos, or only the segments of STORE.",
+)
 @prints_result
-def saliency(store: StorePath, boxes: Path, video: str | None, array: Literal["motion", "flow"]) -> CommandResult:
+def saliency(
+    store: StorePath,
+    boxes: Path,
+    video: str | None,
+    array: Literal["motion", "flow"],
+    samples: Literal["videos", "segments"],
+) -> CommandResult:
     """Compare the motion of STORE inside labelled boxes with the motion outside: is it a good guide for masks?
 
     A MOT file has lines `frame,id,left,top,width,height,…`, counted from 1, in pixels of the source as shown. In a
     folder, the file of train/wave/17.mp4 is train/wave/17.txt, or train/wave/17/gt/gt.txt as in MOTChallenge.
     """
-    return CommandResult.of(mgm_prep.saliency(store, boxes, video=video, array=array))
+    return CommandResult.of(mgm_prep.saliency(store, boxes, video=video, array=array, samples=samples))
 
 
 if __name__ == "__main__":

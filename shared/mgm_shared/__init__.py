@@ -6,19 +6,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgm_shared.errors import UserError
     from mgm_shared.progress import Progress, TerminalProgress
+    from mgm_shared.samples import Samples
     from mgm_shared.store import Store, Video, open_store
+    from mgm_shared.times import frames_between, nearest_frames
 
 # Imported on demand, so that `--help` does not wait for pandas and zarr.
 _HOMES = {
     "Progress": "progress",
+    "Samples": "samples",
     "Store": "store",
     "TerminalProgress": "progress",
     "UserError": "errors",
     "Video": "store",
+    "frames_between": "times",
+    "nearest_frames": "times",
     "open_store": "store",
 }
 
-__all__ = ["Progress", "Store", "TerminalProgress", "UserError", "Video", "open_store"]
+__all__ = [
+    "Progress",
+    "Samples",
+    "Store",
+    "TerminalProgress",
+    "UserError",
+    "Video",
+    "frames_between",
+    "nearest_frames",
+    "open_store",
+]
 
 
 def __getattr__(name: str) -> Any:

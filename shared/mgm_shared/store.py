@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray
 
+    from mgm_shared.samples import SampleKind, Samples
+
 Key = int | slice | Sequence[int] | NDArray[np.int64]
 
 
@@ -80,6 +82,23 @@ class Store:
         return pd.DataFrame(columns).set_index("video_id")
 
     @cached_property
+    def samples(self) -> "pd.DataFrame":
+        """What a training reads, one row a sample, indexed by sample_id: the segments, or without them the videos.
+
+        The columns are video_id, first_frame and last_frame (both belong to the sample), label and split.
+        """
+        return self.select().frame
+
+    def select(self, kind: "SampleKind" = "auto") -> "Samples":
+        """The samples of a kind: whole `videos`, or places in them, `segments`; auto: segments where there are some.
+
+        UserError for segments of a store without them, and for segments that do not fit to the videos of the store.
+        """
+        from mgm_shared.samples import select
+
+        return select(self, kind)
+
+    @cached_property
     def digest(self) -> str:
         """A hash of the data that a training run reads; equal stores have equal digests."""
         return index.digest(self.table)
@@ -92,14 +111,15 @@ class Store:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __contains__(self, video_id: object) -> bool:
-        return isinstance(video_id, str) and self._row(video_id) is not None
+    def __contains__(self, sample_id: object) -> bool:
+        return isinstance(sample_id, str) and self._find(sample_id) is not None
 
-    def __getitem__(self, video_id: str) -> "Video":
-        row = self._row(video_id)
-        if row is None:
-            raise KeyError(f"no video {video_id!r} in {self.path}; see store.videos")
-        return self.video_at(row)
+    def __getitem__(self, sample_id: str) -> "Video":
+        """The video with this id, or the segment with this sample id."""
+        found = self._find(sample_id)
+        if found is None:
+            raise KeyError(f"no video {sample_id!r} in {self.path}; see store.videos and store.samples")
+        return found
 
     def video_at(self, row: int) -> "Video":
         """The video in a row of `table`."""
@@ -107,8 +127,16 @@ class Store:
         record = {name: column[row].as_py() for name, column in zip(names, columns, strict=True)}
         return Video(self.path / PARTS_DIR / record["part"], record.pop("video_id"), record)
 
-    def _row(self, video_id: str) -> int | None:
-        return index.find_row(self.table, video_id)
+    def _find(self, sample_id: str) -> "Video | None":
+        row = index.find_row(self.table, sample_id)
+        return self.video_at(row) if row is not None else self._segments.find(sample_id)
+
+    @cached_property
+    def _segments(self) -> "Samples":
+        """The segments, of which there may be none."""
+        from mgm_shared.samples import Samples
+
+        return Samples(self, is_segments=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # The cached table is left out: a spawned worker reads it faster than it could be sent.
@@ -120,12 +148,46 @@ class Store:
 
 @dataclass(frozen=True, repr=False)
 class Video:
-    """One video of a store. Its arrays are read when they are indexed."""
+    """One video of a store, or a segment of it. Its arrays are read when they are indexed.
+
+    A segment is used as a video that has only the segment's frames: frame 0 is its first one. Its times are those of
+    the whole video.
+    """
 
     part: StorePath
     video_id: str
     record: dict[str, Any]
-    """The video's row of `Store.videos`."""
+    """The video's row of `Store.videos`. A segment's `start`, `num_frames`, `label` and `split` are its own."""
+
+    @property
+    def sample_id(self) -> str:
+        """The id of the segment; of a whole video its `video_id`."""
+        return str(self.record.get("sample_id", self.video_id))
+
+    @property
+    def first_frame(self) -> int:
+        """The frame of the whole video at which the segment begins; 0 for a whole video."""
+        return int(self.record.get("first_frame", 0))
+
+    def segment(
+        self,
+        first_frame: int,
+        last_frame: int,
+        *,
+        sample_id: str | None = None,
+        label: str | None = None,
+        split: str | None = None,
+    ) -> "Video":
+        """The frames `first_frame` to `last_frame`, both included, as a video of their own. Nothing is copied.
+
+        IndexError for frames that the video does not have.
+        """
+        if not 0 <= first_frame <= last_frame < self.num_frames:
+            raise IndexError(f"{self.sample_id} has {self.num_frames} frames, not {first_frame} to {last_frame}")
+        place = {"start": self._span.start + first_frame, "num_frames": last_frame - first_frame + 1}
+        name = sample_id or f"{self.video_id}#{self.first_frame + first_frame}-{self.first_frame + last_frame}"
+        about = {"label": label, "split": split, "sample_id": name, "first_frame": self.first_frame + first_frame}
+        return Video(self.part, self.video_id, self.record | place | about)
 
     @property
     def num_frames(self) -> int:
@@ -205,7 +267,7 @@ class Video:
 
     def __repr__(self) -> str:
         return (
-            f"Video({self.video_id!r}: {self.num_frames} frames of {self.height}×{self.width} px at "
+            f"Video({self.sample_id!r}: {self.num_frames} frames of {self.height}×{self.width} px at "
             f"{self.fps:.4g} fps, label {self.label!r}, split {self.split!r})"
         )
 

@@ -29,6 +29,7 @@ ShortVideos = Literal["stride", "repeat"]
 SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
+Samples = Literal["auto", "videos", "segments"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 
@@ -43,6 +44,11 @@ HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints 
 # Options that several configurations share.
 CLASS_MAP = option(
     "", "CSV file with lines `label,class`: use only videos with these labels, under these class names", group=CLIPS
+)
+SAMPLES = option(
+    "auto",
+    "What to read: whole videos, or the segments that `mgm-prep labels` attached; auto: segments where there are some",
+    group=CLIPS,
 )
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
 SHORT_VIDEOS = option(
@@ -79,6 +85,7 @@ class TrainConfig(Config):
         "rotary, in attention, over time, height and width (V-JEPA 2)",
         group=MODEL,
     )
+    samples: Samples = SAMPLES
     num_frames: int = option(16, "Frames of a clip; a multiple of tubelet", group=CLIPS, ge=1)
     stride: int = STRIDE
     short_videos: ShortVideos = SHORT_VIDEOS
@@ -313,6 +320,7 @@ class ViewConfig(Config):
     """Which views of which videos are read, without chance. Model size and clip shape come from the weights."""
 
     split: str = option("test", "Split of the videos to score", group=TESTING)
+    samples: Samples = SAMPLES
     class_map: str = CLASS_MAP
     stride: int = STRIDE
     short_videos: ShortVideos = SHORT_VIDEOS
@@ -334,7 +342,7 @@ class EvaluateConfig(ViewConfig):
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
         """One view in the middle of each video, read as fine-tuning reads them."""
-        of_clips = ("class_map", "stride", "short_videos", "sampling")
+        of_clips = ("samples", "class_map", "stride", "short_videos", "sampling")
         of_hardware = ("num_workers", "worker_start", "precision", "device")
         kept = {name: getattr(config, name) for name in (*of_clips, *of_hardware)}
         return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)

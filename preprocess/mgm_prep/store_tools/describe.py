@@ -8,6 +8,7 @@ import numpy as np
 
 from mgm_shared.errors import UserError
 from mgm_shared.figures import motion_figure, motion_movie, save, save_gif
+from mgm_shared.samples import num_segments
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.storage import file_sizes
 from mgm_shared.store import Store, Video
@@ -28,6 +29,8 @@ class StoreDescription:
     """By stored size, height x width in pixels."""
     labels: int
     splits: dict[str, int]
+    segments: int
+    """Labelled places in the videos; see `Store.samples`."""
     codecs: dict[str, int]
     motion_from: dict[str, int]
     """By source of the motion, see `VideoRecord.motion_source`."""
@@ -91,6 +94,7 @@ def describe_store(store: Store) -> StoreDescription:
         sizes=_counts(videos["height"].astype(str) + "x" + videos["width"].astype(str)),
         labels=int(videos["label"].nunique()),
         splits=_counts(videos["split"].fillna("none")),
+        segments=num_segments(store.path),
         codecs=_counts(videos["codec"]),
         motion_from=_counts(videos["motion_source"]),
         damaged_videos=int((videos["num_corrupt"] > 0).sum()),

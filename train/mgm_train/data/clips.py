@@ -20,8 +20,9 @@ from torch.utils.data import Dataset, default_collate
 
 from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
+from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
-from mgm_shared.store import Store, Video
+from mgm_shared.store import Video
 from mgm_train.data.labels import label_numbers, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion
@@ -33,14 +34,14 @@ Sample = dict[str, Any]
 class Clip:
     """Frames (3, T, H, W) uint8 and their motion (T, H/8, W/8, 2), NaN = missing; label −1 = none.
 
-    `motion_TYX2` is empty, (T, 0, 0, 2), when motion was not asked for. `problem` says why the video could not be read;
-    the clip is then black and has no motion.
+    `motion_TYX2` is empty, (T, 0, 0, 2), when motion was not asked for. `problem` says why the sample could not be
+    read; the clip is then black and has no motion.
     """
 
     frames_CTHW: NDArray[np.uint8]
     motion_TYX2: NDArray[np.float32]
     label: int
-    video_id: str
+    sample_id: str
     problem: str = ""
 
     @property
@@ -131,16 +132,16 @@ def read_clips(
         motion_TYX2 = motion_between(motion_SYX2, indices_T)
         motions = [view_motion(motion_TYX2, view) for view in views]
     return [
-        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, video_id=video.video_id)
+        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, sample_id=video.sample_id)
         for frames_CTHW, motion_TYX2 in zip(read_views(video, indices_T, views), motions, strict=True)
     ]
 
 
 @dataclass(eq=False)
 class _ClipDataset(Dataset[list[Sample]]):
-    """What both datasets share: the store, the length and stride of clips, the augmentation."""
+    """What both datasets share: the samples, the length and stride of clips, the augmentation."""
 
-    store: Store
+    store: SampleSource
     _: KW_ONLY
     num_frames: int
     stride: int
@@ -171,18 +172,18 @@ class _ClipDataset(Dataset[list[Sample]]):
         try:
             clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
         except OSError as error:
-            return [_blank(video.video_id, str(error), len(indices_T), view, label) for view in views]
+            return [_blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
 
 
-def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
     """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
     size_px, num_cells = view.size_px, view.size_px // CELL_PX
     return Clip(
         frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
         motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
         label=label,
-        video_id=video_id,
+        sample_id=sample_id,
         problem=problem,
     )
 
@@ -192,7 +193,7 @@ class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
-    (video_id, reason) where it is blank.
+    (sample_id, reason) where it is blank.
     """
 
     _: KW_ONLY
@@ -251,7 +252,7 @@ class LabelledDataset(_ClipDataset):
 
 def _sample(clip: Clip, index: int) -> Sample:
     sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
-    return sample | ({"unreadable": (clip.video_id, clip.problem)} if clip.problem else {})
+    return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
-from mgm_shared.store import Store, Video
+from mgm_shared.samples import SampleSource
+from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
-from mgm_train.data.labels import label_numbers, read_class_map
+from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import start_method
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.readers import reading, start_reader
@@ -46,8 +47,9 @@ EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """All views of one video, (V, C, T, H, W) uint8; for an unreadable video None, with the reason."""
+    """All views of one sample, (V, C, T, H, W) uint8; for an unreadable one None, with the reason."""
 
+    sample_id: str
     video_id: str
     label: int
     frames_VCTHW: Tensor | None
@@ -55,9 +57,9 @@ class Views:
 
 
 class ViewDataset(Dataset[Views]):
-    """The views of each video of a split. A video is decoded once for all its views."""
+    """The views of each sample of a split. A frame is decoded once for all its views."""
 
-    def __init__(self, store: Store, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
+    def __init__(self, store: SampleSource, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
         self.store, self.model, self.config = store, model, config
         class_map = read_class_map(Path(config.class_map)) if config.class_map else None
         self.rows, self.labels = label_numbers(store, config.split, classes, class_map)
@@ -66,17 +68,22 @@ class ViewDataset(Dataset[Views]):
         return len(self.rows)
 
     @property
+    def id_column(self) -> str:
+        """The name of the samples' ids in tables of results."""
+        return f"{'sample' if noun_of(self.store) == 'segment' else 'video'}_id"
+
+    @property
     def num_views(self) -> int:
         """Number of views per video."""
         return self.config.num_temporal_views * self.config.num_spatial_views
 
     def __getitem__(self, index: int) -> Views:
         video, label = self.store.video_at(int(self.rows[index])), int(self.labels[index])
+        views = Views(sample_id=video.sample_id, video_id=video.video_id, label=label, frames_VCTHW=None)
         try:
-            frames_VCTHW = torch.from_numpy(self._views(video))
+            return replace(views, frames_VCTHW=torch.from_numpy(self._views(video)))
         except OSError as error:
-            return Views(video_id=video.video_id, label=label, frames_VCTHW=None, reason=str(error))
-        return Views(video_id=video.video_id, label=label, frames_VCTHW=frames_VCTHW)
+            return replace(views, reason=str(error))
 
     def _views(self, video: Video) -> NDArray[np.uint8]:
         config, side_px = self.config, self.model.image_px
@@ -143,22 +150,22 @@ def score_views(
     with closing(over_videos(model, dataset, own, distributed, progress)) as videos:
         for video, logits_VK in videos:
             if logits_VK is None:
-                unreadable[video.video_id] = video.reason
+                unreadable[video.sample_id] = video.reason
                 continue
             if not logits_VK.isfinite().all():
-                not_finite.append(video.video_id)
+                not_finite.append(video.sample_id)
                 break
             probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
-            predictions.append(Prediction(video_id=video.video_id, label=video.label, probability_K=probability_K))
+            predictions.append(Prediction(sample_id=video.sample_id, label=video.label, probability_K=probability_K))
     if distributed.world_size > 1:
         gathered: list[Any] = [None] * distributed.world_size
         dist.all_gather_object(gathered, (predictions, unreadable, not_finite))
         predictions = [prediction for part, _, _ in gathered for prediction in part]
-        unreadable = {video_id: reason for _, part, _ in gathered for video_id, reason in part.items()}
-        not_finite = [video_id for _, _, part in gathered for video_id in part]
+        unreadable = {sample_id: reason for _, part, _ in gathered for sample_id, reason in part.items()}
+        not_finite = [sample_id for _, _, part in gathered for sample_id in part]
     if not_finite:
         raise diverged(min(not_finite))
-    predictions.sort(key=lambda prediction: prediction.video_id)
+    predictions.sort(key=lambda prediction: prediction.sample_id)
     return score(predictions, unreadable), predictions
 
 
@@ -173,8 +180,8 @@ def score_every(
         scores, _ = score_views(model.eval(), dataset, distributed)
         split = dataset.config.split
         if distributed.is_main:
-            text = f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {scores.scored} of {scores.listed} videos"
-            say(text)
+            counts = f"{scores.scored} of {scores.listed} {noun_of(dataset.store, 2)}"
+            say(f"epoch {epoch} | {split} top-1 {scores.top1:.1%} | {counts}")
         return {f"{split}_{name}": getattr(scores, name) for name in ("top1", "top5", "scored", "listed")}
 
     return score_epoch

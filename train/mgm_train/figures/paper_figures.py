@@ -108,7 +108,7 @@ class Subject:
 
     def picture(self, rows: list[Row], remark: str) -> ClipFigure:
         side_px = self.config.image_px
-        caption = f"{self.clip.video_id} · {remark}"
+        caption = f"{self.clip.sample_id} · {remark}"
         return ClipFigure(
             rows=rows,
             num_frames=self.config.num_frames,

@@ -96,6 +96,6 @@ def _read(
 ) -> tuple[Path, list[Table], list[Table], list[Run], str]:
     out, tables = folder_of(grid, run), read_grid(Path(grid))
     chosen = choose(tables, names)
-    runs, digest = runs_of(chosen), open_store(store).digest
+    runs, digest = runs_of(chosen), open_store(store).select().digest
     check_records(runs, out, str(store), digest)
     return out, tables, chosen, runs, digest

@@ -15,7 +15,7 @@ from mgm_train.data.labels import describe_map, read_class_map
 from mgm_train.evaluation.metrics import Scores, write_reports
 from mgm_train.evaluation.multiview import ViewDataset, classifier, sampled_as_trained, score_views
 from mgm_train.runtime.distributed import init_distributed
-from mgm_train.tasks.training_run import say_precision
+from mgm_train.tasks.training_run import say_precision, say_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,9 @@ def evaluate(
         scores, predictions = score_views(model.to(distributed.device), dataset, distributed, progress)
         if not distributed.is_main:
             return None
-        files = write_reports(folder, config.split, predictions, scores.unreadable, loaded.classes)
+        files = write_reports(
+            folder, config.split, predictions, scores.unreadable, loaded.classes, id_column=dataset.id_column
+        )
     return EvaluateResult(scores=scores, num_views=dataset.num_views, files=files)
 
 
@@ -95,7 +97,8 @@ def preview_evaluate(
 def _open(
     store: str | StorePath, weights: str | os.PathLike[str], config: EvaluateConfig, progress: Progress
 ) -> tuple[Weights, ViewDataset]:
-    opened, loaded = open_store(store), load_weights(Path(weights))
+    opened, loaded = open_store(store).select(config.samples), load_weights(Path(weights))
+    say_samples(opened, progress)
     config, lines = sampled_as_trained(config, loaded)
     for line in lines:
         progress.say(line)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
+from mgm_shared.samples import SampleSource
 from mgm_shared.storage import StorePath
-from mgm_shared.store import Store, open_store
+from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
@@ -16,7 +17,7 @@ from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator, num_masked
 from mgm_train.models.flops import pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build
-from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, with_chosen_options
+from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
 
@@ -64,7 +65,8 @@ def pretrain_job(
     store: str | StorePath, run: str | os.PathLike[str], config: PretrainConfig, progress: Progress
 ) -> Job:
     """The model, the data and the objective of a pretraining."""
-    opened = open_store(store)
+    opened = open_store(store).select(config.samples)
+    say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
     shape = config.shape
@@ -81,7 +83,7 @@ def pretrain_job(
     )
 
 
-def pretrain_dataset(store: Store, config: PretrainConfig) -> PretrainDataset:
+def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
     """The masked clips that pretraining with these options reads of a store."""
     return PretrainDataset(
         store,

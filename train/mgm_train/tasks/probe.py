@@ -8,6 +8,7 @@ from pathlib import Path
 from mgm_shared.errors import UserError
 from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
+from mgm_shared.samples import Samples
 from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.resume import check_task
@@ -16,11 +17,12 @@ from mgm_train.checkpoint.weights import Weights, load_weights
 from mgm_train.config import ProbeConfig
 from mgm_train.data.labels import class_names, read_class_map
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
+from mgm_train.evaluation.groups import recordings_of
 from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, held_out_videos, write_choices
 from mgm_train.evaluation.metrics import Scores, score, write_reports
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.runtime.distributed import Distributed, init_distributed
-from mgm_train.tasks.training_run import restart, say_precision
+from mgm_train.tasks.training_run import restart, say_precision, say_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class _Probe:
     """The opened inputs of a probe: training videos first, scored ones second."""
 
     weights: Weights
+    samples: Samples
     classes: list[str]
     datasets: tuple[ViewDataset, ViewDataset]
 
@@ -96,6 +99,7 @@ def probe(
         distributed.on_main(lambda: stack.enter_context(holding))
         say_precision(config.precision, distributed, progress)
         if distributed.is_main:
+            say_samples(opened.samples, progress)
             progress.say(
                 f"{num_held} training videos are held out to choose a head (group-pattern {config.group_pattern})"
             )
@@ -106,12 +110,19 @@ def probe(
         heads = Path(run) / "heads.csv"
         write_choices(heads, choices, best)
         scores = score(predictions, scored.unreadable)
-        files = write_reports(Path(run), config.split, predictions, scores.unreadable, opened.classes)
+        files = write_reports(
+            Path(run),
+            config.split,
+            predictions,
+            scores.unreadable,
+            opened.classes,
+            id_column=opened.datasets[1].id_column,
+        )
     return ProbeResult(
         scores=scores,
         choice=choices[best],
         best_top1=max(choice.top1 for choice in choices),
-        num_training_videos=len(train.video_ids),
+        num_training_videos=len(train.sample_ids),
         num_listed_training_videos=train.num_listed,
         files={"heads": heads, **files},
     )
@@ -130,18 +141,19 @@ def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
 def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
     if not config.init:
         raise UserError("probe needs --init, the weights whose encoder is probed")
-    opened, loaded = open_store(store), load_weights(Path(config.init))
+    opened, loaded = open_store(store).select(config.samples), load_weights(Path(config.init))
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
     train, scored = (ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config))
-    return _Probe(weights=loaded, classes=classes, datasets=(train, scored))
+    return _Probe(weights=loaded, samples=opened, classes=classes, datasets=(train, scored))
 
 
 def _num_held_out(opened: _Probe, config: ProbeConfig) -> int:
     """The number of training videos that choose the head. UserError, before any feature is computed, for none."""
     train, _ = opened.datasets
-    video_ids = train.store.table["video_id"].take(train.rows).to_pylist()
-    is_held_N = held_out_videos(train.labels, video_ids, config.held_out, config.seed, config.group_pattern)
+    table = opened.samples.table.take(train.rows)
+    names = recordings_of(table["sample_id"].to_pylist(), table["video_id"].to_pylist(), config.group_pattern)
+    is_held_N = held_out_videos(train.labels, names, config.held_out, config.seed, config.group_pattern)
     return int(is_held_N.sum())
 
 

@@ -9,6 +9,7 @@ from mgm_shared.boxes import box_file, read_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
 from mgm_shared.lock import one_writer
+from mgm_shared.samples import SampleKind
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.checkpoint.run_folder import read_config
@@ -37,7 +38,7 @@ def visualize(
     Args:
         store: Path or URL of a store.
         run: Folder of a pretraining run.
-        video: Id of the video; by default the first one of the training split.
+        video: Id of the video or of the segment; by default the first sample of the training split.
         boxes: MOT file with its boxes, or a folder with one for each video.
         out: Folder of the figures; by default `figures` in the run folder.
         movies: Also write each figure as a movie in these formats.
@@ -50,7 +51,7 @@ def visualize(
     """
     opened, run, folder = open_store(store), Path(run), Path(out or Path(run) / "figures")
     config = read_config(run, "pretrain", PretrainConfig)
-    shown = _video(opened, video)
+    shown = _video(opened, video, config.samples)
     model = _model(run)
     labelled = read_boxes(box_file(Path(boxes), shown.video_id)) if boxes else None
     subject = paper_figures.Subject.of(shown, config, labelled)
@@ -78,9 +79,10 @@ def _draw(
     return written
 
 
-def _video(store: Store, video: str | None) -> Video:
+def _video(store: Store, video: str | None, kind: SampleKind) -> Video:
     if video is None:
-        return store.video_at(int(split_rows(store, "train")[0]))
+        samples = store.select(kind)
+        return samples.video_at(int(split_rows(samples, "train")[0]))
     if video not in store:
         raise UserError(f"{store.path} has no video {video!r}; `mgm-prep inspect` lists them")
     return store[video]

@@ -29,6 +29,7 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
+from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.models.flops import Peak, peak
@@ -98,7 +99,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset))
+        self.plan = Plan.of(job.config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)
@@ -153,8 +154,9 @@ class _Trainer:
 
     def _describe(self) -> str:
         num_weights = sum(parameter.numel() for parameter in self.job.model.parameters())
+        samples = f"{self.plan.num_videos} {self.plan.noun}"
         return (
-            f"{self.job.model.config.name}: {num_weights / 1e6:.1f} M weights · {self.plan.num_videos} videos · "
+            f"{self.job.model.config.name}: {num_weights / 1e6:.1f} M weights · {samples} · "
             f"{self.plan.num_steps} steps of {self.plan.clips_per_step} clips · {self.distributed.device.type} × "
             f"{self.distributed.world_size} · learning rate {self.config.base_lr * self.config.batch_size / 256:.2e}"
         )
