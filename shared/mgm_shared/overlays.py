@@ -90,7 +90,7 @@ def draw_arrows(axis: "Axes", motion_YX2: NDArray[np.float32], full_px: float) -
     """
     num_rows, num_columns = motion_YX2.shape[:2]
     step = -(-max(num_rows, num_columns) // MAX_ARROWS)
-    y, x, mean_K2 = _pooled(motion_YX2, step)
+    y, x, mean_K2 = pooled(motion_YX2, step)
     side_px = step * CELL_PX
     length_K2 = mean_K2 * (2 * side_px / full_px)
     is_moving_K = np.hypot(*length_K2.T) > MIN_ARROW_SHARE * side_px
@@ -102,7 +102,7 @@ def draw_arrows(axis: "Axes", motion_YX2: NDArray[np.float32], full_px: float) -
     )  # fmt: skip
 
 
-def _pooled(motion_YX2: NDArray[np.float32], step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
+def pooled(motion_YX2: NDArray[np.float32], step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
     """Row, column and mean motion of the squares of step×step cells, of those where at least half are known."""
     num_rows, num_columns = (side // step for side in motion_YX2.shape[:2])
     cells_YX2 = motion_YX2[: num_rows * step, : num_columns * step].reshape(num_rows, step, num_columns, step, 2)
