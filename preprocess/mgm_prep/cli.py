@@ -128,13 +128,16 @@ def verify(store: StorePath, source: Path | None, sample: int, is_repair: bool, 
 @main.command()
 @store_argument
 @click.argument("video", required=False)
-@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and their motion: a .png, or a .gif.")
-@click.option("--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF]")
+@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and motion: .png, .gif or .mp4.")
+@click.option(
+    "--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF or MP4]"
+)
 @prints_result
 def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int | None) -> CommandResult:
     """Describe STORE, or one VIDEO of it (an id, or text that only one id contains).
 
-    A figure shows the motion as arrows and colours. A PNG has frames from the whole video, a GIF from its middle.
+    A figure shows the motion as arrows and colours, and the optical flow where `mgm-prep flow` added it. A PNG has
+    frames from the whole video, a GIF or an MP4 from its middle.
     """
     from mgm_shared import open_store
 

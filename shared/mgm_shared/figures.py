@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
-from mgm_shared.overlays import draw_arrows, draw_colours, draw_missing, draw_wheel, full_speed
+from mgm_shared.overlays import (
+    arrow_spacing,
+    draw_arrow_scale,
+    draw_arrows,
+    draw_colours,
+    draw_missing,
+    draw_wheel,
+    full_speed,
+)
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.store import Video
 
@@ -34,15 +42,22 @@ LEGEND_SHARE = 0.6
 # The resolution at which four frames of 224 px fill a movie, and how many letters of a title fit into an inch.
 MOVIE_DOTS_PER_INCH = 128
 LETTERS_PER_INCH = 14
+MARK_COLOUR = "#D55E00"
+MARKED_TEXT = {"fontweight": "bold", "color": MARK_COLOUR}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a figure: its name, a function that draws the panel of frame t, and its legend."""
+    """One row of a figure: its name, a function that draws the panel of frame t, and its legend.
+
+    `scale` says in words what the legend shows, for a movie, which has no room for legends. A marked row stands out.
+    """
 
     name: str
     draw: Callable[["Axes", int], object]
     legend: Callable[["Axes"], object] | None = None
+    scale: str = ""
+    is_marked: bool = False
 
 
 def film_strip(
@@ -62,10 +77,13 @@ def film_strip(
         block, column = divmod(place, num_columns)
         for k, row in enumerate(rows):
             row.draw(axes[block * len(rows) + k][column], t)
+            if row.is_marked:
+                _mark(axes[block * len(rows) + k][column])
         axes[block * len(rows)][column].set_title(title, fontsize=FONT_POINTS, pad=3)
     for k, axis_row in enumerate(axes):
         row = rows[k % len(rows)]
-        axis_row[0].set_ylabel(row.name, rotation=0, ha="right", va="center", fontsize=FONT_POINTS, linespacing=1.3)
+        style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": FONT_POINTS, "linespacing": 1.3}
+        axis_row[0].set_ylabel(row.name, rotation=0, **style, **(MARKED_TEXT if row.is_marked else {}))
         if row.legend is not None and k < len(rows):
             row.legend(axis_row[-1])
     _caption(figure, caption)
@@ -88,14 +106,16 @@ def movie(
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(MOVIE_DOTS_PER_INCH)
     width_letters = int(PAGE_INCHES / axes.shape[1] * LETTERS_PER_INCH)
-    names = [textwrap.fill(" ".join(row.name.split()), width_letters) for row in rows]
+    names = [textwrap.fill(" ".join(f"{row.name} {row.scale}".split()), width_letters) for row in rows]
     pictures: list[NDArray[np.uint8]] = []
     for t, title in titles.items():
         for axis, row, name in zip(axes.flat, rows, names, strict=False):
             axis.clear()
             _bare(axis)
             row.draw(axis, t)
-            axis.set_title(name, fontsize=FONT_POINTS, pad=3)
+            if row.is_marked:
+                _mark(axis)
+            axis.set_title(name, fontsize=FONT_POINTS, pad=3, **(MARKED_TEXT if row.is_marked else {}))
         _caption(figure, f"{caption}   {title}")
         if not pictures:
             _settle(figure, axes, num_spare=axes.size - len(rows))
@@ -158,13 +178,19 @@ def _bare(axis: "Axes") -> None:
         spine.set_visible(False)
 
 
+def _mark(axis: "Axes") -> None:
+    """A frame round a panel of a marked row."""
+    for spine in axis.spines.values():
+        spine.set(visible=True, linewidth=1.6, edgecolor=MARK_COLOUR)
+
+
 def _caption(figure: "Figure", text: str) -> None:
     if text:
         figure.suptitle(text, fontsize=FONT_POINTS, x=0.01, ha="left")
 
 
 def motion_figure(video: Video, indices_T: NDArray[np.int64]) -> "Figure":
-    """The motion of some frames of a video: arrows on the frame, and the same in colours."""
+    """The motion of some frames of a video: arrows on the frame, and the same in colours; also its flow, if any."""
     return film_strip(*_motion_rows(video, indices_T), caption=video.video_id, max_columns=4)
 
 
@@ -178,10 +204,13 @@ def _motion_rows(video: Video, indices_T: NDArray[np.int64]) -> tuple[list[Row],
     time_s, picture_type = video.time_s[indices_T], video.picture_type[indices_T]
     names = [PICTURE_TYPES[kind] for kind in picture_type]
     texts = [f"frame {t}, {name}, {s:.2f} s" for t, name, s in zip(indices_T, names, time_s, strict=True)]
-    return motion_rows(frames_THWC, motion_TYX2), dict(enumerate(texts)), (video.height, video.width)
+    rows = motion_rows(frames_THWC, motion_TYX2)
+    if video.has_flow:
+        rows += motion_rows(frames_THWC, video.flow[indices_T], "flow")
+    return rows, dict(enumerate(texts)), (video.height, video.width)
 
 
-def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]) -> list[Row]:
+def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32], name: str = "vectors") -> list[Row]:
     """Two rows: motion as arrows on the frames, and as colours."""
     full_px = full_speed(motion_TYX2)
 
@@ -196,9 +225,16 @@ def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]
     def wheel(axis: "Axes") -> None:
         draw_wheel(axis, full_px, FONT_POINTS)
 
+    cells_YX = motion_TYX2.shape[1:3]
+
+    def arrow(axis: "Axes") -> None:
+        draw_arrow_scale(axis, full_px, cells_YX, LEGEND_SHARE, FONT_POINTS)
+
+    length = f"arrows {2 * arrow_spacing(cells_YX) / full_px:.1f} × as long as the motion of a frame"
+    colour = f"full colour: {full_px:.1f} px a frame"
     return [
-        Row(name="vectors\n(hatched: none)", draw=arrows),
-        Row(name="vectors\n(grey: none)", draw=colours, legend=wheel),
+        Row(name=f"{name}\n(hatched: none)", draw=arrows, legend=arrow, scale=length),
+        Row(name=f"{name}\n(grey: none)", draw=colours, legend=wheel, scale=colour),
     ]
 
 

@@ -9,6 +9,7 @@ from mgm_shared.boxes import box_file, read_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
 from mgm_shared.lock import one_writer
+from mgm_shared.mp4 import save_mp4
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.checkpoint.run_folder import read_config
@@ -16,7 +17,6 @@ from mgm_train.checkpoint.weights import load_weights
 from mgm_train.config import PretrainConfig
 from mgm_train.data.labels import split_rows
 from mgm_train.figures import paper_figures
-from mgm_train.figures.mp4 import save_mp4
 from mgm_train.models.videomae import VideoMAE
 
 MovieFormat = Literal["gif", "mp4"]
