@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 # The text width of a two-column paper, and a resolution at which six frames of 224 px fill it pixel by pixel.
 PAGE_INCHES = 7.2
 DOTS_PER_INCH = 200
+PANEL_INCHES = PAGE_INCHES / 6
 FONT_POINTS = 7.5
 # A legend is so wide, in panels.
 LEGEND_SHARE = 0.6
 # The resolution at which four frames of 224 px fill a movie, and how many letters of a title fit into an inch.
 MOVIE_DOTS_PER_INCH = 128
 LETTERS_PER_INCH = 14
+NO_MATPLOTLIB = "figures need matplotlib: pip install 'mgm[notebook]'"
 MARK_COLOUR = "#D55E00"
 MARKED_TEXT = {"fontweight": "bold", "color": MARK_COLOUR}
 
@@ -124,6 +126,27 @@ def movie(
     return _trimmed(pictures)
 
 
+def row_pictures(row: Row, num_frames: int, size_px: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """The panels of a row without anything around them, (H, W, 3) each, at a size of (height, width)."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(NO_MATPLOTLIB) from None
+    height, width = size_px
+    # Lines are as thick, in proportion, as in a strip.
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES * height / width), dpi=width / PANEL_INCHES)
+    canvas, axis = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    pictures: list[NDArray[np.uint8]] = []
+    for t in range(num_frames):
+        axis.clear()
+        _bare(axis)
+        row.draw(axis, t)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return pictures
+
+
 def _settle(figure: "Figure", axes: Any, num_spare: int) -> None:
     """Compute the layout once, so that panels keep their places in all frames, and centre an incomplete last line."""
     figure.draw_without_rendering()
@@ -159,7 +182,7 @@ def panels(
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
+        raise UserError(NO_MATPLOTLIB) from None
     widths = [1.0] * num_columns + [LEGEND_SHARE] * has_legend
     panel_inches = width_inches / sum(widths) * frame_size[0] / frame_size[1]
     # Higher than it needs to be, so that the width decides; the layout closes the gaps and `save` cuts off the rest.

@@ -89,6 +89,11 @@ class Store:
         """The attributes of the root group: schema version, extraction settings, library versions."""
         return check_schema(self.path)
 
+    @property
+    def address(self) -> str:
+        """Where the store lies: an absolute path, or a URL."""
+        return str(self.path) if isinstance(self.path, Url) else str(self.path.absolute())
+
     def __len__(self) -> int:
         return len(self.table)
 

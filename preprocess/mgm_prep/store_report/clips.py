@@ -1,6 +1,6 @@
 """Clips of a store that play in its report, with their motion vectors and the rectangle that motion would mask.
 
-Axes: T frames · t pairs of frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame.
+Axes: T frames · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_shared.geometry import CELL_PX, TUBELET_FRAMES, Box
-from mgm_shared.overlays import full_speed
 from mgm_shared.report.blocks import Reel
-from mgm_shared.report.reels import arrows_path, boxes_path, data_url, missing_path, shrunk
-from mgm_shared.store import Store, Video
+from mgm_shared.report.video_reel import video_reel
+from mgm_shared.store import Store
 
-NUM_FRAMES, SIDE_PX = 24, 224
-# A second of film has about as many frames.
-FRAMES_PER_S = 12.5
 MASK_RATIO = 0.75
 
 
@@ -41,36 +37,13 @@ def reels(store: Store, rows: Iterable[int]) -> list[Reel]:
     made: list[Reel] = []
     for row in rows:
         try:
-            made.append(reel(store.video_at(row)))
+            video = store.video_at(row)
+            seconds = f"{video.num_frames / max(video.fps, 1e-9):.1f} s"
+            remark = " · ".join(filter(None, (video.label, video.split, seconds)))
+            made.append(video_reel(video, remark, masked_boxes))
         except OSError:
             continue
     return made
-
-
-def reel(video: Video) -> Reel:
-    """Frames from the middle of a video, about 12 for a second of it."""
-    stride = max(1, round(video.fps / FRAMES_PER_S))
-    num_frames = max(1, min(NUM_FRAMES, video.num_frames // stride))
-    first = (video.num_frames - (num_frames - 1) * stride) // 2
-    indices_T = np.minimum(first + stride * np.arange(num_frames), video.num_frames - 1)
-    motion_TYX2 = video.motion[indices_T]
-    scale = min(1.0, SIDE_PX / max(video.height, video.width))
-    frames_THWC = shrunk(video.frames[indices_T], max(1, round(video.width * scale)))
-    height, width = frames_THWC.shape[1:3]
-    scale, full_px = width / video.width, full_speed(motion_TYX2)
-    return Reel(
-        title=video.video_id,
-        remark=" · ".join(filter(None, (video.label, video.split, f"{video.num_frames / max(video.fps, 1e-9):.1f} s"))),
-        legend=f"frames {indices_T[0]}–{indices_T[-1]} · up to {full_px:.1f} px/frame",
-        picture=data_url(list(frames_THWC)),
-        num_frames=num_frames,
-        width=width,
-        height=height,
-        frames_per_s=max(video.fps, 1.0) / stride,
-        arrows=arrows_path(motion_TYX2, full_px, scale, width),
-        missing=missing_path(motion_TYX2, scale, width),
-        mask=boxes_path(masked_boxes(motion_TYX2), scale, width),
-    )
 
 
 def masked_boxes(motion_TYX2: NDArray[np.float32], ratio: float = MASK_RATIO) -> list[Box]:

@@ -172,8 +172,8 @@ class Gallery:
 
     kind: ClassVar[str] = "gallery"
     reels: Sequence[Reel]
+    title: str = ""
     caption: str = ""
-    is_small: bool = False
 
     @property
     def is_square(self) -> bool:

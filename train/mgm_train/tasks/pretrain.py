@@ -76,6 +76,7 @@ def pretrain_job(
         dataset=pretrain_dataset(opened, config),
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
     )

@@ -47,10 +47,11 @@ from mgm_train.training.unreadable import UnreadableVideos
 class Job:
     """What is trained, on what, and where it goes.
 
-    `store` names the data (a hash), so that a run does not go on with other data; `inputs` has, by the name of the
-    option, the digest of the file that it names. `metadata` goes into the weights files. `flops_per_clip` is what
-    `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1;
-    what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
+    `store` names the data (a hash), so that a run does not go on with other data; `store_path` is where it lies, for
+    reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
+    weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
+    process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
+    equally often.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Job:
     dataset: KeyedDataset
     run: RunFolder
     store: str = ""
+    store_path: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
     flops_per_clip: float | None = None
@@ -139,7 +141,12 @@ class _Trainer:
         self.peak = self._peak()
         if not self.distributed.is_main:
             return
-        about = {"store": self.job.store, "inputs": self.job.inputs, "peak_flops": vars(self.peak)}
+        about = {
+            "store": self.job.store,
+            "store_path": self.job.store_path,
+            "inputs": self.job.inputs,
+            "peak_flops": vars(self.peak),
+        }
         self.job.run.start(self.job.task, self.config, about)
         self.job.run.cut_metrics(self.step)
         self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
@@ -169,8 +176,9 @@ class _Trainer:
             while self.step < self.plan.num_steps:
                 start_s = time.perf_counter()
                 self._one_step(batches)
-                if self.step == first_step + 1:
-                    self._say_first(time.perf_counter() - start_s)
+                if self.step - first_step in (1, 2):
+                    self.distributed.wait_for_device()
+                    self._say_early(time.perf_counter() - start_s, is_first=self.step == first_step + 1)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
@@ -184,10 +192,23 @@ class _Trainer:
                     self._say(f"stopped after step {self.step} and saved; run the same command again to continue")
                     return
 
-    def _say_first(self, step_s: float) -> None:
-        """A sign of life after the first step, long before the first line of metrics may come."""
-        left = time_left((self.plan.num_steps - self.step) * step_s)
-        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, start-up included: about {left} left")
+    def _say_early(self, step_s: float, is_first: bool) -> None:
+        """A sign of life after the first step, long before the first line of metrics may come.
+
+        The wait for the first batch, in which the workers start, is not counted. A first step that compiles the model
+        says nothing of the others, so the second one is measured.
+        """
+        compiles = self.config.compile
+        start_up_s = self.meter.exclude_start_up() if is_first else 0.0
+        if is_first == compiles:
+            if compiles:
+                self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, compilation included")
+            return
+        own_s = max(step_s - start_up_s, 1e-9)
+        left = time_left((self.plan.num_steps - self.step) * own_s)
+        speed = f"{self.plan.clips_per_step / own_s:.1f} clips/s | about {left} left"
+        started = f" | started in {start_up_s:.1f} s" if is_first else ""
+        self._say(f"step {self.step}/{self.plan.num_steps} | {speed}{started}")
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
