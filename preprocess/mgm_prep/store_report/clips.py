@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_shared.geometry import CELL_PX, TUBELET_FRAMES, Box
+from mgm_shared.geometry import CELL_PX, PAPER_PATCH, Box
 from mgm_shared.report.blocks import Reel
 from mgm_shared.report.video_reel import video_reel
 from mgm_shared.store import Store
@@ -56,8 +56,8 @@ def masked_boxes(motion_TYX2: NDArray[np.float32], ratio: float = MASK_RATIO) ->
     num_rows, num_columns = motion_TYX2.shape[1:3]
     strength_TYX = _filled(np.hypot(motion_TYX2[..., 0], motion_TYX2[..., 1]))
     boxes: list[Box] = []
-    for start in range(0, len(strength_TYX), TUBELET_FRAMES):
-        pair_YX = strength_TYX[start : start + TUBELET_FRAMES]
+    for start in range(0, len(strength_TYX), PAPER_PATCH.frames):
+        pair_YX = strength_TYX[start : start + PAPER_PATCH.frames]
         row, column = np.unravel_index(int(pair_YX.sum(0).argmax()), (num_rows, num_columns))
         y, x = (row + 0.5, column + 0.5) if pair_YX.any() else (num_rows / 2, num_columns / 2)
         boxes += [_rectangle(float(x), float(y), num_columns, num_rows, ratio)] * len(pair_YX)
