@@ -126,6 +126,17 @@ def movie(
     return _trimmed(pictures)
 
 
+def to_picture(figure: "Figure", dots_per_inch: int = 100) -> NDArray[np.uint8]:
+    """A figure as a picture (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dots_per_inch)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (picture_HWC,) = _trimmed([np.asarray(canvas.buffer_rgba())[..., :3].copy()])
+    return picture_HWC
+
+
 def row_pictures(row: Row, num_frames: int, size_px: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """The panels of a row without anything around them, (H, W, 3) each, at a size of (height, width)."""
     try:

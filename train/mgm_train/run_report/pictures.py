@@ -9,27 +9,20 @@ from dataclasses import replace
 from mgm_shared.figures import Row, row_pictures
 from mgm_shared.report.blocks import Block, Gallery, Reel
 from mgm_shared.report.reels import data_url
-from mgm_shared.store import Store, Video
+from mgm_shared.store import Video
 from mgm_train.checkpoint.run_folder import read_config
-from mgm_train.checkpoint.weights import load_weights
+from mgm_train.checkpoint.weights import find_weights
 from mgm_train.config import PretrainConfig
-from mgm_train.data.labels import split_rows
 from mgm_train.figures.paper_figures import (
     Subject,
     attention_picture,
     mask_picture,
     reconstruction_picture,
 )
-from mgm_train.models.videomae import VideoMAE
+from mgm_train.figures.pretrained import pretrained
 from mgm_train.run_report.records import RunRecord
 
 SIDE_PX = 224
-
-
-def shown_video(store: Store) -> Video:
-    """The video from the middle of the training split. UserError if there is none."""
-    rows = split_rows(store, "train")
-    return store.video_at(int(rows[len(rows) // 2]))
 
 
 def mask_blocks(run: RunRecord, video: Video) -> list[Block]:
@@ -43,15 +36,14 @@ def mask_blocks(run: RunRecord, video: Video) -> list[Block]:
 def model_blocks(run: RunRecord, video: Video) -> list[Block]:
     """What the encoder sees, what the decoder predicts, and where the last block attends. UserError without weights."""
     config = read_config(run.root, "pretrain", PretrainConfig)
-    weights, subject = load_weights(run.root), Subject.of(video, config)
-    model = VideoMAE(weights.model)
-    model.load_state_dict(weights.state, strict=True)
+    subject = Subject.of(video, config)
+    model = pretrained(run.root)
     rebuilt, attention = reconstruction_picture(subject, model), attention_picture(subject, model)
     last = replace(attention.rows[-1], name=f"attention, {attention.rows[-1].name}")
     # The clip of the attention has a ring round the patch that attends.
     rows = [attention.rows[0], *rebuilt.rows[1:], last]
     caption = f"{rebuilt.caption}; {attention.caption.split(' · ')[-1]}."
-    title = f"{run.name}, {weights.path.stem}"
+    title = f"{run.name}, {find_weights(run.root).stem}"
     return [Gallery(reels=_reels(rows, subject, video), title=title, caption=caption)]
 
 

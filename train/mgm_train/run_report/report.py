@@ -11,11 +11,12 @@ from mgm_shared.report.blocks import Block, Grid, Notes, Page, Section, Table
 from mgm_shared.report.page import write_page
 from mgm_shared.storage import PathLike
 from mgm_shared.store import Store, open_store
+from mgm_train.figures.pretrained import shown_video
 from mgm_train.run_report.ablations import ablation_blocks
 from mgm_train.run_report.accuracy import accuracy_table, class_blocks, confusion_block, tested, worst_blocks
 from mgm_train.run_report.curves import remarks, run_table, run_tiles, training_sections
 from mgm_train.run_report.options import machine_table, option_blocks
-from mgm_train.run_report.pictures import mask_blocks, model_blocks, shown_video
+from mgm_train.run_report.pictures import mask_blocks, model_blocks
 from mgm_train.run_report.records import Records, RunRecord, read_records
 
 # Runs whose pictures are drawn, and tests whose confusion is: each takes seconds, or half a megabyte.

@@ -36,6 +36,7 @@ from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
+from mgm_train.training.loggers import Loggers, Picture, check_loggers
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
 from mgm_train.training.throughput import Meter, step_line, time_left
@@ -51,7 +52,7 @@ class Job:
     reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
     weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
     process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
-    equally often.
+    equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
     """
 
     task: str
@@ -67,6 +68,7 @@ class Job:
     flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+    draw: Callable[[Path], Mapping[str, Picture]] | None = None
     say: Callable[[str], None] = SILENT.say
     save_last_every_s: float = 600.0
     """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
@@ -106,6 +108,7 @@ class _Trainer:
         self.to_device = ToDevice(distributed.device)
         self.stop = StopRequest()
         self.saved_s, self.saving_s = time.perf_counter(), 0.0
+        self.loggers = Loggers()
 
     def run(self) -> TrainResult:
         with self._holding_folder() as self.check_lock:
@@ -120,6 +123,7 @@ class _Trainer:
 
     def _run(self) -> TrainResult:
         run, job = self.job.run, self.job
+        check_loggers(self.config.loggers)
         state = load_state(run)
         check_resumable(run, state, job.task, self.config, job.store, job.inputs)
         if state is not None:
@@ -132,7 +136,10 @@ class _Trainer:
         self._open_folder()
         if self.step < self.plan.num_steps:
             self.learner = Learner(self.job.model, self.config, self.distributed, self.job.layer_decay, state)
-            self._run_steps()
+            try:
+                self._run_steps()
+            finally:
+                self.loggers.close()
         return self._outcome()
 
     def _open_folder(self) -> None:
@@ -152,6 +159,9 @@ class _Trainer:
         self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
         if dropped := dropped_line(self.plan):
             self._say(dropped)
+        if self.step < self.plan.num_steps:
+            options = self.config.to_dict()
+            self.loggers = Loggers.open(self.config.loggers, self.job.run, self.job.task, options, self.step)
 
     def _peak(self) -> Peak:
         return peak(
@@ -295,6 +305,7 @@ class _Trainer:
         }
         if self.distributed.is_main:
             self.job.run.append_metrics(row)
+            self.loggers.row(row)
             num_clips_left = (self.plan.num_steps - self.step) * self.plan.clips_per_step
             self._say(step_line(row, self.plan.num_steps, num_clips_left / row["clips_per_s"]))
         self.meter = Meter(self.distributed)
@@ -306,7 +317,9 @@ class _Trainer:
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
             self.job.model.train()
             if self.distributed.is_main and scores:
-                self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
+                row = {"step": self.step, "epoch": epoch, **scores}
+                self.job.run.append_metrics(row)
+                self.loggers.row(row)
         if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
             self._save_weights(epoch)
         self.meter.pause(time.perf_counter() - start_s)
@@ -320,6 +333,17 @@ class _Trainer:
         if self.distributed.is_main:
             self.check_lock()
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
+            self._log_pictures(epoch)
+
+    def _log_pictures(self, epoch: int) -> None:
+        if self.loggers.loggers and self.job.draw is not None:
+            try:
+                pictures = self.job.draw(self.job.run.weights(epoch))
+            except (UserError, OSError) as error:
+                # A training does not end because of a picture.
+                self._say(f"no pictures were logged: {error}")
+                return
+            self.loggers.pictures(self.step, pictures)
 
     def _save_last(self) -> None:
         self._check_finite()
