@@ -30,7 +30,7 @@ from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator
 
 # The widest that is small enough is taken.
-WIDTHS_PX, NUM_COLOURS, MAX_BYTES = (1000, 900, 800, 700, 600, 500), 128, 200_000
+WIDTHS_PX, NUM_COLOURS, MAX_BYTES = (1000, 900, 800, 700, 600, 500), 256, 200_000
 MOVING, TURNING = "bikes.mp4", "bigbuckbunny.mp4"
 # Clips without a cut, and the square of the stored frame in which something moves.
 WALKER_T, WALKER_BOX = np.arange(193, 209), Box(x=220, y=0, width=256, height=256)
@@ -134,7 +134,9 @@ def _write(figure: Figure, file: Path) -> None:
         image = opened.convert("RGB")
     for width_px in WIDTHS_PX:
         size = (width_px, round(image.height * width_px / image.width))
-        image.resize(size, Image.Resampling.LANCZOS).quantize(NUM_COLOURS).save(file, optimize=True)
+        # Not the median cut, which leaves the rare colours of a legend out.
+        smaller = image.resize(size, Image.Resampling.LANCZOS)
+        smaller.quantize(palette=smaller.quantize(NUM_COLOURS, Image.Quantize.MAXCOVERAGE)).save(file, optimize=True)
         if file.stat().st_size <= MAX_BYTES:
             return
     raise ValueError(f"{file} has {file.stat().st_size} bytes, more than {MAX_BYTES}")
