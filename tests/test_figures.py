@@ -156,7 +156,7 @@ def test_a_marked_row_stands_out_and_a_movie_has_the_scale_in_words(monkeypatch:
 
     monkeypatch.setattr(figures, "panels", noted)
     movie([own], {0: "a"}, (16, 24))
-    assert drawn[0][1][0, 0].get_title() == "own full colour: 2"
+    assert drawn[0][1][0, 0].get_title() == "own\nfull colour: 2"
 
 
 def test_flow_is_drawn_where_there_is_some(pan_store: Store, tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def movie(
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(MOVIE_DOTS_PER_INCH)
     width_letters = int(PAGE_INCHES / axes.shape[1] * LETTERS_PER_INCH)
-    names = [textwrap.fill(" ".join(f"{row.name} {row.scale}".split()), width_letters) for row in rows]
+    names = [
+        "\n".join(textwrap.fill(" ".join(text.split()), width_letters) for text in (row.name, row.scale) if text)
+        for row in rows
+    ]
     pictures: list[NDArray[np.uint8]] = []
     for t, title in titles.items():
         for axis, row, name in zip(axes.flat, rows, names, strict=False):
@@ -264,8 +267,8 @@ def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]
     def arrow(axis: "Axes") -> None:
         draw_arrow_scale(axis, full_px, cells_YX, LEGEND_SHARE, FONT_POINTS)
 
-    length = f"arrows {2 * arrow_spacing(cells_YX) / full_px:.1f} × as long as the motion of a frame"
-    colour = f"full colour: {full_px:.1f} px a frame"
+    length = f"arrows {2 * arrow_spacing(cells_YX) / full_px:.1f} × the motion"
+    colour = f"full colour: {full_px:.1f} px/frame"
     return [
         Row(name=f"{name}\n(hatched: none)", draw=arrows, legend=arrow, scale=length),
         Row(name=f"{name}\n(grey: none)", draw=colours, legend=wheel, scale=colour),
