@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
     from mgm_prep.extraction.preview import ExtractPreview, preview_extract
     from mgm_prep.runtime.execution import Execution
+    from mgm_prep.store_report.report import ReportSummary, report
     from mgm_prep.store_tools.add_flow import FlowSummary, add_flow
     from mgm_prep.store_tools.build_index import IndexSummary, build_index
     from mgm_prep.store_tools.describe import (
@@ -41,6 +42,7 @@ _HOMES = {
     "FlowSummary": "store_tools.add_flow",
     "IndexSummary": "store_tools.build_index",
     "LabelSummary": "extraction.labels",
+    "ReportSummary": "store_report.report",
     "Saliency": "store_tools.saliency",
     "SegmentSettings": "config",
     "StoreDescription": "store_tools.describe",
@@ -60,6 +62,7 @@ _HOMES = {
     "preview_extract": "extraction.preview",
     "preview_transcode": "transcoding.transcode",
     "repair": "store_tools.repair",
+    "report": "store_report.report",
     "saliency": "store_tools.saliency",
     "transcode": "transcoding.transcode",
     "verify": "store_tools.verify",
@@ -74,6 +77,7 @@ __all__ = [
     "FlowSummary",
     "IndexSummary",
     "LabelSummary",
+    "ReportSummary",
     "Saliency",
     "SegmentSettings",
     "StoreDescription",
@@ -93,6 +97,7 @@ __all__ = [
     "preview_extract",
     "preview_transcode",
     "repair",
+    "report",
     "saliency",
     "transcode",
     "verify",

@@ -152,13 +152,16 @@ def verify(store: StorePath, source: Path | None, sample: int, is_repair: bool, 
 @main.command()
 @store_argument
 @click.argument("video", required=False)
-@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and their motion: a .png, or a .gif.")
-@click.option("--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF]")
+@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and motion: .png, .gif or .mp4.")
+@click.option(
+    "--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF or MP4]"
+)
 @prints_result
 def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int | None) -> CommandResult:
     """Describe STORE, or one VIDEO of it (an id, or text that only one id contains).
 
-    A figure shows the motion as arrows and colours. A PNG has frames from the whole video, a GIF from its middle.
+    A figure shows the motion as arrows and colours, and the optical flow where `mgm-prep flow` added it. A PNG has
+    frames from the whole video, a GIF or an MP4 from its middle.
     """
     from mgm_shared import open_store
 
@@ -170,6 +173,28 @@ def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames
         mgm_prep.draw_video(chosen, figure, num_frames)
         say(f"wrote {figure}")
     return CommandResult(values=mgm_prep.describe_video(chosen).flat())
+
+
+@main.command(epilog="Example: mgm-prep report ssv2.store -o report.html")
+@store_argument
+@click.option(
+    "-o", "--out", type=path_argument, default="report.html", show_default=True, metavar="FILE", help="The HTML file."
+)
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=200, show_default=True, help="Videos whose motion is measured."
+)
+@click.option("--clips", type=click.IntRange(min=0), default=12, show_default=True, help="Videos that play in it.")
+@prints_result
+def report(store: StorePath, out: Path, sample: int, clips: int) -> CommandResult:
+    """Write one HTML file that describes STORE: counts, lengths, labels, motion, rejected videos, clips that play.
+
+    Everything is inside the file; it has no script and fetches nothing. Counts are of all videos, motion is measured on
+    a sample.
+    """
+    with TerminalProgress() as progress:
+        summary = mgm_prep.report(store, out, num_sampled=sample, num_clips=clips, progress=progress)
+    problem = f"{summary.unreadable} sampled videos cannot be read; run `mgm-prep verify {store}`"
+    return CommandResult.of(summary, problem if summary.unreadable else "")
 
 
 @main.command(epilog="Example: mgm-prep flow ssv2.store --method raft-small --weights raft_small_C_T_V2-01064c6d.pth")

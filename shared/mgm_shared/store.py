@@ -20,7 +20,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.objects import Url
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shard_reader import ShardedArray
-from mgm_shared.storage import StorePath, read_bytes, store_path
+from mgm_shared.storage import StorePath, is_file, read_bytes, store_path
 from mgm_shared.store_files import METADATA_FILE
 
 # pandas takes a quarter of a second to import. Only `Store.videos` imports it.
@@ -107,6 +107,11 @@ class Store:
     def attributes(self) -> dict[str, Any]:
         """The attributes of the root group: schema version, extraction settings, library versions."""
         return check_schema(self.path)
+
+    @property
+    def address(self) -> str:
+        """Where the store lies: an absolute path, or a URL."""
+        return str(self.path) if isinstance(self.path, Url) else str(self.path.absolute())
 
     def __len__(self) -> int:
         return len(self.table)
@@ -236,6 +241,11 @@ class Video:
             return self._view("flow", "float32", unpack_motion)
         except FileNotFoundError:
             raise UserError(f"{self.part} has no flow; `mgm-prep flow` puts it into the store") from None
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether `mgm-prep flow` has run on the part of the video."""
+        return is_file(self.part / "flow" / METADATA_FILE)
 
     @property
     def packed_motion(self) -> "TimeView":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
@@ -25,6 +26,8 @@ _HOMES = {
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
     "ProbeConfig": "config",
+    "ReportResult": "run_report.report",
+    "report": "run_report.report",
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
@@ -51,6 +54,7 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "ProbeResult",
+    "ReportResult",
     "TrainPreview",
     "TrainResult",
     "ablate",
@@ -63,6 +67,7 @@ __all__ = [
     "preview_pretrain",
     "preview_probe",
     "probe",
+    "report",
     "visualize",
 ]
 

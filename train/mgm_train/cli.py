@@ -11,6 +11,7 @@ from mgm_shared.cli import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Program,
+    StoreType,
     config_options,
     dry_run_option,
     emit,
@@ -157,6 +158,29 @@ def visualize(
     """
     files = mgm_train.visualize(store, run, video=video, boxes=boxes, out=out, movies=movies)
     emit({name: str(file) for name, file in files.items()}, is_json)
+
+
+@main.command(epilog="Example: mgm-train report runs/mgm runs/tube -o report.html")
+@click.argument("runs", type=path_argument, nargs=-1, required=True)
+@click.option(
+    "-o", "--out", type=path_argument, default="report.html", show_default=True, metavar="FILE", help="The HTML file."
+)
+@click.option(
+    "--store", type=StoreType(), metavar="STORE", help="Store for pictures and clips.  [default: that of the runs]"
+)
+@click.option(
+    "--clips", type=click.IntRange(min=0), default=8, show_default=True, help="Wrong videos of a test that play."
+)
+@json_option
+def report(runs: tuple[Path, ...], out: Path, store: StorePath | None, clips: int, is_json: bool) -> None:
+    """Write one HTML file about RUNS, side by side: run folders of pretrain, finetune and probe, folders of ablate.
+
+    It shows losses, learning rates and throughput; masks, reconstructions and attention; accuracy by class, confusion
+    and the worst clips, playing; and which options differ. It has no script and fetches nothing.
+    """
+    with TerminalProgress() as progress:
+        result = mgm_train.report(runs, out, store=store, num_clips=clips, progress=progress)
+    emit({**asdict(result), "report": str(result.report)}, is_json)
 
 
 @main.command(epilog="Example: mgm-train ablate pipelines/ablation.yaml ssv2.store --table 'mask type'")

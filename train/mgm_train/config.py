@@ -32,6 +32,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
 
@@ -153,9 +154,26 @@ class TrainConfig(Config):
     save_every_epochs: int = option(
         50, "Keep the weights as epoch-XXXX.safetensors every so many epochs", group=LOGGING, may_change=True, ge=1
     )
+    log: str = option(
+        "",
+        "Log to these too, beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE is set), or both, "
+        "separated by a comma",
+        group=LOGGING,
+        may_change=True,
+    )
     log_every_steps: int = option(
         10, "Write a line of metrics.jsonl every so many optimizer steps", group=LOGGING, may_change=True, ge=1
     )
+
+    @property
+    def loggers(self) -> list[str]:
+        """The names in `log`."""
+        return [name.strip() for name in self.log.split(",") if name.strip()]
+
+    @model_validator(mode="after")
+    def _check_loggers(self) -> Self:
+        check(set(self.loggers) <= set(LOGGERS), "log", self.log, f"empty, or some of {', '.join(LOGGERS)}")
+        return self
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

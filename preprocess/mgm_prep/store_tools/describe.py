@@ -8,12 +8,14 @@ import numpy as np
 
 from mgm_shared.errors import UserError
 from mgm_shared.figures import motion_figure, motion_movie, save, save_gif
+from mgm_shared.mp4 import save_mp4
 from mgm_shared.samples import num_segments
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.storage import file_sizes
 from mgm_shared.store import Store, Video
 
-NUM_IN_FIGURE, NUM_IN_GIF = 8, 50
+NUM_IN_FIGURE, NUM_IN_MOVIE = 8, 50
+SAVE_MOVIE = {".gif": save_gif, ".mp4": save_mp4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +140,15 @@ def _plain(value: Any) -> Any:
 
 
 def draw_video(video: Video, file: Path, num_frames: int | None = None) -> None:
-    """Draw frames of a video with their motion, as arrows and colours, into a PNG or GIF file.
+    """Draw frames of a video with their motion, as arrows and colours, into a PNG, GIF or MP4 file.
 
-    A PNG has frames from the whole video, 8 by default; a GIF has consecutive frames from its middle, 50 by default.
+    Where the store has optical flow, it is drawn below. A PNG has frames from the whole video, 8 by default; a GIF or
+    an MP4 has consecutive frames from its middle, 50 by default.
     """
-    if file.suffix.lower() == ".gif":
-        num_shown = min(num_frames or NUM_IN_GIF, video.num_frames)
+    if save_movie := SAVE_MOVIE.get(file.suffix.lower()):
+        num_shown = min(num_frames or NUM_IN_MOVIE, video.num_frames)
         first = (video.num_frames - num_shown) // 2
-        save_gif(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
+        save_movie(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
         return
     num_shown = min(num_frames or NUM_IN_FIGURE, video.num_frames)
     # The middle of each of `num_shown` equal parts, because the first frame of a video has no motion.

@@ -34,6 +34,8 @@ class Result:
     failures: Mapping[int, str]
     num_missing: int
     num_unscored: int
+    num_videos: int = 0
+    """Videos of the test, in the run with the most."""
 
     @property
     def mean(self) -> float | None:
@@ -76,6 +78,7 @@ def _result(row: GridRow, outcomes: Mapping[str, RunResult]) -> Result:
         failures={seed: outcome.reason for seed, outcome in found.items() if outcome.reason},
         num_missing=sum(not outcome.scores and not outcome.reason for outcome in found.values()),
         num_unscored=sum(outcome.num_unscored for outcome in found.values()),
+        num_videos=max((outcome.scores["listed"] for outcome in found.values() if outcome.scores), default=0),
     )
 
 
@@ -137,17 +140,30 @@ def plot(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> "Figure"
     for axis in axes.flat[len(tables) :]:
         axis.remove()
     for axis, table in zip(axes.flat, tables, strict=False):
-        axis.set_title(table.name, fontsize=FONT_POINTS)
         axis.spines[["left", "bottom"]].set_visible(True)
         axis.tick_params(labelsize=FONT_POINTS)
         axis.grid(linewidth=0.3, alpha=0.6)
         results = tabulate(table, outcomes)
+        axis.set_title(f"{table.name}\n{sample_line(results)}", fontsize=FONT_POINTS)
         numeric = [number for number, varied in enumerate(table.axes) if varied.numbers]
         if numeric and any(result.values for result in results):
             _curves(axis, table, results, numeric[-1])
         else:
             _marks(axis, results)
     return figure
+
+
+def sample_line(results: Sequence[Result]) -> str:
+    """Of how many runs, seeds and videos the marks are the mean, in words: `mean ± std, n = 3 (seeds 0, 1, 2)`."""
+    counts = sorted({len(result.values) for result in results if result.values})
+    if not counts:
+        return "no finished run"
+    seeds = sorted({seed for result in results for seed in result.values})
+    num_runs = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    what = "mean ± std, " if counts[-1] > 1 else ""
+    videos = max(result.num_videos for result in results)
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    return f"{what}{num_runs} ({named}), {videos:,} test videos"
 
 
 def _curves(axis: "Axes", table: Table, results: Sequence[Result], number: int) -> None:

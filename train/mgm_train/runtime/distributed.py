@@ -64,6 +64,11 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier()
 
+    def wait_for_device(self) -> None:
+        """Wait until the device of this process has done all that it was given, to measure time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Iterator[Distributed]:

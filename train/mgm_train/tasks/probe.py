@@ -163,7 +163,8 @@ def _features(
     """The features of the training and of the scored videos. KeyboardInterrupt when a stop was requested."""
     distributed.on_main(lambda: check_task(RunFolder(run), "probe"))
     if distributed.is_main:
-        RunFolder(run).start("probe", config, {"store": opened.datasets[0].store.digest})
+        store = opened.datasets[0].store
+        RunFolder(run).start("probe", config, {"store": store.digest, "store_path": store.address})
     model = FrozenEncoder(opened.weights).to(distributed.device)
     caches = [FeatureCache.of(run, opened.weights, dataset, distributed) for dataset in opened.datasets]
     for cache, dataset in zip(caches, opened.datasets, strict=True):

@@ -37,6 +37,7 @@ from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
+from mgm_train.training.loggers import Loggers, Picture, check_loggers
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
 from mgm_train.training.throughput import Meter, step_line, time_left
@@ -48,10 +49,11 @@ from mgm_train.training.unreadable import UnreadableVideos
 class Job:
     """What is trained, on what, and where it goes.
 
-    `store` names the data (a hash), so that a run does not go on with other data; `inputs` has, by the name of the
-    option, the digest of the file that it names. `metadata` goes into the weights files. `flops_per_clip` is what
-    `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1;
-    what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
+    `store` names the data (a hash), so that a run does not go on with other data; `store_path` is where it lies, for
+    reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
+    weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
+    process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
+    equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
     """
 
     task: str
@@ -61,11 +63,13 @@ class Job:
     dataset: KeyedDataset
     run: RunFolder
     store: str = ""
+    store_path: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
     flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+    draw: Callable[[Path], Mapping[str, Picture]] | None = None
     say: Callable[[str], None] = SILENT.say
     save_last_every_s: float = 600.0
     """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
@@ -105,6 +109,7 @@ class _Trainer:
         self.to_device = ToDevice(distributed.device)
         self.stop = StopRequest()
         self.saved_s, self.saving_s = time.perf_counter(), 0.0
+        self.loggers = Loggers()
 
     def run(self) -> TrainResult:
         with self._holding_folder() as self.check_lock:
@@ -119,6 +124,7 @@ class _Trainer:
 
     def _run(self) -> TrainResult:
         run, job = self.job.run, self.job
+        check_loggers(self.config.loggers)
         state = load_state(run)
         check_resumable(run, state, job.task, self.config, job.store, job.inputs)
         if state is not None:
@@ -131,7 +137,10 @@ class _Trainer:
         self._open_folder()
         if self.step < self.plan.num_steps:
             self.learner = Learner(self.job.model, self.config, self.distributed, self.job.layer_decay, state)
-            self._run_steps()
+            try:
+                self._run_steps()
+            finally:
+                self.loggers.close()
         return self._outcome()
 
     def _open_folder(self) -> None:
@@ -140,12 +149,20 @@ class _Trainer:
         self.peak = self._peak()
         if not self.distributed.is_main:
             return
-        about = {"store": self.job.store, "inputs": self.job.inputs, "peak_flops": vars(self.peak)}
+        about = {
+            "store": self.job.store,
+            "store_path": self.job.store_path,
+            "inputs": self.job.inputs,
+            "peak_flops": vars(self.peak),
+        }
         self.job.run.start(self.job.task, self.config, about)
         self.job.run.cut_metrics(self.step)
         self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
         if dropped := dropped_line(self.plan):
             self._say(dropped)
+        if self.step < self.plan.num_steps:
+            options = self.config.to_dict()
+            self.loggers = Loggers.open(self.config.loggers, self.job.run, self.job.task, options, self.step)
 
     def _peak(self) -> Peak:
         return peak(
@@ -171,8 +188,9 @@ class _Trainer:
             while self.step < self.plan.num_steps:
                 start_s = time.perf_counter()
                 self._one_step(batches)
-                if self.step == first_step + 1:
-                    self._say_first(time.perf_counter() - start_s)
+                if self.step - first_step in (1, 2):
+                    self.distributed.wait_for_device()
+                    self._say_early(time.perf_counter() - start_s, is_first=self.step == first_step + 1)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
@@ -186,10 +204,23 @@ class _Trainer:
                     self._say(f"stopped after step {self.step} and saved; run the same command again to continue")
                     return
 
-    def _say_first(self, step_s: float) -> None:
-        """A sign of life after the first step, long before the first line of metrics may come."""
-        left = time_left((self.plan.num_steps - self.step) * step_s)
-        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, start-up included: about {left} left")
+    def _say_early(self, step_s: float, is_first: bool) -> None:
+        """A sign of life after the first step, long before the first line of metrics may come.
+
+        The wait for the first batch, in which the workers start, is not counted. A first step that compiles the model
+        says nothing of the others, so the second one is measured.
+        """
+        compiles = self.config.compile
+        start_up_s = self.meter.exclude_start_up() if is_first else 0.0
+        if is_first == compiles:
+            if compiles:
+                self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, compilation included")
+            return
+        own_s = max(step_s - start_up_s, 1e-9)
+        left = time_left((self.plan.num_steps - self.step) * own_s)
+        speed = f"{self.plan.clips_per_step / own_s:.1f} clips/s | about {left} left"
+        started = f" | started in {start_up_s:.1f} s" if is_first else ""
+        self._say(f"step {self.step}/{self.plan.num_steps} | {speed}{started}")
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
@@ -276,6 +307,7 @@ class _Trainer:
         }
         if self.distributed.is_main:
             self.job.run.append_metrics(row)
+            self.loggers.row(row)
             num_clips_left = (self.plan.num_steps - self.step) * self.plan.clips_per_step
             self._say(step_line(row, self.plan.num_steps, num_clips_left / row["clips_per_s"]))
         self.meter = Meter(self.distributed)
@@ -287,7 +319,9 @@ class _Trainer:
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
             self.job.model.train()
             if self.distributed.is_main and scores:
-                self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
+                row = {"step": self.step, "epoch": epoch, **scores}
+                self.job.run.append_metrics(row)
+                self.loggers.row(row)
         if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
             self._save_weights(epoch)
         self.meter.pause(time.perf_counter() - start_s)
@@ -301,6 +335,17 @@ class _Trainer:
         if self.distributed.is_main:
             self.check_lock()
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
+            self._log_pictures(epoch)
+
+    def _log_pictures(self, epoch: int) -> None:
+        if self.loggers.loggers and self.job.draw is not None:
+            try:
+                pictures = self.job.draw(self.job.run.weights(epoch))
+            except (UserError, OSError) as error:
+                # A training does not end because of a picture.
+                self._say(f"no pictures were logged: {error}")
+                return
+            self.loggers.pictures(self.step, pictures)
 
     def _save_last(self) -> None:
         self._check_finite()
