@@ -5,20 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgm_shared.errors import UserError
+    from mgm_shared.lookup import NoSuchVideo
     from mgm_shared.progress import Progress, TerminalProgress
+    from mgm_shared.raw_motion import motion_from
     from mgm_shared.store import Store, Video, open_store
 
 # Imported on demand, so that `--help` does not wait for pandas and zarr.
 _HOMES = {
+    "NoSuchVideo": "lookup",
     "Progress": "progress",
     "Store": "store",
     "TerminalProgress": "progress",
     "UserError": "errors",
     "Video": "store",
+    "motion_from": "raw_motion",
     "open_store": "store",
 }
 
-__all__ = ["Progress", "Store", "TerminalProgress", "UserError", "Video", "open_store"]
+__all__ = ["NoSuchVideo", "Progress", "Store", "TerminalProgress", "UserError", "Video", "motion_from", "open_store"]
 
 
 def __getattr__(name: str) -> Any:

@@ -63,19 +63,13 @@ class VideoDescription:
 
 
 def find_video(store: Store, wanted: str | None) -> Video:
-    """The video with the id `wanted`, or the only one whose id contains it; the first video for None.
+    """The video that `wanted` names, as in `store[wanted]`: an id, a path, a part of one id. The first one for None.
 
     UserError when no id or several ids contain it.
     """
     if not len(store):
         raise UserError(f"{store.path} holds no video")
-    if wanted is None or wanted in store:
-        return store.video_at(0) if wanted is None else store[wanted]
-    matches = [video_id for video_id in store.table["video_id"].to_pylist() if wanted in video_id]
-    if len(matches) != 1:
-        found = f"{len(matches)} ids contain it, such as {', '.join(matches[:3])}" if matches else "no id contains it"
-        raise UserError(f"{store.path} has no video {wanted!r}; {found}")
-    return store[matches[0]]
+    return store[0 if wanted is None else wanted]
 
 
 def describe_store(store: Store) -> StoreDescription:
