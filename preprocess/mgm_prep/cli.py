@@ -8,15 +8,31 @@ import click
 import mgm_prep
 from mgm_prep.cli_options import CommandResult, execution_options, fold_option, path_argument, prints_result
 from mgm_prep.config import ExtractSettings, FlowSettings, TranscodeSettings
+from mgm_prep.next_steps import NEXT_STEPS
 from mgm_prep.runtime.execution import Execution
-from mgm_shared.cli import Program, config_options, dry_run_option, force_option, say, store_argument
+from mgm_shared.cli import (
+    Program,
+    completion_command,
+    dry_run_option,
+    emit,
+    emit_rows,
+    force_option,
+    json_option,
+    say,
+    shown_progress,
+    store_argument,
+    version_option,
+)
+from mgm_shared.config_options import config_options
 from mgm_shared.errors import UserError
-from mgm_shared.progress import TerminalProgress
 from mgm_shared.storage import StorePath
 
+# What --version names.
+LIBRARIES = ("av", "imageio-ffmpeg", "numpy", "opencv-python", "zarr", "numcodecs", "pyarrow", "numba", "distributed")
 
-@click.group("mgm-prep", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mgm")
+
+@click.group("mgm-prep", cls=Program, next_steps=NEXT_STEPS, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option(*LIBRARIES)
 def main() -> None:
     """Decode each video once; write its frames and the codec's motion vectors into a Zarr store."""
 
@@ -72,7 +88,7 @@ def labels(store: StorePath, files: tuple[Path, ...], fold: int, dry_run: bool) 
     a folder of these, or a folder of videos in class folders. A class list among them turns class numbers into names.
     A line that begins with # is a comment unless it names a video.
     """
-    with TerminalProgress() as progress:
+    with shown_progress() as progress:
         summary = mgm_prep.attach_labels(store, files, fold=fold, is_dry_run=dry_run, progress=progress)
     problem = f"{summary.ambiguous} entries fit several videos or contradict each other; they have no label"
     return CommandResult.of(summary, problem if summary.ambiguous else "")
@@ -125,6 +141,20 @@ def verify(store: StorePath, source: Path | None, sample: int, is_repair: bool, 
     return CommandResult.of(verdict, f"{len(verdict.problems)} problems{advice}" if verdict.problems else "")
 
 
+@main.command("list", epilog="Example: mgm-prep list ssv2.store --label wave --split val")
+@store_argument
+@click.option("--label", metavar="LABEL", help="Only videos with this label.")
+@click.option("--split", metavar="SPLIT", help="Only videos of this split.")
+@json_option
+def list_videos(store: StorePath, label: str | None, split: str | None, is_json: bool) -> None:
+    """List the videos of STORE, one a line: id, split, label, frames, frames a second, height and width.
+
+    The columns are separated by tabs, and `-` is a missing label or split.
+    """
+    videos = mgm_prep.list_videos(store, label=label, split=split)
+    emit({"videos": videos}, is_json) if is_json else emit_rows(videos)
+
+
 @main.command()
 @store_argument
 @click.argument("video", required=False)
@@ -132,7 +162,7 @@ def verify(store: StorePath, source: Path | None, sample: int, is_repair: bool, 
 @click.option("--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF]")
 @prints_result
 def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int | None) -> CommandResult:
-    """Describe STORE, or one VIDEO of it (an id, or text that only one id contains).
+    """Describe STORE, or one VIDEO of it: an id, a path as given to extract, or text that only one id contains.
 
     A figure shows the motion as arrows and colours. A PNG has frames from the whole video, a GIF from its middle.
     """
@@ -169,7 +199,7 @@ def flow(store: StorePath, config: FlowSettings, force: bool, execution: Executi
 @click.option(
     "--boxes", type=path_argument, required=True, metavar="MOT", help="A MOT file, or a folder with one a video."
 )
-@click.option("--video", metavar="ID", help="The video of a single file (an id, or text that only one id contains).")
+@click.option("--video", metavar="ID", help="The video of a single file: an id, a path, or a part of one id.")
 @click.option(
     "--array", type=click.Choice(["motion", "flow"]), default="motion", show_default=True, help="What to measure."
 )
@@ -181,6 +211,9 @@ def saliency(store: StorePath, boxes: Path, video: str | None, array: Literal["m
     folder, the file of train/wave/17.mp4 is train/wave/17.txt, or train/wave/17/gt/gt.txt as in MOTChallenge.
     """
     return CommandResult.of(mgm_prep.saliency(store, boxes, video=video, array=array))
+
+
+main.add_command(completion_command)
 
 
 if __name__ == "__main__":

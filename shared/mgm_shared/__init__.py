@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mgm_shared.completion import completion_script
     from mgm_shared.errors import UserError
     from mgm_shared.lookup import NoSuchVideo
     from mgm_shared.progress import Progress, TerminalProgress
     from mgm_shared.raw_motion import motion_from
+    from mgm_shared.recipes import copy_recipe, list_recipes, show_recipe
     from mgm_shared.store import Store, Video, open_store
 
 # Imported on demand, so that `--help` does not wait for pandas and zarr.
@@ -18,11 +20,28 @@ _HOMES = {
     "TerminalProgress": "progress",
     "UserError": "errors",
     "Video": "store",
+    "completion_script": "completion",
+    "copy_recipe": "recipes",
+    "list_recipes": "recipes",
     "motion_from": "raw_motion",
     "open_store": "store",
+    "show_recipe": "recipes",
 }
 
-__all__ = ["NoSuchVideo", "Progress", "Store", "TerminalProgress", "UserError", "Video", "motion_from", "open_store"]
+__all__ = [
+    "NoSuchVideo",
+    "Progress",
+    "Store",
+    "TerminalProgress",
+    "UserError",
+    "Video",
+    "completion_script",
+    "copy_recipe",
+    "list_recipes",
+    "motion_from",
+    "open_store",
+    "show_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

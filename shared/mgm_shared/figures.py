@@ -139,7 +139,7 @@ def panels(
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
+        raise UserError("figures need matplotlib: pip install '.[notebook]' in a checkout of mgm") from None
     widths = [1.0] * num_columns + [LEGEND_SHARE] * has_legend
     panel_inches = width_inches / sum(widths) * frame_size[0] / frame_size[1]
     # Higher than it needs to be, so that the width decides; the layout closes the gaps and `save` cuts off the rest.

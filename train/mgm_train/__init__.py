@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
     from mgm_train.tasks.pretrain import pretrain, preview_pretrain
@@ -28,6 +29,8 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "Finding": "tasks.doctor",
+    "doctor": "tasks.doctor",
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
@@ -47,6 +50,7 @@ __all__ = [
     "AblateResult",
     "EvaluateConfig",
     "EvaluateResult",
+    "Finding",
     "FinetuneConfig",
     "PretrainConfig",
     "ProbeConfig",
@@ -54,6 +58,7 @@ __all__ = [
     "TrainPreview",
     "TrainResult",
     "ablate",
+    "doctor",
     "evaluate",
     "finetune",
     "pretrain",
