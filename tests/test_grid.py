@@ -127,7 +127,7 @@ def test_some_tables_can_be_chosen(grid_of: Callable[..., list[Table]]) -> None:
         ({"tables": {"t": {"mask": ["mgm"]}}, "seed": 3}, "has no seed; there are: recipe, settings, seeds, tables"),
         ({"tables": {"t": {"mask": ["mgm"]}}, "recipe": "none.yaml"}, "none.yaml cannot be read"),
         ({"tables": {"t": {"randaug": ["a/b", "a;b"]}}}, "two different runs would be named randaug=a-b,seed=0"),
-        ({}, "has no `tables`; see pipelines/ablation.yaml"),
+        ({}, "has no `tables`; see `mgm-train recipe"),
         ([], "must hold `key: value` lines"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",

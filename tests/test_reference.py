@@ -70,7 +70,8 @@ def test_a_page_that_would_fetch_is_refused(reference: ModuleType) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     pages = [page for entry in config["nav"] for page in entry.values()]
-    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    notebooks = [f"notebooks/{file.stem}.md" for file in (ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    assert sorted(pages) == sorted([*(page.name for page in (ROOT / "docs").glob("*.md")), *notebooks])
     assert config["theme"]["font"] is False
 
 

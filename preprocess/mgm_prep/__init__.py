@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         describe_video,
         draw_video,
         find_video,
+        list_videos,
     )
     from mgm_prep.store_tools.repair import repair
     from mgm_prep.store_tools.saliency import Saliency, saliency
@@ -59,6 +60,7 @@ _HOMES = {
     "draw_video": "store_tools.describe",
     "extract": "extraction.extract",
     "find_video": "store_tools.describe",
+    "list_videos": "store_tools.describe",
     "preview_extract": "extraction.preview",
     "preview_transcode": "transcoding.transcode",
     "repair": "store_tools.repair",
@@ -94,6 +96,7 @@ __all__ = [
     "draw_video",
     "extract",
     "find_video",
+    "list_videos",
     "preview_extract",
     "preview_transcode",
     "repair",

@@ -43,7 +43,7 @@ LEGEND_SHARE = 0.6
 # The resolution at which four frames of 224 px fill a movie, and how many letters of a title fit into an inch.
 MOVIE_DOTS_PER_INCH = 128
 LETTERS_PER_INCH = 14
-NO_MATPLOTLIB = "figures need matplotlib: pip install 'mgm[notebook]'"
+NO_MATPLOTLIB = "figures need matplotlib: pip install '.[notebook]' in a checkout of mgm"
 MARK_COLOUR = "#D55E00"
 MARKED_TEXT = {"fontweight": "bold", "color": MARK_COLOUR}
 

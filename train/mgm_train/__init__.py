@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
     from mgm_train.tasks.pretrain import pretrain, preview_pretrain
@@ -31,6 +32,8 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "Finding": "tasks.doctor",
+    "doctor": "tasks.doctor",
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
@@ -50,6 +53,7 @@ __all__ = [
     "AblateResult",
     "EvaluateConfig",
     "EvaluateResult",
+    "Finding",
     "FinetuneConfig",
     "PretrainConfig",
     "ProbeConfig",
@@ -58,6 +62,7 @@ __all__ = [
     "TrainPreview",
     "TrainResult",
     "ablate",
+    "doctor",
     "evaluate",
     "finetune",
     "pretrain",

@@ -27,6 +27,7 @@ from typing import Any
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_shared.recipe import mapping, read_recipe, read_yaml
+from mgm_shared.recipes import find_recipe
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 SECTIONS: dict[str, type[Config]] = {
@@ -83,10 +84,11 @@ class Table:
 
 
 def read_grid(file: Path) -> list[Table]:
-    """Read the tables of a grid file. UserError for an unknown key, option or value."""
+    """Read the tables of a grid file, or of a packaged one. UserError for an unknown key, option or value."""
+    file = find_recipe(file)
     grid = read_yaml(file)
     _refuse_unknown(str(file), grid, KEYS)
-    base = _read_recipe(file.parent / str(grid["recipe"])) if "recipe" in grid else {name: {} for name in SECTIONS}
+    base = _read_recipe(_recipe_of(file, str(grid["recipe"]))) if "recipe" in grid else {name: {} for name in SECTIONS}
     for key, value in mapping(f"{file}: `settings`", grid.get("settings") or {}).items():
         for section in _sections(f"{file}: `settings`", key):
             base[section][key.rpartition(".")[2]] = value
@@ -95,10 +97,16 @@ def read_grid(file: Path) -> list[Table]:
         raise UserError(f"{file}: `seeds` must be a list of whole numbers")
     tables = mapping(f"{file}: `tables`", grid.get("tables") or {})
     if not tables:
-        raise UserError(f"{file} has no `tables`; see pipelines/ablation.yaml")
+        raise UserError(f"{file} has no `tables`; see `mgm-train recipe show ablation`")
     read = [_table(f"{file}: table `{name}`", str(name), tables[name], base, seeds) for name in tables]
     _refuse_namesakes(file, read)
     return read
+
+
+def _recipe_of(file: Path, recipe: str) -> Path:
+    """The recipe that a grid names: a path from the grid's folder, or the bare name of a packaged one."""
+    beside = file.parent / recipe
+    return beside if beside.is_file() or Path(recipe).suffix else find_recipe(Path(recipe))
 
 
 def choose(tables: list[Table], names: Iterable[str]) -> list[Table]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mgm_shared.boxes import box_file, read_boxes
-from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
 from mgm_shared.lock import one_writer
 from mgm_shared.mp4 import save_mp4
@@ -37,7 +36,8 @@ def visualize(
     Args:
         store: Path or URL of a store.
         run: Folder of a pretraining run.
-        video: Id of the video or of the segment; by default the first sample of the training split.
+        video: The video or segment, as in `store[video]`: an id, a path, or a part of one id; by default the first
+            sample of the training split.
         boxes: MOT file with its boxes, or a folder with one for each video.
         out: Folder of the figures; by default `figures` in the run folder.
         movies: Also write each figure as a movie in these formats.
@@ -82,6 +82,4 @@ def _video(store: Store, video: str | None, kind: SampleKind) -> Video:
     if video is None:
         samples = store.select(kind)
         return samples.video_at(int(split_rows(samples, "train")[0]))
-    if video not in store:
-        raise UserError(f"{store.path} has no video {video!r}; `mgm-prep inspect` lists them")
     return store[video]
