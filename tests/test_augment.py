@@ -107,6 +107,20 @@ def test_one_box_is_erased_in_all_frames() -> None:
     assert (frames_CTHW == 7).all()
 
 
+def test_the_noise_is_imagenets_normal_cut_off_to_grey_levels() -> None:
+    """Against normal numbers of numpy, clipped and cut off, of which the noise once was made."""
+    frames_CTHW = np.zeros((3, 40, 96, 96), np.uint8)
+    erased_CTHW = erase_box(frames_CTHW, np.random.default_rng(4))
+    box_HW = (erased_CTHW != 0).any((0, 1))
+    rng = np.random.default_rng(5)
+    for erased_THW, mean, std in zip(erased_CTHW, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True):
+        ours = erased_THW[:, box_HW].ravel()
+        normal = (255 * (mean + std * rng.standard_normal(ours.size))).clip(0, 255).astype(np.uint8)
+        assert ours.size > 5000
+        shares = [np.cumsum(np.bincount(levels, minlength=256)) / levels.size for levels in (ours, normal)]
+        assert np.abs(shares[0] - shares[1]).max() < 2.5 / np.sqrt(ours.size)
+
+
 def test_finetune_augment_is_decided_by_its_generator_and_needs_no_motion() -> None:
     frames_CTHW = np.random.default_rng(0).integers(0, 256, (3, 6, 32, 32), np.uint8)
     clip = Clip(frames_CTHW=frames_CTHW, motion_TYX2=np.zeros((6, 0, 0, 2), np.float32), label=1, video_id="b")
