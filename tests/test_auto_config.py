@@ -150,6 +150,18 @@ def test_a_run_says_after_its_first_step_how_long_it_will_take(
     assert lines[2].startswith("step 10/10 | ")
 
 
+def test_a_compiled_run_says_what_compiling_took_and_estimates_from_the_second_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    config = toy_config(log_every_steps=10, compile=True)
+    train(pretrain_job(tmp_path, config), Distributed(device=torch.device("cpu")))
+    lines = capsys.readouterr().err.splitlines()
+    told = r"step 1/10 took \d+\.\d s, start-up and compiling the model included; --no-compile starts faster"
+    assert re.fullmatch(told, lines[1])
+    assert re.fullmatch(r"step 2/10 took \d+\.\d s: about \d+ s left", lines[2])
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (259_200, "3.0 days")])
 def test_time_left_has_a_unit_for_people(seconds: float, text: str) -> None:
     assert time_left(seconds) == text

@@ -59,7 +59,8 @@ def by_pil(frames_CTHW: Any, operation: Operation) -> Any:
     """What timm does, picture by picture."""
     more = {"fillcolor": FILL_C, "resample": Image.Resampling.BICUBIC} if operation.kind in GEOMETRIC else {}
     pictures = map(Image.fromarray, np.ascontiguousarray(frames_CTHW.transpose(1, 2, 3, 0)))
-    changed = [NAME_TO_OP[operation.name](picture, *operation.arguments, **dict(more)) for picture in pictures]
+    change: Any = NAME_TO_OP[operation.name]
+    changed = [change(picture, *operation.arguments, **dict(more)) for picture in pictures]
     return np.stack([np.asarray(picture) for picture in changed]).transpose(3, 0, 1, 2)
 
 

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from mgm_shared.config import Config, check, extra_of, flag, renamed
+from mgm_shared.config import Config, check, extra_of, flag, renamed, words_and_kind
 from mgm_shared.errors import UserError
 from mgm_shared.json_text import to_json
 from mgm_shared.objects import Url
@@ -171,6 +171,21 @@ class NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
 
 
+class NumberOrWord(click.ParamType[int | str]):
+    """A whole number, or one of some words; the configuration checks the bounds."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words, self.name = words, "|".join((*words, "integer"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value in self.words:
+            return str(value)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor a whole number", param, ctx)
+
+
 def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; type, bounds, default and help are the field's."""
     shared: dict[str, Any] = {
@@ -180,13 +195,18 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
         "show_default": True,
         "help": f"{field.description}.",
     }
-    kind = field.annotation
+    words, kind = words_and_kind(field.annotation)
     if kind is bool:
+        if words:
+            # A flag has no third value: where neither is given, the default of the configuration holds.
+            shared |= {"default": None, "show_default": str(field.default)}
         return click.option(f"--{flag(name)}/--no-{flag(name)}", name, **shared)
     if get_origin(kind) is tuple and Ellipsis in get_args(kind):
         shared |= {"type": NumberList(), "show_default": ",".join(f"{number:g}" for number in field.default)}
     elif get_origin(kind) is tuple:
         shared |= {"type": float, "nargs": len(get_args(kind))}
+    elif words:
+        shared["type"] = NumberOrWord(words)
     elif get_origin(kind) is Literal:
         shared["type"] = click.Choice(get_args(kind))
     elif kind in (int, float):

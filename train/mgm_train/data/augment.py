@@ -98,7 +98,8 @@ def _noise_levels() -> NDArray[np.uint8]:
 
 def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     """Fill one random box, the same in all frames, with noise of ImageNet's mean and std (as VideoMAE fine-tunes)."""
-    box, seed = draw_erasing(*frames_CTHW.shape[2:], rng)
+    height, width = frames_CTHW.shape[2:]
+    box, seed = draw_erasing(height, width, rng)
     rows = slice(int(box.y), int(box.y + box.height))
     columns = slice(int(box.x), int(box.x + box.width))
     out_CTHW = frames_CTHW.copy()

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -192,7 +192,7 @@ class _Pixels:
             return self._rotated(amount)
         is_along_x, size, num_lines = (True, width, height) if "X" in kind else (False, height, width)
         if "Shear" in kind:
-            shifts = amount * (np.arange(num_lines) + 0.5)
+            shifts = (amount * (np.arange(num_lines) + 0.5)).astype(np.float64)
         else:
             shifts = np.full(num_lines, amount * size if kind.endswith("Rel") else amount, np.float64)
         if is_along_x:
@@ -229,15 +229,26 @@ class _Pixels:
         return mixed_KHW
 
 
-def point_table(operation: Operation) -> NDArray[np.uint8]:
-    """What timm's operation makes of each grey level, (256,): its own result for a ramp."""
+def _of_timm(operation: Operation) -> Callable[[Image.Image], Image.Image]:
+    """The operation as a function of a picture."""
     from timm.data.auto_augment import NAME_TO_OP
 
+    function: Any = NAME_TO_OP[operation.name]
+    return partial(_call, function, operation.arguments)
+
+
+def _call(function: Any, arguments: tuple[float, ...], picture: Image.Image) -> Image.Image:
+    changed: Image.Image = function(picture, *arguments)
+    return changed
+
+
+def point_table(operation: Operation) -> NDArray[np.uint8]:
+    """What timm's operation makes of each grey level, (256,): its own result for a ramp."""
     if operation.kind == "Posterize" and operation.arguments[0] < 1:
         # Magnitude 10 keeps no bit. Pillow rejects that since version 11; before, the picture became black.
         return np.zeros(256, np.uint8)
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(3, axis=0).T[None].copy())
-    return np.asarray(NAME_TO_OP[operation.name](ramp, *operation.arguments))[0, :, 0]
+    return np.asarray(_of_timm(operation)(ramp))[0, :, 0]
 
 
 def statistic_tables(operation: Operation, counts_KV: NDArray[np.float64], num_frames: int) -> NDArray[np.uint8]:
@@ -283,9 +294,8 @@ def _turned(planes_KHW: NDArray[np.uint8], turned_KWH: NDArray[np.uint8]) -> NDA
 
 def _by_pil(planes_KHW: NDArray[np.uint8], operation: Operation) -> NDArray[np.uint8]:
     """An operation of timm's other sets (GaussianBlur), picture by picture."""
-    from timm.data.auto_augment import NAME_TO_OP
-
+    change = _of_timm(operation)
     frames_CTHW = planes_KHW.reshape(3, -1, *planes_KHW.shape[1:])
     pictures = map(Image.fromarray, np.ascontiguousarray(frames_CTHW.transpose(1, 2, 3, 0)))
-    changed = [np.asarray(NAME_TO_OP[operation.name](picture, *operation.arguments)) for picture in pictures]
+    changed = [np.asarray(change(picture)) for picture in pictures]
     return np.ascontiguousarray(np.stack(changed).transpose(3, 0, 1, 2)).reshape(planes_KHW.shape)

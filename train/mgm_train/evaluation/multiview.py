@@ -32,6 +32,7 @@ from mgm_train.data.packed_batch import Packing
 from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
 from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier
@@ -191,8 +192,8 @@ def over_videos(
 
     On the main process, `progress` counts its finished videos.
     """
-    loader = _loader(dataset, indices, distributed.device)
     heard = progress if distributed.is_main else SILENT
+    loader = _loader(dataset, indices, distributed.device, heard)
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
     num_unreadable = 0
     with reading(loader) as batches:
@@ -218,14 +219,18 @@ def collate_views(videos: list[Views]) -> dict[str, Any]:
     return batch | ({"frames_NVCTHW": default_collate(frames)} if frames else {})
 
 
-def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
-    config = dataset.config
+def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device, progress: Progress) -> DataLoader[Any]:
+    config, model = dataset.config, dataset.model
+    video_bytes = dataset.num_views * clip_bytes(model.num_frames, model.image_px)
+    workers = count_workers(config.num_workers, config.batch_size * video_bytes, device)
+    if workers.remark:
+        progress.say(workers.remark)
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
         sampler=list(indices),
-        num_workers=config.num_workers,
-        multiprocessing_context=start_method(config.num_workers, config.worker_start),
+        num_workers=workers.number,
+        multiprocessing_context=start_method(workers.number, config.worker_start),
         collate_fn=Packing(collate_views),
         worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",

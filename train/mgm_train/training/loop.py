@@ -31,6 +31,7 @@ from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
@@ -161,8 +162,9 @@ class _Trainer:
 
     def _run_steps(self) -> None:
         self.job.model.train()
+        num_workers = self._num_workers()
         loader = make_loader(
-            self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
+            self.job.dataset, self.plan, self.step, self.distributed, num_workers, self.config.worker_start
         )
         first_step = self.saved_step = self.step
         with self.stop.listening(), reading(loader) as batches:
@@ -171,6 +173,8 @@ class _Trainer:
                 self._one_step(batches)
                 if self.step == first_step + 1:
                     self._say_first(time.perf_counter() - start_s)
+                elif self.step == first_step + 2 and self.learner.is_compiled:
+                    self._say_left(time.perf_counter() - start_s)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
@@ -186,8 +190,27 @@ class _Trainer:
 
     def _say_first(self, step_s: float) -> None:
         """A sign of life after the first step, long before the first line of metrics may come."""
+        first = f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, "
+        if self.learner.is_compiled:
+            self._say(f"{first}start-up and compiling the model included; --no-compile starts faster")
+            return
         left = time_left((self.plan.num_steps - self.step) * step_s)
-        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, start-up included: about {left} left")
+        self._say(f"{first}start-up included: about {left} left")
+
+    def _say_left(self, step_s: float) -> None:
+        """The first step of a compiled model tells nothing of those that follow."""
+        left = time_left((self.plan.num_steps - self.step) * step_s)
+        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s: about {left} left")
+
+    def _num_workers(self) -> int:
+        """The number of data loading workers, whose batches fit into shared memory."""
+        config, plan = self.config, self.plan
+        num_clips = plan.clips_per_step // (plan.grad_accum_steps * self.distributed.world_size)
+        batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+        workers = count_workers(config.num_workers, batch_bytes, self.distributed.device)
+        if workers.remark:
+            self._say(workers.remark)
+        return workers.number
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
