@@ -11,17 +11,27 @@ from mgm_shared.geometry import Box
 from mgm_train.data.augment import (
     FinetuneAugment,
     PretrainAugment,
-    erase_box,
+    draw_erasing,
+    fill_box,
     multi_scale_crop,
-    rand_augment,
     random_resized_crop,
     view_boxes,
 )
 from mgm_train.data.clips import Clip
+from mgm_train.data.operations import apply_operations, draw_operations
 
 RANDAUG = "rand-m7-n4-mstd0.5-inc1"
 sides = st.integers(8, 50).map(lambda cells: 8 * cells)
 seeds = st.integers(0, 2**32)
+
+
+def rand_augment(frames_CTHW: Any, config: str, rng: np.random.Generator) -> Any:
+    return apply_operations(frames_CTHW, draw_operations(config, frames_CTHW.shape[2], rng))
+
+
+def erase_box(frames_CTHW: Any, rng: np.random.Generator) -> Any:
+    height, width = frames_CTHW.shape[2:]
+    return fill_box(frames_CTHW, *draw_erasing(height, width, rng))
 
 
 @given(sides, sides, seeds, st.booleans())

@@ -64,7 +64,7 @@ def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe: Any) -> None
         assert wanted in head or recipe.stem == "demo", f"{recipe.name} does not say {wanted}"
     sections = yaml.safe_load(text)
     assert sections.keys() <= CONFIGS.keys() | {"mgm-train"}
-    is_ssv2 = recipe.stem.startswith(("ssv2", "demo"))
+    is_ssv2 = recipe.stem.startswith(("ssv2", "demo", "one_gpu"))
     assert sections["mgm-train"]["flip"] != is_ssv2
     assert len(re.findall(r"^ *flip:", text, re.MULTILINE)) == 1, "whether clips are mirrored is set in one place"
 

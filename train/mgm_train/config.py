@@ -29,6 +29,7 @@ ShortVideos = Literal["stride", "repeat"]
 SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
+AugmentOn = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 
@@ -310,6 +311,19 @@ class FinetuneConfig(TrainConfig):
         ge=0,
     )
     eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
+
+    augment_on: AugmentOn = option(
+        "auto",
+        "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
+        "GPU); auto: cpu",
+        group=HARDWARE,
+    )
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        is_there = self.augment_on != "cuda" or self.device != "cpu"
+        check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        return self
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mgm_shared.geometry import Box
 from mgm_train.config import FinetuneConfig
 from mgm_train.data.clips import Clip
+from mgm_train.data.device_augment import Changes
 from mgm_train.data.operations import apply_operations, draw_operations
 from mgm_train.data.views import View, even
 
@@ -75,13 +76,8 @@ def view_boxes(height: int, width: int, num_views: int) -> list[Box]:
     ]
 
 
-def rand_augment(frames_CTHW: NDArray[np.uint8], config: str, rng: Generator) -> NDArray[np.uint8]:
-    """RandAugment of timm (`config` is its string), with the same operations and magnitudes for every frame."""
-    return apply_operations(frames_CTHW, draw_operations(config, min(frames_CTHW.shape[2:]), rng))
-
-
 @lru_cache(maxsize=1)
-def _noise_levels() -> NDArray[np.uint8]:
+def noise_levels() -> NDArray[np.uint8]:
     """For each colour and each 16-bit random number a grey level of normal noise, (3, 65536).
 
     A level is as frequent as the interval of the normal distribution that is cut off to it.
@@ -96,15 +92,13 @@ def _noise_levels() -> NDArray[np.uint8]:
     return np.stack(tables)
 
 
-def erase_box(frames_CTHW: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
-    """Fill one random box, the same in all frames, with noise of ImageNet's mean and std (as VideoMAE fine-tunes)."""
-    height, width = frames_CTHW.shape[2:]
-    box, seed = draw_erasing(height, width, rng)
+def fill_box(frames_CTHW: NDArray[np.uint8], box: Box, seed: int) -> NDArray[np.uint8]:
+    """Fill a box, the same in all frames, with noise of ImageNet's mean and std (as VideoMAE fine-tunes)."""
     rows = slice(int(box.y), int(box.y + box.height))
     columns = slice(int(box.x), int(box.x + box.width))
     out_CTHW = frames_CTHW.copy()
     noise = np.random.default_rng(seed)
-    for out_THW, level_of in zip(out_CTHW, _noise_levels(), strict=True):
+    for out_THW, level_of in zip(out_CTHW, noise_levels(), strict=True):
         shape = out_THW[:, rows, columns].shape
         # Uniform 16-bit numbers and a table take a tenth of the time of normal numbers in float32.
         out_THW[:, rows, columns] = level_of[noise.integers(65536, size=shape, dtype=np.uint16)]
@@ -145,12 +139,15 @@ class FinetuneAugment:
     randaug: str = "rand-m7-n4-mstd0.5-inc1"
     random_erasing: float = 0.25
     crop_min_scale: float = 0.08
+    is_on_device: bool = False
+    """Whether RandAugment and erasing are only drawn here, and done to the batch on its device."""
 
     @classmethod
     def of(cls, config: FinetuneConfig) -> "FinetuneAugment":
         """The augmentation of a configuration."""
         names = ("flip", "randaug", "random_erasing", "crop_min_scale")
-        return cls(size_px=config.image_px, **{name: getattr(config, name) for name in names})
+        kept = {name: getattr(config, name) for name in names}
+        return cls(size_px=config.image_px, is_on_device=config.augment_on == "cuda", **kept)
 
     def view(self, height: int, width: int, rng: Generator) -> View:
         """A view of a video of this size."""
@@ -158,13 +155,15 @@ class FinetuneAugment:
         return _maybe_mirrored(box, self.size_px, self.flip, rng)
 
     def finish(self, clip: Clip, rng: Generator) -> Clip:
-        """Apply RandAugment and random erasing."""
-        frames_CTHW = clip.frames_CTHW
-        if self.randaug:
-            frames_CTHW = rand_augment(frames_CTHW, self.randaug, rng)
-        if rng.random() < self.random_erasing:
-            frames_CTHW = erase_box(frames_CTHW, rng)
-        return replace(clip, frames_CTHW=frames_CTHW)
+        """Draw RandAugment and random erasing, and apply them, unless the device does."""
+        height, width = clip.frames_CTHW.shape[2:]
+        operations = draw_operations(self.randaug, min(height, width), rng) if self.randaug else []
+        is_erased = rng.random() < self.random_erasing
+        box, seed = draw_erasing(height, width, rng) if is_erased else (None, 0)
+        if self.is_on_device:
+            return replace(clip, changes=Changes(operations=tuple(operations), erased=box, noise_seed=seed))
+        frames_CTHW = apply_operations(clip.frames_CTHW, operations)
+        return replace(clip, frames_CTHW=frames_CTHW if box is None else fill_box(frames_CTHW, box, seed))
 
 
 def _maybe_mirrored(box: Box, size_px: int, flip: bool, rng: Generator) -> View:

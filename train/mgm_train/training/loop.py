@@ -29,6 +29,8 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
+from mgm_train.data.augment import noise_levels
+from mgm_train.data.device_augment import change_batch
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.data.workers import clip_bytes, count_workers
@@ -230,7 +232,7 @@ class _Trainer:
                 batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
             self.unreadable.note(batch)
-            self._one_micro_step(self.to_device(batch), micro_step)
+            self._one_micro_step(change_batch(self.to_device(batch), noise_levels), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
