@@ -27,7 +27,7 @@ from mgm_train.data.labels import class_names
 from mgm_train.evaluation import features
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.linear_probe import fit, fit_and_score, grid, hold_out
-from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.evaluation.multiview import ViewDataset, collate_views
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed
@@ -173,7 +173,7 @@ def test_features_are_computed_once_and_go_on_after_a_stop(
     loaded = cache.load(len(dataset))
     assert loaded.sample_ids == [dataset[index].video_id for index in range(4)]
     with torch.no_grad():
-        expected_VD = model(dataset[3].frames_VCTHW)
+        expected_VD = model(collate_views([dataset[3]])["frames_NVCTHW"][0])
     torch.testing.assert_close(loaded.feature_NVD[3].float(), expected_VD, atol=2e-3, rtol=2e-3)
     assert loaded.label_N.tolist() == dataset.labels.tolist()
 
@@ -192,14 +192,14 @@ def test_a_video_that_cannot_be_read_is_named(
     pan_store: Store, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = _dataset(pan_store)
-    read = ViewDataset._views
+    read = ViewDataset._read
 
-    def read_all_but_one(self: Any, video: Any) -> Any:
+    def read_all_but_one(self: Any, video: Any, frames_VCTHW: Any) -> None:
         if "left" in video.video_id:
             raise OSError("checksum")
-        return read(self, video)
+        read(self, video, frames_VCTHW)
 
-    monkeypatch.setattr(ViewDataset, "_views", read_all_but_one)
+    monkeypatch.setattr(ViewDataset, "_read", read_all_but_one)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     cache.compute(FrozenEncoder(weights), dataset, CPU)
     loaded = cache.load(len(dataset))

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from pydantic.fields import FieldInfo
 
 from mgm_shared.cli import IS_PRINTED
-from mgm_shared.config import Config, check, extra_of, flag
+from mgm_shared.config import Config, check, extra_of, flag, words_and_kind
 from mgm_shared.errors import UserError
 from mgm_shared.recipe import read_recipe, recipe_text, section_names
 from mgm_shared.recipes import find_recipe, list_recipes
@@ -124,6 +124,21 @@ class _NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
 
 
+class _NumberOrWord(click.ParamType[int | str]):
+    """A whole number, or one of some words; the configuration checks the bounds."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words, self.name = words, "|".join((*words, "integer"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value in self.words:
+            return str(value)
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor a whole number", param, ctx)
+
+
 def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; type, bounds, default and help are the field's."""
     shared: dict[str, Any] = {
@@ -133,13 +148,18 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
         "show_default": True,
         "help": f"{field.description}.",
     }
-    kind = field.annotation
+    words, kind = words_and_kind(field.annotation)
     if kind is bool:
+        if words:
+            # A flag has no third value: where neither is given, the default of the configuration holds.
+            shared |= {"default": None, "show_default": str(field.default)}
         return click.option(f"--{flag(name)}/--no-{flag(name)}", name, **shared)
     if get_origin(kind) is tuple and Ellipsis in get_args(kind):
         shared |= {"type": _NumberList(), "show_default": ",".join(f"{number:g}" for number in field.default)}
     elif get_origin(kind) is tuple:
         shared |= {"type": float, "nargs": len(get_args(kind))}
+    elif words:
+        shared["type"] = _NumberOrWord(words)
     elif get_origin(kind) is Literal:
         shared["type"] = click.Choice(get_args(kind))
     elif kind in (int, float):

@@ -7,9 +7,9 @@ silent. torch is not imported here: `--help` stays fast.
 
 import re
 from dataclasses import replace
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
@@ -27,9 +27,10 @@ Sampling = Literal["dense", "segment"]
 ShortVideos = Literal["stride", "repeat"]
 # What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
 SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
+AugmentOn = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 LOGGERS = ("tensorboard", "wandb")
@@ -57,14 +58,20 @@ SHORT_VIDEOS = option(
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
-    4, "Data loading processes per GPU; 0 loads in the main process", group=HARDWARE, may_change=True, ge=0
+    "auto",
+    "Data loading processes per GPU; 0 loads in the main process; auto: its share of the CPU cores, less one",
+    group=HARDWARE,
+    may_change=True,
 )
 WORKER_START = option(
     "auto", "Multiprocessing start method of the data loading processes", group=HARDWARE, may_change=True
 )
 PRECISION = option(
-    "auto", "Number format of the forward pass; auto: bf16 on a GPU that computes in it, else fp32", group=HARDWARE
+    "auto",
+    "Number format of the forward pass; auto: bf16 on a GPU that computes in it, fp16 on V100 and T4, fp32 elsewhere",
+    group=HARDWARE,
 )
 # AdamW's first step divides the learning rate by 0.1 in float32, whose largest number is 3.4e38.
 MAX_PROBE_SETTING = 3e37
@@ -125,7 +132,7 @@ class TrainConfig(Config):
         lt=1,
     )
     seed: int = option(0, "Seed of the initial weights, the order, the crops and the masks", group=SCHEDULE, ge=0)
-    num_workers: int = NUM_WORKERS
+    num_workers: Workers = NUM_WORKERS
     worker_start: WorkerStart = WORKER_START
     max_unreadable_videos: int = option(
         0,
@@ -136,8 +143,11 @@ class TrainConfig(Config):
     )
     precision: Precision = PRECISION
     device: Device = DEVICE
-    compile: bool = option(
-        False, "Compile the model with torch.compile: slower start, faster steps", group=HARDWARE, may_change=True
+    compile: bool | Literal["auto"] = option(
+        "auto",
+        "Compile the model with torch.compile: slower start, faster steps; auto: on a GPU that can, not on a CPU",
+        group=HARDWARE,
+        may_change=True,
     )
     fsdp: bool = option(
         False,
@@ -181,6 +191,7 @@ class TrainConfig(Config):
         check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
         is_whole = self.image_px % self.patch_px == 0
         check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
+        check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
@@ -326,6 +337,19 @@ class FinetuneConfig(TrainConfig):
     )
     eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
 
+    augment_on: AugmentOn = option(
+        "auto",
+        "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
+        "GPU); auto: cpu",
+        group=HARDWARE,
+    )
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        is_there = self.augment_on != "cuda" or self.device != "cpu"
+        check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        return self
+
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
         every = self.eval_every_epochs
@@ -348,7 +372,7 @@ class ViewConfig(Config):
     num_temporal_views: int = option(5, "Clips along the video (paper: 5; 2 on SSv2)", group=TESTING, ge=1)
     num_spatial_views: int = option(3, "Square crops along the longer side", group=TESTING, ge=1)
     batch_size: int = option(8, "Videos per step; all views of a video are read together", group=HARDWARE, ge=1)
-    num_workers: int = NUM_WORKERS
+    num_workers: Workers = NUM_WORKERS
     worker_start: WorkerStart = WORKER_START
     precision: Precision = PRECISION
     device: Device = DEVICE

@@ -23,6 +23,7 @@ from mgm_shared.kernel import kernel
 from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
 from mgm_shared.store import Video
+from mgm_train.data.device_augment import Changes
 from mgm_train.data.labels import label_numbers, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion
@@ -43,6 +44,8 @@ class Clip:
     label: int
     sample_id: str
     problem: str = ""
+    changes: Changes | None = None
+    """What the device has still to do to the pixels."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -252,13 +255,15 @@ class LabelledDataset(_ClipDataset):
 
 def _sample(clip: Clip, index: int) -> Sample:
     sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
+    sample |= {"changes": clip.changes} if clip.changes is not None else {}
     return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. If
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
+    changes_B where their pixels are still to be changed on the device. If
     videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
     that could; the others are blank.
     """
@@ -271,6 +276,8 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     }
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    if "changes" in samples[0]:
+        batch["changes_B"] = [sample["changes"] for sample in samples]
     unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)
     if unreadable:
         kept = [k for k, sample in enumerate(samples) if "unreadable" not in sample]

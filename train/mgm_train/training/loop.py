@@ -29,9 +29,12 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
+from mgm_train.data.augment import noise_levels
+from mgm_train.data.device_augment import change_batch
 from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
@@ -180,8 +183,9 @@ class _Trainer:
 
     def _run_steps(self) -> None:
         self.job.model.train()
+        num_workers = self._num_workers()
         loader = make_loader(
-            self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
+            self.job.dataset, self.plan, self.step, self.distributed, num_workers, self.config.worker_start
         )
         first_step = self.saved_step = self.step
         with self.stop.listening(), reading(loader) as batches:
@@ -210,17 +214,28 @@ class _Trainer:
         The wait for the first batch, in which the workers start, is not counted. A first step that compiles the model
         says nothing of the others, so the second one is measured.
         """
-        compiles = self.config.compile
+        compiles = self.learner.is_compiled
         start_up_s = self.meter.exclude_start_up() if is_first else 0.0
         if is_first == compiles:
             if compiles:
-                self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, compilation included")
+                took = f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, compiling the model included"
+                self._say(f"{took}; --no-compile starts faster")
             return
         own_s = max(step_s - start_up_s, 1e-9)
         left = time_left((self.plan.num_steps - self.step) * own_s)
         speed = f"{self.plan.clips_per_step / own_s:.1f} clips/s | about {left} left"
         started = f" | started in {start_up_s:.1f} s" if is_first else ""
         self._say(f"step {self.step}/{self.plan.num_steps} | {speed}{started}")
+
+    def _num_workers(self) -> int:
+        """The number of data loading workers, whose batches fit into shared memory."""
+        config, plan = self.config, self.plan
+        num_clips = plan.clips_per_step // (plan.grad_accum_steps * self.distributed.world_size)
+        batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+        workers = count_workers(config.num_workers, batch_bytes, self.distributed.device)
+        if workers.remark:
+            self._say(workers.remark)
+        return workers.number
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
@@ -240,7 +255,7 @@ class _Trainer:
                 batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
             self.unreadable.note(batch)
-            self._one_micro_step(self.to_device(batch), micro_step)
+            self._one_micro_step(change_batch(self.to_device(batch), noise_levels), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
