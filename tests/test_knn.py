@@ -1,9 +1,10 @@
 """Votes of the nearest neighbours against loops over numpy arrays, and against an example worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mgm_train.evaluation.features import Features
 from mgm_train.evaluation.knn import knn_predictions, knn_probabilities, video_features
@@ -25,13 +26,13 @@ def _features(num_videos: int, num_views: int, seed: int, width: int = 6) -> Fea
     )
 
 
-def _votes(train: Features, scored: Features, num_neighbours: int, temperature: float) -> NDArray[np.float64]:
+def _votes(train: Features, scored: Features, num_neighbours: int, temperature: float) -> Any:
     """The same in float64, a neighbour at a time."""
 
-    def unit(vector_D: NDArray[np.float64]) -> NDArray[np.float64]:
+    def unit(vector_D: Any) -> Any:
         return vector_D / np.sqrt((vector_D**2).sum())
 
-    def vectors(features: Features) -> list[NDArray[np.float64]]:
+    def vectors(features: Features) -> list[Any]:
         return [unit(sum(unit(view_D) for view_D in video_VD)) for video_VD in features.feature_NVD.double().numpy()]
 
     train_N, labels = vectors(train), train.label_N.tolist()

@@ -56,9 +56,7 @@ def knn_probabilities(
 
 def knn_predictions(train: Features, scored: Features, num_classes: int) -> list[Prediction]:
     """The vote of the training videos on each scored video."""
-    probability_SK = knn_probabilities(
-        video_features(train), train.label_N, video_features(scored), num_classes
-    )
+    probability_SK = knn_probabilities(video_features(train), train.label_N, video_features(scored), num_classes)
     return [
         Prediction(video_id=video_id, label=label, probability_K=probability_K.numpy())
         for video_id, label, probability_K in zip(

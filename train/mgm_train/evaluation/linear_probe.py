@@ -122,7 +122,7 @@ def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
 def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -> tuple[Features, Features]:
     """Split the training videos into those to fit to and those to choose a head by; see `held_out_videos`."""
     is_held_N = held_out_videos(features.label_N.numpy(), features.video_ids, share, seed, pattern)
-    return _some(features, ~is_held_N), _some(features, is_held_N)
+    return some_features(features, ~is_held_N), some_features(features, is_held_N)
 
 
 def held_out_videos(
@@ -159,7 +159,8 @@ def _drawn(places_of_group: Mapping[str, list[int]], share: float, rng: np.rando
     return held
 
 
-def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+def some_features(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+    """The features of some of the videos."""
     return Features(
         feature_NVD=features.feature_NVD[torch.from_numpy(is_in_N)],
         label_N=features.label_N[torch.from_numpy(is_in_N)],

@@ -2,8 +2,11 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.lock import one_writer
@@ -14,9 +17,17 @@ from mgm_train.checkpoint.resume import check_task
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import Weights, load_weights
 from mgm_train.config import ProbeConfig
-from mgm_train.data.labels import class_names, read_class_map
+from mgm_train.data.labels import class_names, label_subset, read_class_map
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
-from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, held_out_videos, write_choices
+from mgm_train.evaluation.knn import knn_predictions
+from mgm_train.evaluation.linear_probe import (
+    Choice,
+    fit_and_score,
+    grid,
+    held_out_videos,
+    some_features,
+    write_choices,
+)
 from mgm_train.evaluation.metrics import Scores, score, write_reports
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.runtime.distributed import Distributed, init_distributed
@@ -31,6 +42,8 @@ class ProbeResult:
     choice: Choice
     best_top1: float
     """The best accuracy of any head: an upper bound that was chosen on the scored videos."""
+    knn_top1: float
+    """The accuracy of the nearest neighbours in the same features, without training; see `evaluation.knn`."""
     num_training_videos: int
     num_listed_training_videos: int
     files: dict[str, Path]
@@ -102,15 +115,18 @@ def probe(
         train, scored = _features(opened, Path(run), config, distributed, progress)
         if not distributed.is_main:
             return None
+        train = _with_labels(train, opened.datasets[0], config)
         choices, best, predictions = fit_and_score(train, scored, len(opened.classes), config, distributed.device)
         heads = Path(run) / "heads.csv"
         write_choices(heads, choices, best)
         scores = score(predictions, scored.unreadable)
+        by_neighbours = score(knn_predictions(train, scored, len(opened.classes)), scored.unreadable)
         files = write_reports(Path(run), config.split, predictions, scores.unreadable, opened.classes)
     return ProbeResult(
         scores=scores,
         choice=choices[best],
         best_top1=max(choice.top1 for choice in choices),
+        knn_top1=by_neighbours.top1,
         num_training_videos=len(train.video_ids),
         num_listed_training_videos=train.num_listed,
         files={"heads": heads, **files},
@@ -123,7 +139,10 @@ def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
     train, scored = opened.datasets
     num_held = _num_held_out(opened, config)
     return ProbePreview(
-        training_videos=len(train), held_out_videos=num_held, scored_videos=len(scored), heads=len(grid(config))
+        training_videos=len(_labelled_videos(train, config)[0]),
+        held_out_videos=num_held,
+        scored_videos=len(scored),
+        heads=len(grid(config)),
     )
 
 
@@ -140,9 +159,23 @@ def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
 def _num_held_out(opened: _Probe, config: ProbeConfig) -> int:
     """The number of training videos that choose the head. UserError, before any feature is computed, for none."""
     train, _ = opened.datasets
-    video_ids = train.store.table["video_id"].take(train.rows).to_pylist()
-    is_held_N = held_out_videos(train.labels, video_ids, config.held_out, config.seed, config.group_pattern)
+    video_ids, label_N = _labelled_videos(train, config)
+    is_held_N = held_out_videos(label_N, video_ids, config.held_out, config.seed, config.group_pattern)
     return int(is_held_N.sum())
+
+
+def _labelled_videos(dataset: ViewDataset, config: ProbeConfig) -> tuple[list[str], NDArray[np.int64]]:
+    """The names and class numbers of the training videos whose labels are used."""
+    kept = label_subset(dataset.labels, config.label_fraction, config.seed)
+    return dataset.store.table["video_id"].take(dataset.rows[kept]).to_pylist(), dataset.labels[kept]
+
+
+def _with_labels(train: Features, dataset: ViewDataset, config: ProbeConfig) -> Features:
+    """The features of the training videos whose labels are used. All videos have features, for every fraction."""
+    kept = set(_labelled_videos(dataset, config)[0])
+    is_kept_N = np.array([video_id in kept for video_id in train.video_ids])
+    unreadable = {video_id: reason for video_id, reason in train.unreadable.items() if video_id in kept}
+    return replace(some_features(train, is_kept_N), unreadable=unreadable)
 
 
 def _features(
