@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import click
+
 from evidence.data import Sizes, make_stores
 from evidence.grids import run_grid, write_grid
-
-from mgm_shared.progress import TerminalProgress
 from mgm_shared.errors import UserError
+from mgm_shared.progress import TerminalProgress
 
 
 @click.group()
@@ -22,7 +22,7 @@ def main() -> None:
 @click.option("--corpus", required=True, type=click.Path(path_type=Path, exists=True), help="Of pipelines/corpus.py.")
 def small(out: Path, corpus: Path) -> None:
     """Run the reduced grid on one core into OUT. The same call again continues where it stopped."""
-    # One thread: the results then do not depend on the number of cores, and two such programs do not disturb each other.
+    # One thread: the results do not depend on the number of cores, and two such programs do not slow each other down.
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The grids: `small.yaml` and `full.yaml`, with the stores that were made, run table by table with `mgm-train ablate`."""
+"""The grids `small.yaml` and `full.yaml`, with the stores that were made, run table by table by `mgm_train.ablate`."""
 
 import json
 import platform
