@@ -24,20 +24,33 @@ def write_grid(name: str, out: Path, stores: Mapping[str, Path], changes: Mappin
     grid["stores"] = {store: str(path.absolute()) for store, path in stores.items()}
     grid["settings"] |= changes.get("settings", {})
     grid |= {key: value for key, value in changes.items() if key != "settings"}
-    file = out / f"{name}.yaml"
+    file = out / f"{name}-{'-'.join(map(str, grid['seeds']))}.yaml"
     replace_text(file, yaml.safe_dump(grid, sort_keys=False))
     return file
 
 
-def run_grid(grid: Path, store: Path, out: Path, gpus: int = 1, progress: Progress = SILENT) -> list[dict[str, Any]]:
-    """Run the tables of a grid in their order; after each one, write `rows.json` beside the grid. Returns its rows."""
-    rows: list[dict[str, Any]] = []
-    for table in yaml.safe_load(grid.read_text())["tables"]:
-        result = ablate(grid, store, out, tables=[table], gpus=gpus, progress=progress)
-        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-        replace_text(grid.with_suffix(".rows.json"), to_json({"made": about(), "rows": rows}, indent=1) + "\n")
-        if result.is_stopped:
-            break
+def run_grids(
+    grids: Mapping[int, Path], store: Path, out: Path, gpus: int = 1, progress: Progress = SILENT
+) -> list[dict[str, Any]]:
+    """Run the grids of several seeds table by table, each in a folder of its own; return the rows that are finished.
+
+    All seeds of a table come before the next table. Programs with different seeds can share `out`.
+    """
+    tables = list(yaml.safe_load(next(iter(grids.values())).read_text())["tables"])
+    for table in tables:
+        for seed, grid in grids.items():
+            result = ablate(grid, store, out / f"seed-{seed}", tables=[table], gpus=gpus, progress=progress)
+            collect_rows(out)
+            if result.is_stopped:
+                raise KeyboardInterrupt
+    return collect_rows(out)
+
+
+def collect_rows(out: Path) -> list[dict[str, Any]]:
+    """The finished runs of all seeds, in the order of the tables; also written to OUT/rows.json with where they ran."""
+    lines = [line for file in sorted(out.glob("seed-*/rows.jsonl")) for line in file.read_text().splitlines()]
+    rows = sorted(map(json.loads, lines), key=lambda row: (row["table"], row["seed"]))
+    replace_text(out / "rows.json", to_json({"made": about(), "rows": rows}, indent=1) + "\n")
     return rows
 
 
