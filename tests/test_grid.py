@@ -117,7 +117,7 @@ def test_a_probe_is_of_the_pretraining_alone(grid_of: Callable[..., list[Table]]
     assert runs[0].tests == ("evaluate", "probe")
     # Without probes in the grid, their options are nobody's: an axis `label_fraction` is of fine-tuning.
     (without,) = grid_of({"t": {"label_fraction": [0.2]}})
-    configs = without.rows[0].runs[0].configs
+    configs = dict(without.rows[0].runs[0].configs)
     assert (configs["finetune"].label_fraction, configs["probe"].label_fraction) == (0.2, 1.0)
 
 

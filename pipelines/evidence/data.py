@@ -21,16 +21,21 @@ CLIPS_PER_VIDEO = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much data: labelled clips a class, the short side in the stores, and the frames of the stores' codec."""
+    """How much data: Motion6's clips a class, and the short side and the codec of the frames in the stores."""
 
-    per_class: int = 100
-    test_per_class: int = 100
-    short_side: int = 96
-    frame_codec: str = "planes"
+    per_class: int
+    test_per_class: int
+    short_side: int
+    frame_codec: str
 
 
-def make_stores(corpus: Path, out: Path, sizes: Sizes, motion50: Path | None = None) -> dict[str, Path]:
-    """The stores `motion6`, `mixed` (to pretrain on) and, if it is given, `motion50`; what is there is kept."""
+SMALL = Sizes(per_class=100, test_per_class=100, short_side=96, frame_codec="planes")
+FULL = Sizes(per_class=0, test_per_class=0, short_side=128, frame_codec="jpeg")
+TOY = Sizes(per_class=10, test_per_class=2, short_side=32, frame_codec="planes")
+
+
+def small_stores(corpus: Path, out: Path, sizes: Sizes) -> dict[str, Path]:
+    """The stores of the reduced grid, `motion6` and `mixed` (to pretrain on); what is there is kept."""
     videos = out / "motion6"
     splits = split_clips(corpus)
     if not videos.exists():
@@ -42,9 +47,16 @@ def make_stores(corpus: Path, out: Path, sizes: Sizes, motion50: Path | None = N
     rows = "".join(f"{path.absolute()},any,train\n" for path in [*splits["train"], *labelled])
     (out / "mixed.csv").write_text(rows)
     _extract(out / "mixed.csv", stores["mixed"], sizes)
-    if motion50 is not None:
-        stores["motion50"] = out / "motion50.store"
-        _extract(motion50 / "videos", stores["motion50"], sizes)
+    return stores
+
+
+def full_stores(corpus: Path, motion50: Path, out: Path, sizes: Sizes) -> dict[str, Path]:
+    """The stores of the full grid: `motion50` with its optical flow, and `corpus`, of the training videos alone."""
+    stores = {"motion50": out / "motion50.store", "corpus": out / "corpus.store"}
+    _extract(motion50 / "videos", stores["motion50"], sizes)
+    run(["-m", "mgm_prep", "flow", stores["motion50"], "--method", "farneback", "--json"])
+    (out / "corpus.csv").write_text("".join(f"{path.absolute()},any,train\n" for path in split_clips(corpus)["train"]))
+    _extract(out / "corpus.csv", stores["corpus"], sizes)
     return stores
 
 

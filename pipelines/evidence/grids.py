@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,59 @@ from mgm_train import ablate
 HERE = Path(__file__).parent
 
 
-def write_grid(name: str, out: Path, stores: Mapping[str, Path], changes: Mapping[str, Any]) -> Path:
-    """The grid `name`.yaml with the paths of the stores, and with other settings where `changes` has them."""
+# A grid of this size takes minutes on a CPU and shows that every row runs. It measures nothing.
+TOY: dict[str, Any] = {
+    **{"model": "vit_tiny", "num_frames": 4, "image_px": 32, "stride": 2, "num_workers": 0},
+    **{"pretrain.warmup_epochs": 0, "finetune.warmup_epochs": 0, "pretrain.batch_size": 2, "finetune.batch_size": 2},
+    **{"pretrain.epochs": 1, "finetune.epochs": 1, "probe.epochs": 1, "probe.held_out": 0.5},
+}
+
+
+def write_grid(
+    name: str,
+    out: Path,
+    seed: int,
+    *,
+    stores: Mapping[str, Path],
+    boxes: Path | None = None,
+    is_dry_run: bool = False,
+) -> Path:
+    """The grid `name`.yaml for one seed, with the paths of the stores to pretrain on and of the folder of boxes."""
     grid = yaml.safe_load((HERE / f"{name}.yaml").read_text())
     grid["stores"] = {store: str(path.absolute()) for store, path in stores.items()}
-    grid["settings"] |= changes.get("settings", {})
-    grid |= {key: value for key, value in changes.items() if key != "settings"}
-    file = out / f"{name}-{'-'.join(map(str, grid['seeds']))}.yaml"
+    grid["seeds"] = [seed]
+    if is_dry_run:
+        grid["settings"] |= TOY
+    for varied in _labelled_settings(grid["tables"]):
+        if varied.get("guidance") == "boxes":
+            varied["boxes"] = str(boxes)
+        if is_dry_run:
+            varied.update({key: 1 for key in varied if key.endswith(".epochs")})
+    file = out / f"{name}-{seed}.yaml"
     replace_text(file, yaml.safe_dump(grid, sort_keys=False))
     return file
 
 
+def _labelled_settings(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The settings of each label that sets several options."""
+    for axis in [axis for table in tables.values() for axis in table.values() if isinstance(axis, dict)]:
+        yield from (settings for settings in axis.values() if isinstance(settings, dict))
+
+
 def run_grids(
-    grids: Mapping[int, Path], store: Path, out: Path, gpus: int = 1, progress: Progress = SILENT
+    grids: Mapping[int, Path],
+    store: Path,
+    out: Path,
+    *,
+    tables: Sequence[str] = (),
+    gpus: int = 1,
+    progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
     """Run the grids of several seeds table by table, each in a folder of its own; return the rows that are finished.
 
     All seeds of a table come before the next table. Programs with different seeds can share `out`.
     """
-    tables = list(yaml.safe_load(next(iter(grids.values())).read_text())["tables"])
-    for table in tables:
+    for table in tables or list(yaml.safe_load(next(iter(grids.values())).read_text())["tables"]):
         for seed, grid in grids.items():
             result = ablate(grid, store, out / f"seed-{seed}", tables=[table], gpus=gpus, progress=progress)
             collect_rows(out)
