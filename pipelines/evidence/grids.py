@@ -46,6 +46,7 @@ def write_grid(
             varied["boxes"] = str(boxes)
         if is_dry_run:
             varied.update({key: 1 for key in varied if key.endswith(".epochs")})
+    out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}-{seed}.yaml"
     replace_text(file, yaml.safe_dump(grid, sort_keys=False))
     return file
