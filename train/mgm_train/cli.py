@@ -107,7 +107,8 @@ def probe(store: StorePath, run: Path, config: ProbeConfig, dry_run: bool, force
     if result is None:
         return
     say(f"trained on {result.num_training_videos} of {result.num_listed_training_videos} training samples")
-    _emit_scores(result.scores, {**asdict(result.choice), "best_top1": result.best_top1}, result.files, is_json)
+    more = {**asdict(result.choice), "best_top1": result.best_top1, "knn_top1": result.knn_top1}
+    _emit_scores(result.scores, more, result.files, is_json)
     _exit_if(result.has_unreadable)
 
 

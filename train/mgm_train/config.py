@@ -52,6 +52,14 @@ SAMPLES = option(
     "What to read: whole videos, or the segments that `mgm-prep labels` attached; auto: segments where there are some",
     group=CLIPS,
 )
+LABEL_FRACTION = option(
+    1.0,
+    "Share of the training videos of each class whose labels are used; drawn by the seed, and a larger share contains "
+    "a smaller one",
+    group=CLIPS,
+    gt=0,
+    le=1,
+)
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
 SHORT_VIDEOS = option(
     "stride",
@@ -293,6 +301,7 @@ class FinetuneConfig(TrainConfig):
         group=MODEL,
     )
     class_map: str = CLASS_MAP
+    label_fraction: float = LABEL_FRACTION
     sampling: Sampling = option(
         "dense",
         "dense: consecutive frames at the stride; segment: one frame of each of num-frames equal segments (TSN)",
@@ -394,6 +403,7 @@ class ProbeConfig(ViewConfig):
     """Options of the linear probe of a frozen encoder; the paper gives no settings for it."""
 
     init: str = option("", "Weights of the encoder: a run folder or an epoch-XXXX.safetensors", group=MODEL)
+    label_fraction: float = LABEL_FRACTION
     train_temporal_views: int = option(
         5, "Clips along each training video that the heads learn from", group=PROBING, ge=1
     )
@@ -415,7 +425,9 @@ class ProbeConfig(ViewConfig):
         "expression whose first group names the recording",
         group=PROBING,
     )
-    seed: int = option(0, "Seed of the order of the clips and of the videos held out", group=PROBING, ge=0)
+    seed: int = option(
+        0, "Seed of the order of the clips, of the videos held out, and of label-fraction", group=PROBING, ge=0
+    )
 
     @model_validator(mode="after")
     def _check_lists(self) -> Self:

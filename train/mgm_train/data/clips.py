@@ -24,7 +24,7 @@ from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
 from mgm_shared.store import Video
 from mgm_train.data.device_augment import Changes
-from mgm_train.data.labels import label_numbers, split_rows
+from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion
 
@@ -226,16 +226,20 @@ class LabelledDataset(_ClipDataset):
     """Clips with a label, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "label": place in `classes`, "index": int}; a label that is not in `classes` is a
-    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN).
+    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN). Only
+    `label_fraction` of the videos of each class are used; see `label_subset`.
     """
 
     _: KW_ONLY
     classes: list[str]
     class_map: Mapping[str, str] | None = None
     sampling: str = "dense"
+    label_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        self.rows, self.labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        rows, labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        kept = label_subset(labels, self.label_fraction, self.seed)
+        self.rows, self.labels = rows[kept], labels[kept]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -90,6 +90,7 @@ def finetune_job(
         classes=classes,
         class_map=class_map,
         sampling=config.sampling,
+        label_fraction=config.label_fraction,
     )
     job = Job(
         task="finetune",

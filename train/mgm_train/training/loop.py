@@ -92,6 +92,8 @@ class TrainResult:
     num_epochs: int
     first_loss: float | None
     last_loss: float | None
+    flops: float | None = None
+    """Floating-point operations of the whole training, by `models.flops`; recomputed activations count once."""
 
 
 def train(job: Job, distributed: Distributed) -> TrainResult:
@@ -397,6 +399,7 @@ class _Trainer:
             num_epochs=self.step // self.plan.steps_per_epoch,
             first_loss=losses[0],
             last_loss=losses[-1],
+            flops=self.step * self.plan.clips_per_step * self.job.flops_per_clip if self.job.flops_per_clip else None,
         )
 
 
