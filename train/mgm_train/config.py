@@ -7,18 +7,21 @@ silent. torch is not imported here: `--help` stays fast.
 
 import re
 from dataclasses import replace
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
+from mgm_train.clip_schedule import Stage, is_possible, last_value, stages
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
+from mgm_train.token_counts import TokenCounts, kept_ratio
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
+Decoder = Literal["joint", "cross"]
 Positions = Literal["sinusoid", "separable", "rope3d"]
 LinearInit = Literal["xavier", "torch"]
 PatchPx = Literal[8, 16]
@@ -220,6 +223,11 @@ class TrainConfig(Config):
         return TokenGrid.of_clip(self.num_frames, self.image_px, self.image_px, self.patch)
 
     @property
+    def clip_sizes(self) -> list[tuple[int, int]]:
+        """Number of frames and side in pixels of the clips; several where a schedule changes them."""
+        return [(self.num_frames, self.image_px)]
+
+    @property
     def shape(self) -> ModelConfig:
         """The model that these options describe."""
         return replace(
@@ -233,9 +241,28 @@ class TrainConfig(Config):
         )
 
 
+# The options whose value may change during a run, and the options that hold their schedules.
+SCHEDULES = {"image_px": "image_px_schedule", "num_frames": "num_frames_schedule"}
+A_SCHEDULE = "values with the share of the run at which each starts, such as 128@0,224@0.8; each needs a whole epoch"
+
+
 class PretrainConfig(TrainConfig):
     """Options of pretraining; the defaults are Table 5 of the paper."""
 
+    num_frames: int = with_default(TrainConfig, "num_frames", 16, may_be_scheduled=True)
+    image_px: int = with_default(TrainConfig, "image_px", 224, may_be_scheduled=True)
+    num_frames_schedule: str = option(
+        "", "Frames of a clip over the run; `--num-frames 8@0,16@0.5` sets this and num-frames", group=CLIPS
+    )
+    image_px_schedule: str = option(
+        "", "Sizes of a clip over the run; `--image-px 128@0,224@0.8` sets this and image-px", group=CLIPS
+    )
+    decoder: Decoder = option(
+        "joint",
+        "joint: self-attention among visible and masked tokens; cross: masked tokens attend to visible ones only "
+        "(CrossMAE)",
+        group=MODEL,
+    )
     linear_init: LinearInit = option(
         "xavier", "Initial weights of linear layers: xavier (VideoMAE), or PyTorch's default", group=MODEL
     )
@@ -264,17 +291,68 @@ class PretrainConfig(TrainConfig):
         group=MASKING,
     )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
+    drop: float = option(
+        0.0,
+        "Share of all tokens, those of least motion, that are neither seen nor predicted (EVEREST); a part of "
+        "mask-ratio",
+        group=MASKING,
+        ge=0,
+        lt=1,
+    )
+    decode_ratio: float = option(
+        1.0,
+        "Share of the masked tokens that the decoder predicts, chosen by a running cell (VideoMAE V2)",
+        group=MASKING,
+        gt=0,
+        le=1,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_schedules(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`image_px: 128@0,224@0.8` is its last value as `image_px`, and the whole text as `image_px_schedule`."""
+        values = dict(values)
+        for name, schedule in SCHEDULES.items():
+            given = values.get(name)
+            if isinstance(given, str) and "@" in given:
+                values[schedule] = given
+            text = values.get(schedule)
+            if text and isinstance(text, str) and (name not in values or isinstance(given, str)):
+                values[name] = _last_of(schedule, text)
+        return values
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> Self:
+        for name, schedule in SCHEDULES.items():
+            if text := getattr(self, schedule):
+                last = _last_of(schedule, text)
+                check(getattr(self, name) == last, name, getattr(self, name), f"the last value of {text}")
+                check(is_possible(text, self.epochs), schedule, text, f"{A_SCHEDULE} ({self.epochs} epochs)")
+        for stage in self.stages if any(getattr(self, schedule) for schedule in SCHEDULES.values()) else ():
+            is_whole = stage.num_frames % self.tubelet == 0
+            check(is_whole, "num_frames", stage.num_frames, f"a multiple of tubelet, {self.tubelet}")
+            is_whole = stage.image_px % self.patch_px == 0
+            check(is_whole, "image_px", stage.image_px, f"a multiple of patch-px, {self.patch_px}")
+        return self
 
     @model_validator(mode="after")
     def _check_mask(self) -> Self:
         """The loss needs a masked patch and the encoder a visible one. All strategies mask equally many patches."""
-        grid = self.grid
-        num_masked, num_patches = grid.patches_at(self.mask_ratio), grid.patches_per_slice
-        needed = (
-            f"a share that masks some and leaves some of the {num_patches} patches of a slice (image-px "
-            f"{self.image_px}); it masks {num_masked}"
-        )
-        check(0 < num_masked < num_patches, "mask_ratio", self.mask_ratio, needed)
+        for stage in self.stages:
+            grid = self.shape_of(stage).grid
+            num_masked, num_patches = grid.patches_at(self.mask_ratio), grid.patches_per_slice
+            needed = (
+                f"a share that masks some and leaves some of the {num_patches} patches of a slice (image-px "
+                f"{stage.image_px}); it masks {num_masked}"
+            )
+            check(0 < num_masked < num_patches, "mask_ratio", self.mask_ratio, needed)
+            needed = f"a share that leaves some of the masked tokens; mask-ratio {self.mask_ratio:g} includes drop"
+            # With all of a slice's masked tokens dropped, the strategy has nothing to mask.
+            is_left = self.drop < self.mask_ratio and grid.patches_at(kept_ratio(self.mask_ratio, self.drop)) > 0
+            check(is_left, "drop", self.drop, needed)
+            check(
+                self.counts_of(stage).num_masked > 0, "decode_ratio", self.decode_ratio, "a share of at least a token"
+            )
         return self
 
     @model_validator(mode="after")
@@ -282,6 +360,45 @@ class PretrainConfig(TrainConfig):
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
         return self
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model that these options describe, for the clips at the end of the run."""
+        return replace(super().shape, decoder=self.decoder)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The parts of the run with one size of clips each, in order."""
+        return stages(
+            self.epochs,
+            num_frames=self.num_frames,
+            image_px=self.image_px,
+            frames_text=self.num_frames_schedule,
+            px_text=self.image_px_schedule,
+        )
+
+    @property
+    def clip_sizes(self) -> list[tuple[int, int]]:
+        """Number of frames and side in pixels of the clips of each stage."""
+        return [(stage.num_frames, stage.image_px) for stage in self.stages]
+
+    def shape_of(self, stage: Stage) -> ModelConfig:
+        """The model of a stage: that of the end of the run, whose positions are interpolated to its clips."""
+        shape = self.shape
+        return replace(shape, num_frames=stage.num_frames, image_px=stage.image_px).after(shape)
+
+    def counts_of(self, stage: Stage) -> TokenCounts:
+        """The numbers of visible, masked and left out tokens of a clip of a stage."""
+        grid = self.shape_of(stage).grid
+        return TokenCounts.of(grid, self.mask_ratio, drop=self.drop, decode_ratio=self.decode_ratio)
+
+
+def _last_of(schedule: str, text: str) -> int:
+    try:
+        return last_value(text)
+    except ValueError:
+        check(False, schedule, text, A_SCHEDULE)
+        raise
 
 
 class FinetuneConfig(TrainConfig):

@@ -27,6 +27,7 @@ class ModelConfig:
     patch_px: int = 16
     tubelet: int = 2
     positions: str = "sinusoid"
+    decoder: str = "joint"
     trained_frames: int = 0
     trained_px: int = 0
 

@@ -51,6 +51,8 @@ def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str, Any]:
     """Keyword arguments of transformers' VideoMAEConfig for this model. UserError for one that it cannot be."""
+    if not is_classifier and config.decoder != "joint":
+        raise UserError("transformers' VideoMAE has a joint decoder, and no cross-attention decoder")
     if config.attention != "joint" or config.positions != "sinusoid" or config.grid != config.trained_grid:
         raise UserError("transformers' VideoMAE has joint attention and sinusoid positions that are not interpolated")
     return {

@@ -63,7 +63,7 @@ class Augment(Protocol):
         """Change the pixels of the clip."""
 
 
-MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_]]
+MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_] | NDArray[np.int8]]
 ReadField = Callable[[Video, slice], NDArray[np.float32]]
 
 
@@ -196,7 +196,7 @@ class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
-    (sample_id, reason) where it is blank.
+    (sample_id, reason) where it is blank. A mask that leaves tokens out is int8: −1 left out, 0 visible, 1 masked.
     """
 
     _: KW_ONLY
@@ -266,9 +266,8 @@ def _sample(clip: Clip, index: int) -> Sample:
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
-    changes_B where their pixels are still to be changed on the device. If
-    videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool or int8) where the samples have masks,
+    and changes_B where their pixels are still to be changed on the device. If videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
     that could; the others are blank.
     """
     samples = [sample for video in videos for sample in video]

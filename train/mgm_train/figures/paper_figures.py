@@ -109,8 +109,11 @@ class Subject:
     def grid(self) -> TokenGrid:
         return self.config.grid
 
-    def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
-        """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask."""
+    def mask_thw(self, strategy: str = "") -> NDArray[np.bool_] | NDArray[np.int8]:
+        """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask.
+
+        It is not 0 where the encoder sees nothing, and −1 where nothing is predicted either.
+        """
         maker = MaskGenerator.of(self.config)
         mask_N = replace(maker, strategy=strategy or maker.strategy)(self.guided, default_rng(self.config.seed))
         return mask_N.reshape(self.grid.t, self.grid.h, self.grid.w)
@@ -141,13 +144,17 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
     return Row(name=name, draw=lambda axis, t: axis.imshow(frames_THWC[t]))
 
 
-def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_], *, is_marked: bool = False) -> Row:
-    """The clip with its boxes, and its masked patches in fog."""
-    shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw, subject.grid.patch)
+def _masked(
+    name: str, subject: Subject, mask_thw: NDArray[np.bool_] | NDArray[np.int8], *, is_marked: bool = False
+) -> Row:
+    """The clip with its boxes, its masked patches in fog, and grey where patches are not predicted either."""
+    patch, is_hidden_thw = subject.grid.patch, mask_thw != 0
+    shaded_THWC = shade_masked(subject.clip.frames_THWC, is_hidden_thw, patch)
+    shaded_THWC = shade_masked(shaded_THWC, mask_thw < 0, patch, fog=1.0)
 
     def draw(axis: "Axes", t: int) -> None:
         axis.imshow(shaded_THWC[t])
-        draw_outline(axis, mask_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
+        draw_outline(axis, is_hidden_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
         draw_boxes(axis, subject.boxes_T[t])
 
     return Row(name=name, draw=draw, is_marked=is_marked)
@@ -188,7 +195,11 @@ def mask_picture(subject: Subject) -> ClipFigure:
         is_own = strategy == subject.config.mask
         name = STRATEGY_NAMES.get(strategy, strategy) + "\n(this run)" * is_own
         rows.append(_masked(name, subject, subject.mask_thw(strategy), is_marked=is_own))
-    return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are masked (in fog)")
+    mask_thw = subject.mask_thw()
+    remark = f"{(mask_thw != 0).mean():.0%} of the tubelets are masked (in fog)"
+    if (mask_thw < 0).any():
+        remark += f"; {(mask_thw < 0).mean():.0%} are not predicted (grey)"
+    return subject.picture(rows, remark)
 
 
 def saliency_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
@@ -245,7 +256,9 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
         _frames("clip", frames_THWC),
-        _frames(f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw, subject.grid.patch, fog=1.0)),
+        _frames(
+            f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw != 0, subject.grid.patch, fog=1.0)
+        ),
         _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
         *_rebuilt_rows(rebuilt),
     ]

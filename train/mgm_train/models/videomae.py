@@ -1,7 +1,7 @@
 """The video masked autoencoder of pretraining, and the classifier of fine-tuning with the same encoder (paper §3.1).
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
-(N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
+(N = V + M, unless the mask leaves tokens out) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
 (2·16·16) · P = Q·3 values of it, colour fastest · R pairs of values that rotary positions turn, 2 = (cosine, sine).
 Shapes, initial weights and the epsilon of the norms are VideoMAE's.
 Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
@@ -9,6 +9,7 @@ keeps one graph.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from mgm_shared.geometry import Patch
 from mgm_train.model_config import ModelConfig
 from mgm_train.models.attention import Blocks, LayerNorm
+from mgm_train.models.cross_attention import CrossBlocks
 from mgm_train.models.divided_attention import DividedBlocks
 from mgm_train.models.pos_embed import position_table
 from mgm_train.models.rope import rotation_table
@@ -31,14 +33,16 @@ INIT_STD = 0.02
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def split_mask(mask_BN: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
+def split_mask(mask_BN: Tensor, num_masked: int, num_left_out: int = 0) -> tuple[Tensor, Tensor]:
     """Indices (B, V) of the visible and (B, M) of the masked tokens, each in ascending order.
 
-    Every clip must have exactly `num_masked` masked tokens. It is an argument because counting would wait for the GPU.
+    The mask is bool, True = masked, or int8: −1 left out, 0 visible, 1 masked. Every clip must have exactly
+    `num_masked` masked tokens, and `num_left_out` that are left out. They are arguments because counting would wait for
+    the GPU.
     """
-    order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True)
-    num_visible = mask_BN.shape[1] - num_masked
-    return order_BN[:, :num_visible], order_BN[:, num_visible:]
+    order_BN = mask_BN.to(torch.int8).argsort(dim=1, stable=True)
+    first_masked = mask_BN.shape[1] - num_masked
+    return order_BN[:, num_left_out:first_masked], order_BN[:, first_masked:]
 
 
 def pick(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
@@ -113,6 +117,12 @@ def _rotation(config: ModelConfig, head_width: int) -> Tensor | None:
     return rotation_table(config.grid, config.trained_grid, head_width)
 
 
+def _set_buffer(module: nn.Module, name: str, table: Tensor | None) -> None:
+    """Set a buffer that no checkpoint contains; a new table goes to the device of the one that it replaces."""
+    old = getattr(module, name, None)
+    module.register_buffer(name, table if table is None or old is None else table.to(old.device), persistent=False)
+
+
 class Encoder(nn.Module):
     """Patch embedding, positions, blocks, and a last norm if `has_norm`. Both models name its parameters alike."""
 
@@ -128,9 +138,15 @@ class Encoder(nn.Module):
         else:
             self.blocks = Blocks(config.width, config.depth, config.num_heads, drop_path)
         self.norm = LayerNorm(config.width) if has_norm else nn.Identity()
+        self.set_positions(config)
+
+    def set_positions(self, config: ModelConfig) -> None:
+        """Make the position tables for the clips of `config`."""
         table_1ND = position_table(config.grid, config.trained_grid, config.width, config.positions)
-        self.register_buffer("position_1ND", table_1ND, persistent=False)
-        self.register_buffer("rotation_1NR2", _rotation(config, config.width // config.num_heads), persistent=False)
+        _set_buffer(self, "position_1ND", table_1ND)
+        _set_buffer(self, "rotation_1NR2", _rotation(config, config.width // config.num_heads))
+        if isinstance(self.blocks, DividedBlocks):
+            self.blocks.set_grid(config.grid)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
@@ -150,7 +166,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
+        blocks = CrossBlocks if config.decoder == "cross" else Blocks
+        self.blocks = blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
         self.norm = LayerNorm(config.decoder_width)
         self.head = nn.Linear(config.decoder_width, config.patch.num_values)
 
@@ -176,24 +193,27 @@ class VideoMAE(nn.Module):
         self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.decoder = Decoder(config)
-        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
-        self.register_buffer("position_1NE", table_1NE, persistent=False)
-        rotation_1NR2 = _rotation(config, config.decoder_width // config.decoder_num_heads)
-        self.register_buffer("rotation_1NR2", rotation_1NR2, persistent=False)
+        self.clip_size = (config.num_frames, config.image_px)
+        self._set_positions(config)
         if linear_init == "xavier":
             self.apply(_init_for_pretraining)
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
-    def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
+    def forward(
+        self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None, num_left_out: int = 0
+    ) -> Tensor:
         """Predict the pixels (B, M, P) of the masked tokens, in ascending order of token.
 
         Args:
             frames_BCTHW: uint8, or float normalised by `normalise`.
-            mask_BN: bool, True = masked, the same number in every clip.
-            num_masked: That number. If None, it is counted, which waits for the GPU.
+            mask_BN: bool, True = masked, the same number in every clip; or int8 with tokens that are left out, as for
+                `split_mask`.
+            num_masked: That number. If None, it and `num_left_out` are counted, which waits for the GPU.
+            num_left_out: The number of tokens that are left out.
         """
-        num_masked = int(mask_BN[0].sum()) if num_masked is None else num_masked
-        visible_BV, masked_BM = split_mask(mask_BN, num_masked)
+        if num_masked is None:
+            num_masked, num_left_out = int((mask_BN[0] > 0).sum()), int((mask_BN[0] < 0).sum())
+        visible_BV, masked_BM = split_mask(mask_BN, num_masked, num_left_out)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
         # Visible tokens first, then masked ones. Their order does not matter, since each takes its position with it.
         visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
@@ -203,6 +223,21 @@ class VideoMAE(nn.Module):
             rotation_BNR2 = pick(rotation_BNR2, torch.cat([visible_BV, masked_BM], dim=1))
         pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked, rotation_BNR2)
         return pixels_BMP
+
+    def fit_clips(self, num_frames: int, image_px: int) -> None:
+        """Take clips of another size from now on: positions are interpolated to it, weights stay as they are.
+
+        `config` keeps describing the clips that the model was made for.
+        """
+        config = replace(self.config, num_frames=num_frames, image_px=image_px).after(self.config)
+        self.clip_size = (num_frames, image_px)
+        self.encoder.set_positions(config)
+        self._set_positions(config)
+
+    def _set_positions(self, config: ModelConfig) -> None:
+        table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
+        _set_buffer(self, "position_1NE", table_1NE)
+        _set_buffer(self, "rotation_1NR2", _rotation(config, config.decoder_width // config.decoder_num_heads))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them (timm's name)."""

@@ -13,10 +13,11 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.data.labels import mirror_warning
+from mgm_train.data.scheduled import ScheduledDataset
 from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
-from mgm_train.masking.strategies import MaskGenerator, num_masked
-from mgm_train.models.flops import pretrain_flops
+from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.models.flops import epoch_flops
 from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
@@ -81,14 +82,14 @@ def pretrain_job(
         store=opened.digest,
         store_path=opened.address,
         inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
-        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+        flops_per_clip=epoch_flops(config),
         draw=logged_pictures(opened, config),
     )
 
 
-def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
+def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset | ScheduledDataset:
     """The masked clips that pretraining with these options reads of a store."""
-    return PretrainDataset(
+    dataset = PretrainDataset(
         store,
         num_frames=config.num_frames,
         stride=config.stride,
@@ -99,3 +100,5 @@ def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDat
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
     )
+    stages = config.stages
+    return dataset if len(stages) == 1 else ScheduledDataset.of(dataset, stages, flip=config.flip)

@@ -15,6 +15,7 @@ from mgm_shared.config import flag
 from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
 from mgm_train.model_config import ModelConfig
+from mgm_train.token_counts import TokenCounts
 from mgm_train.training.optim import REFERENCE_BATCH
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
@@ -153,8 +154,10 @@ def activation_bytes(config: TrainConfig, shape: ModelConfig, machine: Machine) 
     num_tokens = shape.grid.num_tokens
     num_visible, decoder_units = num_tokens, 0
     if isinstance(config, PretrainConfig):
-        num_visible = round(num_tokens * (1 - config.mask_ratio))
-        decoder_units = num_tokens * shape.decoder_width * shape.decoder_depth
+        counts = TokenCounts.of(shape.grid, config.mask_ratio, drop=config.drop, decode_ratio=config.decode_ratio)
+        num_visible = counts.num_visible
+        # With cross-attention the visible tokens do not pass through the decoder, but their keys and values are kept.
+        decoder_units = (num_visible + counts.num_masked) * shape.decoder_width * shape.decoder_depth
     depth = 1 if config.grad_checkpointing else shape.depth
     units = num_visible * shape.width * depth + decoder_units
     return ACTIVATION_BYTES * units * (1 if machine.is_gpu else 2)

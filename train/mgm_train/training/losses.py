@@ -40,7 +40,8 @@ def masked_mse(
 ) -> Tensor:
     """Mean squared error over the masked patches, a float32 scalar.
 
-    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in `mask_BN` = masked.
+    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; the masked tokens of
+    `mask_BN` are those of `split_mask`.
     """
     num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
     _, masked_BM = split_mask(mask_BN, num_masked)
@@ -62,7 +63,7 @@ class PretrainObjective:
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         frames_BCTHW, mask_BN, num_masked = batch["frames_BCTHW"], batch["mask_BN"], batch["num_masked"]
-        pixels_BMP = model(frames_BCTHW, mask_BN, num_masked)
+        pixels_BMP = model(frames_BCTHW, mask_BN, num_masked, batch.get("num_left_out", 0))
         kept_K = batch.get("kept_K")
         if kept_K is None:
             return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_masked, self.patch)

@@ -24,6 +24,7 @@ class Meter:
         self.loss_sum = torch.zeros((), device=distributed.device)
         self.num_micro_steps = 0
         self.num_steps = self.num_clips = 0
+        self.flops: float | None = 0.0
         self.data_wait_s = 0.0
         self.start_s = time.perf_counter()
 
@@ -32,10 +33,14 @@ class Meter:
         self.loss_sum += loss.detach()
         self.num_micro_steps += 1
 
-    def add_step(self, num_clips: int) -> None:
-        """Count a step with that many clips over all processes."""
+    def add_step(self, num_clips: int, flops_per_clip: float | None = None) -> None:
+        """Count a step with that many clips over all processes, and the operations of each, if they are known."""
         self.num_steps += 1
         self.num_clips += num_clips
+        if flops_per_clip is None or self.flops is None:
+            self.flops = None
+        else:
+            self.flops += num_clips * flops_per_clip
 
     def loss(self) -> float:
         """Mean loss over all micro-steps and processes; NaN before the first. All processes must call it together."""
@@ -66,7 +71,7 @@ class Meter:
         self.data_wait_s = 0.0
         return start_up_s
 
-    def speed(self, flops_per_clip: float | None, peak_flops_per_s: float) -> dict[str, Any]:
+    def speed(self, peak_flops_per_s: float) -> dict[str, Any]:
         """Speed for metrics.jsonl: throughput of all processes, wait and memory of this one.
 
         The wait is the time until a batch was there, per step and as a share; `mfu` is None where nobody counted the
@@ -79,7 +84,7 @@ class Meter:
             "clips_per_s": clips_per_s,
             "data_wait": self.data_wait_s / duration_s,
             "data_wait_ms": 1e3 * self.data_wait_s / max(1, self.num_steps),
-            "mfu": flops_per_clip and flops_per_clip * clips_per_s / (peak_flops_per_s * self.distributed.world_size),
+            "mfu": self.flops and self.flops / duration_s / (peak_flops_per_s * self.distributed.world_size),
             "gpu_memory_gib": torch.cuda.max_memory_allocated(self.distributed.device) / 2**30 if is_gpu else None,
         }
 
