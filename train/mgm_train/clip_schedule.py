@@ -4,6 +4,7 @@ torch is not imported here.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ def parse_schedule(text: str) -> list[tuple[int, float]]:
             raise ValueError(f"{part!r} has no share")
         values.append((int(value), float(share)))
     shares = [share for _, share in values]
-    is_rising = all(before < after for before, after in zip(shares, shares[1:], strict=False))
+    is_rising = all(before < after for before, after in pairwise(shares))
     if shares[0] != 0 or not is_rising or not shares[-1] < 1 or any(value < 1 for value, _ in values):
         raise ValueError("the shares must rise from 0 to below 1")
     return values
@@ -44,7 +45,7 @@ def epochs_of(text: str, epochs: int) -> list[tuple[int, int]]:
 def is_possible(text: str, epochs: int) -> bool:
     """Whether each value of the schedule has an epoch of its own."""
     firsts = [first for first, _ in epochs_of(text, epochs)] + [epochs]
-    return all(before < after for before, after in zip(firsts, firsts[1:], strict=False))
+    return all(before < after for before, after in pairwise(firsts))
 
 
 def stages(epochs: int, *, num_frames: int, image_px: int, frames_text: str = "", px_text: str = "") -> list[Stage]:

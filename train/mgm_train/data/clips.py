@@ -267,8 +267,8 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
     Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool or int8) where the samples have masks,
-    and changes_B where their pixels are still to be changed on the device. If videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
-    that could; the others are blank.
+    and changes_B where their pixels are still to be changed on the device. If videos could not be read, `unreadable`
+    has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others are blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {

@@ -107,6 +107,7 @@ class DividedBlocks(nn.ModuleList):
         """Take clips of another token grid from now on."""
         self.grid = grid
         for block in self:
+            assert isinstance(block, DividedBlock)
             block.grid = grid
 
     def forward(

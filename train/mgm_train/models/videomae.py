@@ -1,8 +1,9 @@
 """The video masked autoencoder of pretraining, and the classifier of fine-tuning with the same encoder (paper §3.1).
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
-(N = V + M, unless the mask leaves tokens out) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
-(2·16·16) · P = Q·3 values of it, colour fastest · R pairs of values that rotary positions turn, 2 = (cosine, sine).
+(N = V + M, unless the mask leaves tokens out) · K tokens picked, or classes · D width of the encoder · E width of the
+decoder · Q pixels of a patch (2·16·16) · P = Q·3 values of it, colour fastest · R pairs of values that rotary positions
+turn, 2 = (cosine, sine).
 Shapes, initial weights and the epsilon of the norms are VideoMAE's.
 Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
 keeps one graph.

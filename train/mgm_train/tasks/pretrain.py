@@ -71,13 +71,14 @@ def pretrain_job(
     say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
-    shape = config.shape
+    shape, dataset = config.shape, pretrain_dataset(opened, config)
+    is_scheduled = len(config.stages) > 1
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
         objective=PretrainObjective.of(config),
-        dataset=pretrain_dataset(opened, config),
+        dataset=ScheduledDataset.of(dataset, config.stages, flip=config.flip) if is_scheduled else dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
@@ -87,9 +88,9 @@ def pretrain_job(
     )
 
 
-def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset | ScheduledDataset:
-    """The masked clips that pretraining with these options reads of a store."""
-    dataset = PretrainDataset(
+def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
+    """The masked clips that pretraining with these options reads of a store, in the size of the end of the run."""
+    return PretrainDataset(
         store,
         num_frames=config.num_frames,
         stride=config.stride,
@@ -100,5 +101,3 @@ def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDat
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
     )
-    stages = config.stages
-    return dataset if len(stages) == 1 else ScheduledDataset.of(dataset, stages, flip=config.flip)

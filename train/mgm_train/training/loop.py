@@ -56,7 +56,8 @@ class Job:
     reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
     weights files. `flops_per_clip` is what `flops.py` counts, for MFU; a list has a number for each epoch.
     `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1; what it returns joins
-    metrics.jsonl. With `fsdp` all must call the model equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
+    metrics.jsonl. With `fsdp` all must call the model equally often. `draw(weights file)` makes the pictures that
+    loggers get, whenever weights are kept.
     """
 
     task: str
