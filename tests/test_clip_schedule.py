@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from toy import CPU, WIDE_TOY, assert_same_run, losses_of
 
 from mgm_shared.errors import UserError
+from mgm_shared.progress import SILENT
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder, read_config
 from mgm_train.checkpoint.weights import load_weights
@@ -27,6 +28,14 @@ CALL: dict[str, Any] = {
     "model": "vit_tiny", "num_frames": 4, "stride": 2, "batch_size": 4, "warmup_epochs": 1, "base_lr": 0.05,
     "num_workers": 0, "device": "cpu", "log_every_steps": 1, "save_every_epochs": 100, "epochs": 4,
 }  # fmt: skip
+
+
+TEXT: dict[str, Any] = {"image_px": "128@0,224@0.8"}
+
+
+def _config(**settings: Any) -> PretrainConfig:
+    """The types of the options are numbers: a schedule in their place is for the command line and for recipes."""
+    return PretrainConfig(**settings)
 
 
 def test_a_schedule_is_values_with_shares() -> None:
@@ -47,12 +56,12 @@ def test_a_schedule_is_values_with_shares() -> None:
 )  # fmt: skip
 def test_a_bad_schedule_is_named(text: str) -> None:
     with pytest.raises(UserError, match=r"^(image-px|mask-ratio)") as caught:
-        PretrainConfig(image_px=text, epochs=10)
+        _config(image_px=text, epochs=10)
     assert "\n" not in str(caught.value)
 
 
 def test_one_schedule_in_all_three_ways(tmp_path: Path) -> None:
-    config = PretrainConfig(image_px="128@0,224@0.8", num_frames="8@0,16@0.5")
+    config = _config(image_px="128@0,224@0.8", num_frames="8@0,16@0.5")
     assert (config.image_px, config.image_px_schedule) == (224, "128@0,224@0.8")
     assert (config.num_frames, config.num_frames_schedule) == (16, "8@0,16@0.5")
     assert PretrainConfig(**config.to_dict()) == config
@@ -72,12 +81,12 @@ def test_one_schedule_in_all_three_ways(tmp_path: Path) -> None:
 
 
 def test_only_pretraining_has_schedules() -> None:
-    with pytest.raises(UserError, match="image-px is '128@0,224@0.8' but must be a whole number"):
-        FinetuneConfig(image_px="128@0,224@0.8")
+    with pytest.raises(UserError, match=r"image-px is '128@0,224@0\.8' but must be a whole number"):
+        FinetuneConfig(**TEXT)
     result = CliRunner().invoke(main, ["finetune", "x", "--run", "x", "--image-px", "128@0,224@0.8"])
     assert result.exit_code == 2
     with pytest.raises(UserError, match=r"image-px is 96 but must be the last value of 128@0,224@0\.8"):
-        PretrainConfig(image_px="128@0,224@0.8").replace(image_px=96)
+        _config(image_px="128@0,224@0.8").replace(image_px=96)
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])
@@ -109,13 +118,8 @@ def test_positions_are_interpolated_and_come_back(attention: str, positions: str
 
 
 def _job(store: Store, run: Path, **changes: Any) -> Job:
-    job = pretrain_job(store.path, run, PretrainConfig(**(CALL | changes)), _Silent())
+    job = pretrain_job(store.path, run, PretrainConfig(**(CALL | changes)), SILENT)
     return replace(job, max_saving_share=float("inf"))
-
-
-class _Silent:
-    def say(self, line: str) -> None:
-        pass
 
 
 class _Breaks:
