@@ -59,13 +59,20 @@ class Side:
         return self.config.decoder, self.stage.num_frames, self.stage.image_px, counts.num_visible, counts.num_masked
 
 
+class Learner:
+    """A model and its optimiser, whose rate is 0; all sides with the same kind of decoder share it."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.model = build(lambda: VideoMAE(config.shape), seed=0).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
+
+
 class Step:
     """Forward, backward and optimiser on one batch, and the CPU seconds that each took."""
 
-    def __init__(self, side: Side, batch_size: int) -> None:
+    def __init__(self, side: Side, learner: Learner, batch_size: int) -> None:
         shape, counts = side.config.shape_of(side.stage), side.config.counts_of(side.stage)
-        self.model = build(lambda: VideoMAE(shape), seed=0).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
+        self.side, self.learner = side, learner
         generator = torch.Generator().manual_seed(0)
         frames = (batch_size, 3, shape.num_frames, shape.image_px, shape.image_px)
         roles_N = torch.zeros(shape.grid.num_tokens, dtype=torch.int8)
@@ -82,12 +89,14 @@ class Step:
 
     def run(self, is_bf16: bool) -> None:
         """One step."""
+        model, optimizer = self.learner.model, self.learner.optimizer
+        model.fit_clips(self.side.stage.num_frames, self.side.stage.image_px)
         start_s = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            loss = PretrainObjective()(self.model, self.batch, 0)
+            loss = PretrainObjective()(model, self.batch, 0)
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         self.seconds.append(time.process_time() - start_s)
 
 
@@ -95,7 +104,8 @@ def measured(configs: dict[str, PretrainConfig], batch_size: int, rounds: int, i
     """Median CPU seconds of a step of each row, averaged over its stages."""
     sides = {name: [Side(config, stage) for stage in config.stages] for name, config in configs.items()}
     steps = {side.key: side for several in sides.values() for side in several}
-    running = {key: Step(side, batch_size) for key, side in steps.items()}
+    learners = {config.decoder: Learner(config) for config in configs.values()}
+    running = {key: Step(side, learners[side.config.decoder], batch_size) for key, side in steps.items()}
     # The first round warms up, and is not counted.
     for _ in range(rounds + 1):
         for step in running.values():
