@@ -127,3 +127,24 @@ def test_the_loss_has_a_title_and_the_line_of_a_blind_guess(tmp_path: Path) -> N
     assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([1.1, 1.0, 0.9])
     assert np.asarray(guess.get_ydata()).tolist() == [1, 1]
     assert [text.get_text() for text in loss.texts] == ["a blind guess"]
+
+
+def test_left_out_tokens_are_grey_and_said(pan_store: Store) -> None:
+    config = CONFIG.replace(decode_ratio=0.5, drop=0.25, decoder="cross")
+    subject = Subject.of(pan_store["train/right/0.mp4"], config)
+    model = build(lambda: VideoMAE(config.shape), seed=0)
+    # Of 32 tokens 24 are masked: 8 of them are dropped, and 8 of the others are not decoded.
+    mask_thw = subject.mask_thw()
+    assert [(mask_thw == role).sum() for role in (-1, 0, 1)] == [16, 8, 8]
+    assert mask_picture(subject).caption.endswith(
+        "75% of the tubelets are masked (in fog); 50% are not predicted (grey)"
+    )
+    for picture in (mask_picture(subject), reconstruction_picture(subject, model)):
+        assert picture.strip().axes
+    (own,) = [row for row in mask_picture(subject).rows if row.is_marked]
+    figure, axes = panels(1, 1, (1, 1), width_inches=1)
+    own.draw(axes.flat[0], 0)
+    shown_HWC = np.asarray(axes.flat[0].images[0].get_array())
+    left_out_HW = (mask_thw[0] == -1).repeat(16, 0).repeat(16, 1)
+    assert len(np.unique(shown_HWC[left_out_HW], axis=0)) == 1
+    assert len(np.unique(shown_HWC[~left_out_HW], axis=0)) > 10
