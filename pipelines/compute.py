@@ -37,9 +37,9 @@ NUM_CLASSES = 400
 
 def training(config: PretrainConfig | FinetuneConfig) -> float:
     """Operations for each video over all epochs of a training."""
-    is_pretraining = isinstance(config, PretrainConfig)
-    per_clip = mean_flops(config) if is_pretraining else finetune_flops(config.shape, NUM_CLASSES)
-    return config.epochs * config.repeats * per_clip
+    if isinstance(config, PretrainConfig):
+        return config.epochs * config.repeats * mean_flops(config)
+    return config.epochs * config.repeats * float(finetune_flops(config.shape, NUM_CLASSES))
 
 
 def gmacs(config: PretrainConfig | FinetuneConfig) -> float:

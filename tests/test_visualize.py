@@ -142,7 +142,7 @@ def test_left_out_tokens_are_grey_and_said(pan_store: Store) -> None:
     for picture in (mask_picture(subject), reconstruction_picture(subject, model)):
         assert picture.strip().axes
     (own,) = [row for row in mask_picture(subject).rows if row.is_marked]
-    figure, axes = panels(1, 1, (1, 1), width_inches=1)
+    _, axes = panels(1, 1, (1, 1), width_inches=1)
     own.draw(axes.flat[0], 0)
     shown_HWC = np.asarray(axes.flat[0].images[0].get_array())
     left_out_HW = (mask_thw[0] == -1).repeat(16, 0).repeat(16, 1)
