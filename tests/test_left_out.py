@@ -198,6 +198,7 @@ def test_the_model_never_reads_what_is_left_out(decoder: str, attention: str, po
     with torch.no_grad():
         pixels_BMP = model(frames_BCTHW, roles_BN, 14, 10)
         assert torch.equal(pixels_BMP, model(frames_BCTHW, roles_BN)), "counted"
+        assert torch.equal(pixels_BMP, model(frames_BCTHW, roles_BN, 14)), "counted"
         blackened = torch.where(_as_pixels(roles_BN == -1), 0, frames_BCTHW).to(torch.uint8)
         assert torch.equal(pixels_BMP, model(blackened, roles_BN, 14, 10))
         hidden = torch.where(_as_pixels(roles_BN == 0), 0, frames_BCTHW).to(torch.uint8)

@@ -382,9 +382,9 @@ class PretrainConfig(TrainConfig):
         """Number of frames and side in pixels of the clips of each stage."""
         return [(stage.num_frames, stage.image_px) for stage in self.stages]
 
-    def shape_of(self, stage: Stage) -> ModelConfig:
-        """The model of a stage: that of the end of the run, whose positions are interpolated to its clips."""
-        shape = self.shape
+    def shape_of(self, stage: Stage, shape: ModelConfig | None = None) -> ModelConfig:
+        """The model of a stage: `shape`, or else that of the end of the run, with interpolated positions."""
+        shape = shape or self.shape
         return replace(shape, num_frames=stage.num_frames, image_px=stage.image_px).after(shape)
 
     def counts_of(self, stage: Stage) -> TokenCounts:

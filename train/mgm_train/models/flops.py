@@ -118,12 +118,15 @@ def pretrain_flops(config: ModelConfig, num_masked: int, num_left_out: int = 0) 
     return _with_backward(forward.encoder + forward.decoder, forward.embedding)
 
 
-def epoch_flops(config: PretrainConfig) -> list[int]:
-    """Operations of one clip, forward and backward, in each epoch of a pretraining with these options."""
+def epoch_flops(config: PretrainConfig, shape: ModelConfig | None = None) -> list[int]:
+    """Operations of one clip, forward and backward, in each epoch of a pretraining with these options.
+
+    `shape` is the model at the end of the run, where it is not that of the options.
+    """
     per_epoch = []
     for stage in config.stages:
         counts: TokenCounts = config.counts_of(stage)
-        flops = pretrain_flops(config.shape_of(stage), counts.num_masked, counts.num_left_out)
+        flops = pretrain_flops(config.shape_of(stage, shape), counts.num_masked, counts.num_left_out)
         per_epoch += [flops] * stage.num_epochs
     return per_epoch
 

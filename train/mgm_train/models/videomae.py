@@ -201,7 +201,7 @@ class VideoMAE(nn.Module):
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
     def forward(
-        self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None, num_left_out: int = 0
+        self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None, num_left_out: int | None = None
     ) -> Tensor:
         """Predict the pixels (B, M, P) of the masked tokens, in ascending order of token.
 
@@ -209,11 +209,13 @@ class VideoMAE(nn.Module):
             frames_BCTHW: uint8, or float normalised by `normalise`.
             mask_BN: bool, True = masked, the same number in every clip; or int8 with tokens that are left out, as for
                 `split_mask`.
-            num_masked: That number. If None, it and `num_left_out` are counted, which waits for the GPU.
-            num_left_out: The number of tokens that are left out.
+            num_masked: That number. If None, it is counted, which waits for the GPU.
+            num_left_out: The number of tokens that are left out; counted likewise, but for a boolean mask it is 0.
         """
         if num_masked is None:
-            num_masked, num_left_out = int((mask_BN[0] > 0).sum()), int((mask_BN[0] < 0).sum())
+            num_masked = int((mask_BN[0] > 0).sum())
+        if num_left_out is None:
+            num_left_out = 0 if mask_BN.dtype == torch.bool else int((mask_BN[0] < 0).sum())
         visible_BV, masked_BM = split_mask(mask_BN, num_masked, num_left_out)
         visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
         # Visible tokens first, then masked ones. Their order does not matter, since each takes its position with it.

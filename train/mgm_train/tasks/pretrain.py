@@ -83,7 +83,7 @@ def pretrain_job(
         store=opened.digest,
         store_path=opened.address,
         inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
-        flops_per_clip=epoch_flops(config),
+        flops_per_clip=epoch_flops(config, shape),
         draw=logged_pictures(opened, config),
     )
 
