@@ -382,6 +382,11 @@ class PretrainConfig(TrainConfig):
         """Number of frames and side in pixels of the clips of each stage."""
         return [(stage.num_frames, stage.image_px) for stage in self.stages]
 
+    def within(self, stage: Stage) -> "PretrainConfig":
+        """These options with the clips of a stage, and no schedule."""
+        sizes = {"num_frames": stage.num_frames, "image_px": stage.image_px}
+        return self.replace(**sizes, **dict.fromkeys(SCHEDULES.values(), ""))
+
     def shape_of(self, stage: Stage, shape: ModelConfig | None = None) -> ModelConfig:
         """The model of a stage: `shape`, or else that of the end of the run, with interpolated positions."""
         shape = shape or self.shape

@@ -71,14 +71,13 @@ def pretrain_job(
     say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
-    shape, dataset = config.shape, pretrain_dataset(opened, config)
-    is_scheduled = len(config.stages) > 1
+    shape = config.shape
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
         objective=PretrainObjective.of(config),
-        dataset=ScheduledDataset.of(dataset, config.stages, flip=config.flip) if is_scheduled else dataset,
+        dataset=_dataset(opened, config),
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
@@ -86,6 +85,14 @@ def pretrain_job(
         flops_per_clip=epoch_flops(config, shape),
         draw=logged_pictures(opened, config),
     )
+
+
+def _dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset | ScheduledDataset:
+    """The clips of the run, in the sizes of its stages."""
+    stages = config.stages
+    if len(stages) == 1:
+        return pretrain_dataset(store, config)
+    return ScheduledDataset(stages, [pretrain_dataset(store, config.within(stage)) for stage in stages])
 
 
 def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
