@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.config import DetectConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.detection.scoring import DetectionScores
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.detect import detect, preview_detect
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
     from mgm_train.tasks.pretrain import pretrain, preview_pretrain
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # Imported on demand, so that `--help` need not wait for torch.
 _HOMES = {
+    "DetectConfig": "config",
     "EvaluateConfig": "config",
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
@@ -28,6 +31,9 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "detect": "tasks.detect",
+    "preview_detect": "tasks.detect",
+    "DetectionScores": "detection.scoring",
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
@@ -45,6 +51,8 @@ _HOMES = {
 
 __all__ = [
     "AblateResult",
+    "DetectConfig",
+    "DetectionScores",
     "EvaluateConfig",
     "EvaluateResult",
     "FinetuneConfig",
@@ -54,10 +62,12 @@ __all__ = [
     "TrainPreview",
     "TrainResult",
     "ablate",
+    "detect",
     "evaluate",
     "finetune",
     "pretrain",
     "preview_ablate",
+    "preview_detect",
     "preview_evaluate",
     "preview_finetune",
     "preview_pretrain",

@@ -191,7 +191,7 @@ def over_videos(
 
     On the main process, `progress` counts its finished videos.
     """
-    loader = _loader(dataset, indices, distributed.device)
+    loader = make_test_loader(dataset, indices, dataset.config, distributed.device, collate_views)
     heard = progress if distributed.is_main else SILENT
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
     num_unreadable = 0
@@ -218,15 +218,21 @@ def collate_views(videos: list[Views]) -> dict[str, Any]:
     return batch | ({"frames_NVCTHW": default_collate(frames)} if frames else {})
 
 
-def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
-    config = dataset.config
+def make_test_loader(
+    dataset: Dataset[Any],
+    indices: Sequence[int],
+    config: ViewConfig,
+    device: torch.device,
+    collate: Callable[[Any], dict[str, Any]],
+) -> DataLoader[Any]:
+    """A loader of the samples at `indices`, in their order, each once."""
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
         sampler=list(indices),
         num_workers=config.num_workers,
         multiprocessing_context=start_method(config.num_workers, config.worker_start),
-        collate_fn=Packing(collate_views),
+        collate_fn=Packing(collate),
         worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",
     )

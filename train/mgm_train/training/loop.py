@@ -31,8 +31,8 @@ from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.flops import Peak, peak
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
@@ -55,7 +55,7 @@ class Job:
 
     task: str
     config: TrainConfig
-    model: VideoMAE | VideoClassifier
+    model: TrainedModel
     objective: Objective
     dataset: KeyedDataset
     run: RunFolder
