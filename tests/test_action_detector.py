@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,8 @@ def test_a_table_that_a_test_met_first_serves_a_training() -> None:
 
 def test_the_last_norm_comes_from_a_pretrained_encoder_or_a_classifier(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    pretrained, classifier = build(lambda: VideoMAE(TOY), 1), build(lambda: VideoClassifier(TOY, 3), 2)
+    pretrained: Any = build(lambda: VideoMAE(TOY), 1)
+    classifier: Any = build(lambda: VideoClassifier(TOY, 3), 2)
     torch.nn.init.normal_(pretrained.encoder.norm.weight)
     torch.nn.init.normal_(classifier.fc_norm.weight)
     for name, model, norm, said in (
@@ -153,7 +155,7 @@ def test_the_last_norm_comes_from_a_pretrained_encoder_or_a_classifier(tmp_path:
     ):
         file = tmp_path / f"{name}.safetensors"
         save_weights(file, model.state_dict(), TOY, {})
-        detector = _model()
+        detector: Any = _model()
         report = load_encoder(detector, load_weights(file))
         assert str(report).endswith(said), str(report)
         assert torch.equal(detector.encoder.norm.weight, norm.weight)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from toy import CPU, assert_same_run, losses_of, run_processes
 
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
-from mgm_train import DetectConfig, EvaluateConfig, detect, evaluate, preview_detect
+from mgm_train import DetectConfig, EvaluateConfig, detect, evaluate, preview_detect, visualize
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import load_weights
 from mgm_train.data.clips import collate
@@ -298,3 +299,17 @@ def test_the_weights_build_the_same_model(boxes: tuple[Path, list[Row]], tmp_pat
     weights = load_weights(tmp_path / "run")
     assert detector(weights).state_dict().keys() == weights.state.keys()
     assert weights.metadata["mgm_task"] == "detect"
+
+
+def test_key_frames_are_drawn(boxes: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    folder, _ = boxes
+    detect(folder / "boxes.store", tmp_path / "run", options(folder, epochs=1, eval_every_epochs=0))
+    files = visualize(folder / "boxes.store", tmp_path / "run")
+    assert list(files) == ["loss", "detections"]
+    picture_HWC = cv2.imread(str(files["detections"]))
+    assert picture_HWC is not None
+    assert picture_HWC.shape[1] > 1000
+    files = visualize(folder / "boxes.store", tmp_path / "run", video="clip1.mp4", out=tmp_path / "one")
+    assert files["detections"].is_file()
+    with pytest.raises(UserError, match="no key frame of clip9"):
+        visualize(folder / "boxes.store", tmp_path / "run", video="clip9", out=tmp_path / "none")

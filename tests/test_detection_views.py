@@ -1,14 +1,15 @@
 """Boxes and clips of key frames: which frames, boxes that go with their pixels, crops that keep boxes."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 from moving_boxes import make_set
 from numpy.typing import NDArray
-from synthetic import StandIn
 
 from mgm_shared.geometry import Box
-from mgm_shared.store import Store, open_store
+from mgm_shared.store import Store, Video, open_store
 from mgm_train.data.views import View, show
 from mgm_train.detection.boxes_in_view import BoxAugment, clipped, extended, in_view, shown
 from mgm_train.detection.clip_frames import (
@@ -48,7 +49,7 @@ def test_frames_are_found_by_time_and_repeat_at_the_ends(store: Store) -> None:
         assert np.array_equal(clip_CTHW.transpose(1, 2, 3, 0), video.frames[np.array(frames)]), time_ms
 
 
-class _Times(StandIn):
+class _Times:
     video_id = "a"
 
     def __init__(self, time_s: list[float]) -> None:
@@ -57,10 +58,10 @@ class _Times(StandIn):
 
 def test_times_that_do_not_ascend_are_damage() -> None:
     """zarr reads a chunk that is missing as zeros."""
-    assert video_times(_Times([0.0, 0.04, 0.5])).tolist() == [0.0, 0.04, 0.5]
+    assert video_times(cast(Video, _Times([0.0, 0.04, 0.5]))).tolist() == [0.0, 0.04, 0.5]
     for broken in ([0.0, 0.0, 0.0], [0.0, 0.5, 0.4]):
         with pytest.raises(OSError, match="do not ascend"):
-            video_times(_Times(broken))
+            video_times(cast(Video, _Times(broken)))
 
 
 def _painted(box_share_4: NDArray[np.float64], height: int, width: int) -> NDArray[np.uint8]:

@@ -161,6 +161,12 @@ def _scored(
         yield from zip(group, logits, strict=True)
 
 
+def logits_of_clips(model: nn.Module, clips: list[WholeClip]) -> list[Tensor]:
+    """The logits (R, K) of readable clips, in float32 on the CPU."""
+    of_place = {clip.place: logits_RK for clip, logits_RK in _scored(model, clips, "fp32", torch.device("cpu"))}
+    return [logits_RK for clip in clips if (logits_RK := of_place[clip.place]) is not None]
+
+
 @torch.inference_mode()
 def _logits(
     model: nn.Module, frames_BCTHW: Tensor, boxes: list[NDArray[np.float32]], precision: str, device: torch.device
