@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tracks", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=90)
     arguments = parser.parse_args()
     store_path = arguments.out / "tracks.store"
     if not store_path.exists():
@@ -44,9 +44,9 @@ def main() -> None:
         arguments.tracks, arguments.out / "annotations", open_store(store_path).table["video_id"].to_pylist()
     )
     config = mgm_train.DetectConfig(
-        annotations=str(arguments.out / "annotations"), model="vit_tiny", num_frames=8, stride=2, image_px=96,
-        crop_scale=1.0, flip=False, box_jitter=False, colour_jitter=False, batch_size=10, epochs=arguments.epochs,
-        warmup_epochs=5, base_lr=2e-2, layer_decay=1.0, drop_path=0.0, eval_every_epochs=20, num_workers=0,
+        annotations=str(arguments.out / "annotations"), model="vit_tiny", num_frames=8, stride=2, image_px=144,
+        crop_scale=1.0, flip=False, box_jitter=False, colour_jitter=False, batch_size=5, epochs=arguments.epochs,
+        warmup_epochs=5, base_lr=4e-2, layer_decay=1.0, drop_path=0.0, eval_every_epochs=15, num_workers=0,
     )  # fmt: skip
     with TerminalProgress() as progress:
         mgm_train.detect(store_path, arguments.out / "run", config, progress=progress)
