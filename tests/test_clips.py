@@ -39,6 +39,10 @@ class MemoryVideo(StandIn):  # type: ignore[misc]  # for a Video
     packed_motion: np.ndarray
 
     @property
+    def sample_id(self) -> str:
+        return self.video_id
+
+    @property
     def num_frames(self) -> int:
         return len(self.frames)
 
@@ -133,7 +137,7 @@ def test_a_clip_holds_the_frames_and_motion_it_was_asked_for() -> None:
     assert clip.frames_THWC[:, 0, 0, :2].tolist() == [[3, 1], [7, 1], [11, 1]]
     # The motion of frame t is t in this store: the means of {3}, {4 … 7} and {8 … 11}.
     assert clip.motion_TYX2[:, 0, 0, 0].tolist() == [3, 5.5, 9.5]
-    assert (clip.label, clip.video_id) == (2, "b")
+    assert (clip.label, clip.sample_id) == (2, "b")
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
@@ -207,6 +211,23 @@ def test_labelled_clips_follow_their_sampling() -> None:
         assert sample["label"] == 1
         assert "mask_N" not in sample
     assert frame_numbers(sample)[-1] >= 150
+
+
+def test_a_share_of_the_labelled_videos_is_drawn_by_the_seed() -> None:
+    names = [f"{k}" for k in range(20)]
+    store = MemoryStore(dict.fromkeys(names, 16), {name: "xy"[int(name) % 2] for name in names})
+
+    def videos(**settings: Any) -> tuple[list[int], list[int]]:
+        clips: dict[str, Any] = {"num_frames": 4, "stride": 1, "augment": Keep(), "classes": ["x", "y"]}
+        dataset = LabelledDataset(store, **clips, **settings)
+        samples = [dataset[0, index][0] for index in range(len(dataset))]
+        return [int(sample["frames_CTHW"][1, 0, 0, 0]) for sample in samples], [sample["label"] for sample in samples]
+
+    few, labels = videos(label_fraction=0.3)
+    assert labels == [number % 2 for number in few]
+    assert (labels.count(0), labels.count(1)) == (3, 3)
+    assert few != videos(label_fraction=0.3, seed=1)[0]
+    assert videos()[0] == list(range(20))
 
 
 def test_frames_keep_their_pixels_on_the_way_into_a_sample() -> None:

@@ -24,7 +24,7 @@ from mgm_train.data.labels import class_names
 from mgm_train.evaluation.features import Features
 from mgm_train.evaluation.linear_probe import fit_and_score
 from mgm_train.evaluation.metrics import Prediction, rank_of_label
-from mgm_train.evaluation.multiview import ViewDataset, score_every, score_views
+from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import init_distributed
@@ -72,15 +72,15 @@ class _Constant(nn.Module):
 @BAD
 def test_outputs_that_are_not_finite_are_no_prediction(bad: float) -> None:
     with pytest.raises(UserError, match="output for video 'a' is not finite"):
-        Prediction(video_id="a", label=0, probability_K=np.array([0.5, bad], np.float32))
+        Prediction(sample_id="a", label=0, probability_K=np.array([0.5, bad], np.float32))
     feature_NVD = torch.tensor([[[1.0, 2.0]], [[3.0, bad]]])
     with pytest.raises(UserError, match="output for video 'b' is not finite"):
-        Features(feature_NVD=feature_NVD, label_N=torch.tensor([0, 1]), video_ids=["a", "b"], unreadable={})
+        Features(feature_NVD=feature_NVD, label_N=torch.tensor([0, 1]), sample_ids=["a", "b"], unreadable={})
 
 
 def test_a_rank_of_nan_is_the_last_and_not_the_first() -> None:
     """However such a prediction might come about."""
-    prediction = Prediction(video_id="a", label=0, probability_K=np.array([0.5, 0.2, 0.2, 0.1], np.float32))
+    prediction = Prediction(sample_id="a", label=0, probability_K=np.array([0.5, 0.2, 0.2, 0.1], np.float32))
     prediction.probability_K[:] = np.nan
     assert rank_of_label([prediction]).tolist() == [4]
 
@@ -89,11 +89,16 @@ def _dataset(store: Store) -> ViewDataset:
     return ViewDataset(store, class_names(store), MODEL, EvaluateConfig(**ONE_VIEW, batch_size=3))  # type: ignore[arg-type]
 
 
+def _frames(dataset: ViewDataset, index: int) -> torch.Tensor:
+    frames_VCTHW: torch.Tensor = collate_views([dataset[index]])["frames_NVCTHW"][0]
+    return frames_VCTHW
+
+
 @BAD
 def test_a_single_bad_output_ends_a_test_and_names_its_video(pan_store: Store, bad: float) -> None:
     dataset = _dataset(pan_store)
     video = dataset[2]
-    model = _Constant(bad, video.frames_VCTHW)
+    model = _Constant(bad, _frames(dataset, 2))
     with pytest.raises(UserError, match=re.escape(repr(video.video_id))):
         score_views(model, dataset, CPU)
     with pytest.raises(UserError, match=re.escape(repr(video.video_id))):
@@ -104,7 +109,7 @@ def _score_and_note(store: Path, out: Path) -> None:
     dataset = _dataset(open_store(store))
     with init_distributed("cpu") as distributed:
         try:
-            score_views(_Constant(math.nan, dataset[1].frames_VCTHW), dataset, distributed)
+            score_views(_Constant(math.nan, _frames(dataset, 1)), dataset, distributed)
         except UserError as error:
             out.with_suffix(f".{distributed.rank}").write_text(str(error))
 
@@ -266,7 +271,7 @@ def test_a_head_of_the_probe_that_diverges_is_not_chosen() -> None:
     label_N = torch.arange(40) % 2
     feature_NVD = torch.randn(40, 1, 6, generator=generator) + 3 * label_N[:, None, None]
     train_features = Features(
-        feature_NVD=feature_NVD.half(), label_N=label_N, video_ids=[str(n) for n in range(40)], unreadable={}
+        feature_NVD=feature_NVD.half(), label_N=label_N, sample_ids=[str(n) for n in range(40)], unreadable={}
     )
     config = ProbeConfig(learning_rates=(3e37, 1e-2), weight_decays=(0.0,), epochs=20, head_batch_size=8)
     choices, best, predictions = fit_and_score(train_features, train_features, 2, config, CPU.device)

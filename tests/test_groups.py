@@ -106,7 +106,7 @@ def _recordings(num_groups: int, seed: int) -> Features:
                 labels.append(label)
                 features.append(scene_D + 0.1 * torch.randn(60, generator=generator))
     return Features(
-        feature_NVD=torch.stack(features)[:, None].half(), label_N=torch.tensor(labels), video_ids=ids, unreadable={}
+        feature_NVD=torch.stack(features)[:, None].half(), label_N=torch.tensor(labels), sample_ids=ids, unreadable={}
     )
 
 

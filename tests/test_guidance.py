@@ -30,7 +30,7 @@ def textured(seed: int = 0) -> Any:
 
 def clip_of(frames_THWC: Any, motion_TYX2: Any) -> Clip:
     frames_CTHW = np.ascontiguousarray(frames_THWC.transpose(3, 0, 1, 2))
-    return Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=-1, video_id="a")
+    return Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=-1, sample_id="a")
 
 
 def object_in_front_of(motion_TYX2: Any) -> tuple[Any, Any]:

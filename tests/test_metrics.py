@@ -13,7 +13,7 @@ CLASSES = ["dive", "golf", "kick, ball", "walk"]
 
 
 def _prediction(video_id: str, label: int, *probability_K: float) -> Prediction:
-    return Prediction(video_id=video_id, label=label, probability_K=np.array(probability_K, np.float32))
+    return Prediction(sample_id=video_id, label=label, probability_K=np.array(probability_K, np.float32))
 
 
 PREDICTIONS = [

@@ -232,7 +232,7 @@ def test_the_fast_path_of_the_comparison_gives_the_same_bits() -> None:
     luma_HW, reference_HW = rng.integers(0, 256, (2, 48, 64), np.uint8)
     for _ in range(200):
         first_row, first_column = int(rng.integers(0, 5)) * 8, int(rng.integers(0, 7)) * 8
-        dy, dx = np.float32(rng.integers(-80, 80, 2) / 4)
+        dy, dx = (np.float32(quarters / 4) for quarters in rng.integers(-80, 80, 2).tolist())
         if not (_is_inside(first_row, dy, 48) and _is_inside(first_column, dx, 64)):
             continue
         inside_S, border_S = np.zeros((2, 8), np.float32)

@@ -23,14 +23,15 @@ from mgm_shared.store import Store
 from mgm_train.checkpoint.weights import Weights, load_weights, save_weights
 from mgm_train.cli import main
 from mgm_train.config import ProbeConfig
-from mgm_train.data.labels import class_names
+from mgm_train.data.labels import class_names, label_subset
 from mgm_train.evaluation import features
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.linear_probe import fit, fit_and_score, grid, hold_out
-from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.evaluation.multiview import ViewDataset, collate_views
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed
+from mgm_train.tasks import probe as probing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +49,7 @@ def _features(num_videos: int = 20, num_views: int = 2, seed: int = 0) -> Featur
     noise_NVD = torch.randn(num_videos, num_views, 5, generator=generator)
     feature_NVD = noise_NVD + 2 * F.one_hot(label_N, 5)[:, None] + torch.tensor([9.0, 0, 0, 0, -3])
     video_ids = [f"{number:02d}" for number in range(num_videos)]
-    return Features(feature_NVD=feature_NVD.half(), label_N=label_N, video_ids=video_ids, unreadable={})
+    return Features(feature_NVD=feature_NVD.half(), label_N=label_N, sample_ids=video_ids, unreadable={})
 
 
 def test_a_grid_of_heads_learns_what_each_head_would_alone() -> None:
@@ -103,10 +104,10 @@ def test_the_head_that_counts_is_chosen_without_the_scored_videos() -> None:
 def test_videos_held_out_are_a_share_of_each_class() -> None:
     data = _features(23)
     fitted, held = hold_out(data, 0.25, seed=3)
-    assert sorted(fitted.video_ids + held.video_ids) == data.video_ids
+    assert sorted(fitted.sample_ids + held.sample_ids) == data.sample_ids
     assert np.bincount(held.label_N).tolist() == [2, 2, 2]
-    assert torch.equal(held.feature_NVD, data.feature_NVD[[int(video_id) for video_id in held.video_ids]])
-    assert torch.equal(held.label_N, torch.tensor([int(video_id) % 3 for video_id in held.video_ids]))
+    assert torch.equal(held.feature_NVD, data.feature_NVD[[int(video_id) for video_id in held.sample_ids]])
+    assert torch.equal(held.label_N, torch.tensor([int(video_id) % 3 for video_id in held.sample_ids]))
     with pytest.raises(UserError, match="no class has training videos of two groups"):
         hold_out(_features(3), 0.25, seed=0)
 
@@ -171,9 +172,9 @@ def test_features_are_computed_once_and_go_on_after_a_stop(
     no_model: Any = None
     assert cache.compute(no_model, dataset, CPU), "nothing is left to compute"
     loaded = cache.load(len(dataset))
-    assert loaded.video_ids == [dataset[index].video_id for index in range(4)]
+    assert loaded.sample_ids == [dataset[index].video_id for index in range(4)]
     with torch.no_grad():
-        expected_VD = model(dataset[3].frames_VCTHW)
+        expected_VD = model(collate_views([dataset[3]])["frames_NVCTHW"][0])
     torch.testing.assert_close(loaded.feature_NVD[3].float(), expected_VD, atol=2e-3, rtol=2e-3)
     assert loaded.label_N.tolist() == dataset.labels.tolist()
 
@@ -192,18 +193,18 @@ def test_a_video_that_cannot_be_read_is_named(
     pan_store: Store, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = _dataset(pan_store)
-    read = ViewDataset._views
+    read = ViewDataset._read
 
-    def read_all_but_one(self: Any, video: Any) -> Any:
+    def read_all_but_one(self: Any, video: Any, frames_VCTHW: Any) -> None:
         if "left" in video.video_id:
             raise OSError("checksum")
-        return read(self, video)
+        read(self, video, frames_VCTHW)
 
-    monkeypatch.setattr(ViewDataset, "_views", read_all_but_one)
+    monkeypatch.setattr(ViewDataset, "_read", read_all_but_one)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     cache.compute(FrozenEncoder(weights), dataset, CPU)
     loaded = cache.load(len(dataset))
-    assert (len(loaded.video_ids), loaded.num_listed) == (3, 4)
+    assert (len(loaded.sample_ids), loaded.num_listed) == (3, 4)
     assert loaded.unreadable == {"test/left/0.mp4": "checksum"}
 
 
@@ -219,7 +220,7 @@ def test_the_command(pan_store: Store, weights: Weights, tmp_path: Path) -> None
     assert (plan["training_videos"], plan["scored_videos"], plan["heads"]) == (4, 4, 20)
     result = run()
     assert result.exit_code == 0, result.stderr
-    assert "trained on 4 of 4 training videos" in result.stderr
+    assert "trained on 4 of 4 training samples" in result.stderr
     scores = json.loads(result.stdout)
     rows = list(csv.DictReader((tmp_path / "run" / "heads.csv").read_text().splitlines()))
     assert len(rows) == 20
@@ -227,6 +228,11 @@ def test_the_command(pan_store: Store, weights: Weights, tmp_path: Path) -> None
     assert float(counts["top1"]) == pytest.approx(scores["top1"], abs=1e-4)
     assert float(counts["held_out_top1"]) == max(float(row["held_out_top1"]) for row in rows)
     assert scores["best_top1"] == max(float(row["top1"]) for row in rows)
+    assert scores["knn_top1"] in (0, 0.25, 0.5, 0.75, 1)
+    # A video of each class is left, and none can be held out.
+    too_few = run("--label-fraction", 0.5, "-n")
+    assert too_few.exit_code == 2
+    assert "none can be held out" in too_few.stderr
     parts = list((tmp_path / "run" / "features").iterdir())
     before = [part.stat().st_mtime_ns for part in parts]
     assert json.loads(run("--epochs", 1).stdout)["scored"] == 4
@@ -237,3 +243,19 @@ def test_probe_needs_weights(pan_store: Store, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["probe", str(pan_store.path), "--run", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "probe needs --init" in result.stderr
+
+
+def test_features_of_all_videos_serve_a_share_of_the_labels(pan_store: Store, weights: Weights) -> None:
+    """The heads learn from the drawn videos alone, the same that fine-tuning draws."""
+    dataset = _dataset(pan_store.select())
+    ids = [dataset[index].sample_id for index in range(4)]
+    config = CONFIG.replace(label_fraction=0.2, seed=2)
+    label_N = torch.tensor([0, 0, 0, 0])
+    dataset.labels = label_N.numpy()
+    features_of_all = Features(
+        feature_NVD=torch.arange(4.0)[:, None, None].half(), label_N=label_N, sample_ids=ids, unreadable={}
+    )
+    kept = label_subset(dataset.labels, 0.2, seed=2)
+    chosen = probing._with_labels(features_of_all, dataset, config)
+    assert chosen.feature_NVD.flatten().tolist() == kept.tolist()
+    assert chosen.sample_ids == [ids[place] for place in kept]

@@ -68,7 +68,7 @@ def test_from_a_directory_to_an_accuracy(pan_videos: Path, tmp_path: Path, heard
     )
     assert pretrained.is_complete
     assert pretrained.num_epochs == 2
-    assert any(line.startswith("batch-size is 1: there are 4 training videos") for line in heard.lines)
+    assert any(line.startswith("batch-size is 1: there are 4 training samples") for line in heard.lines)
 
     settings = TRAINING | {"init": str(pretrained.run), "mixup": 0.0, "cutmix": 0.0}
     finetuned = mgm_train.finetune(store_path, tmp_path / "finetune", mgm_train.FinetuneConfig(**settings))

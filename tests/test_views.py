@@ -22,7 +22,7 @@ even_px = st.integers(4, 60).map(lambda half: 2 * half)
 class MovingSquare(StandIn):  # type: ignore[misc]  # for a Video
     """A bright 16-px square that moves right by one cell a frame, and the motion that says so."""
 
-    video_id = "a"
+    video_id = sample_id = "a"
 
     def __init__(self, num_frames: int = 6, height: int = 96, width: int = 128, speed_px: int = 8) -> None:
         self.frames = np.zeros((num_frames, height, width, 3), np.uint8)
@@ -75,7 +75,7 @@ def test_motion_stays_on_the_pixels_through_crop_and_flip(video: Any, box: Any, 
         speed_px = clip.motion_TYX2[t].reshape(-1, 2)
         fastest_px = speed_px[np.nanargmax(np.abs(speed_px[:, 0])), 0]
         assert fastest_px == pytest.approx(centres[t] - centres[t - 1], abs=0.6)
-    assert (clip.label, clip.video_id) == (3, "a")
+    assert (clip.label, clip.sample_id) == (3, "a")
 
 
 def test_several_views_share_one_decoding() -> None:

@@ -69,7 +69,7 @@ def whole_clip(video: Video, indices_T: NDArray[np.int64], source: str) -> Clip:
         frames_CTHW=np.ascontiguousarray(video.frames[indices_T].transpose(3, 0, 1, 2)),
         motion_TYX2=motion_between(field_SYX2, indices_T),
         label=-1,
-        video_id=video.video_id,
+        sample_id=video.sample_id,
     )
 
 

@@ -13,6 +13,8 @@ NoVectors = Literal["transcode", "estimate", "skip"]
 X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
 FlowMethod = Literal["farneback", "dis", "raft-small"]
 Device = Literal["auto", "cpu", "cuda"]
+ReadAs = Literal["auto", "labels", "segments"]
+TimesFrom = Literal["container", "first-frame"]
 
 FRAMES, MOTION, LIMITS = "Stored frames", "Motion vectors", "Limits"
 
@@ -80,6 +82,26 @@ class TranscodeSettings(Config):
     def _check_size(self) -> Self:
         check(self.short_side == 0 or self.short_side >= 16, "short_side", self.short_side, "0, or at least 16")
         return self
+
+
+class SegmentSettings(Config):
+    """Options of reading segments, places in videos, from annotation files."""
+
+    read_as: ReadAs = option(
+        "auto", "What a file holds that could be either: labels of whole videos, or segments of videos"
+    )
+    label: str = option(
+        "",
+        "Which label of a segment to take: verb, noun or action of EPIC-Kitchens; element or event of FineGym; or the "
+        "name of a column",
+    )
+    times_from: TimesFrom = option(
+        "container",
+        "Zero of the times: that of the container's clock, as players of MP4 files show it, or the first-frame, for "
+        "recordings such as MPEG-TS whose clock began earlier",
+    )
+    cut_at_end: bool = option(False, "Cut segments that end after their video, instead of rejecting them")
+    allow_shared_videos: bool = option(False, "Go on where segments of one video are in different splits")
 
 
 class FlowSettings(Config):

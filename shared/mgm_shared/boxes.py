@@ -8,7 +8,7 @@ Axes: K boxes · T frames · Y,X cells of 8×8 px · 4 = left, top, width, heigh
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -121,6 +121,15 @@ def _row(file: Path, number: int, line: str) -> list[float]:
     return [*values, 1.0][: CONFIDENCE_COLUMN + 1]
 
 
+def boxes_of(boxes: Boxes, video: Video) -> Boxes:
+    """The boxes of a video whose file counts its frames; of a segment those in it, by the segment's own frames."""
+    if video.sample_id == video.video_id:
+        return boxes
+    frame_K = boxes.frame_K - video.first_frame
+    is_in_K = (frame_K >= 0) & (frame_K < video.num_frames)
+    return replace(boxes, frame_K=frame_K[is_in_K], box_K4=boxes.box_K4[is_in_K])
+
+
 def _edges(boxes: Boxes, video: Video) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """First and last corner of each box in cells of the stored picture, two (K, 2) of (x, y).
 
@@ -139,6 +148,7 @@ def _edges(boxes: Boxes, video: Video) -> tuple[NDArray[np.float64], NDArray[np.
 
 def boxes_at(boxes: Boxes, video: Video, frame: int) -> list[Box]:
     """The boxes of one frame, in pixels of the stored picture."""
+    boxes = boxes_of(boxes, video)
     corners = zip(boxes.frame_K, *_edges(boxes, video), strict=True)
     sides = [(first_2 * CELL_PX, (last_2 - first_2) * CELL_PX) for k, first_2, last_2 in corners if k == frame]
     return [Box(x=x, y=y, width=width, height=height) for (x, y), (width, height) in sides]
@@ -146,6 +156,7 @@ def boxes_at(boxes: Boxes, video: Video, frame: int) -> list[Box]:
 
 def cells_in_boxes(boxes: Boxes, video: Video) -> NDArray[np.bool_]:
     """Which cells touch a box, (T, Y, X)."""
+    boxes = boxes_of(boxes, video)
     is_inside_TYX = np.zeros((video.num_frames, video.height // CELL_PX, video.width // CELL_PX), np.bool_)
     for t, first_2, last_2 in zip(boxes.frame_K, *_edges(boxes, video), strict=True):
         left, top = np.maximum(np.floor(first_2), 0).astype(int)
@@ -159,6 +170,7 @@ def box_peaks(boxes: Boxes, video: Video, frames: slice) -> NDArray[np.float32]:
 
     So the highest cell is the middle of the largest box. NaN in frames without a box.
     """
+    boxes = boxes_of(boxes, video)
     start, stop, _ = frames.indices(video.num_frames)
     num_rows, num_columns = video.height // CELL_PX, video.width // CELL_PX
     peaks_TYX = np.full((stop - start, num_rows, num_columns), np.nan, np.float32)

@@ -9,7 +9,7 @@ rows come in as JSON, and columns go out through DLPack.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -149,10 +149,10 @@ def codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str | Non
     return np.asarray(np.from_dlpack(encoded.indices), np.int32), encoded.dictionary.to_pylist()
 
 
-def digest(table: pa.Table) -> str:
+def digest(table: pa.Table, columns: Sequence[str] = DATA_COLUMNS) -> str:
     """A hash of the data that a training run reads: which frames of which videos lie where, with which label."""
     running = hashlib.sha256()
-    for name in DATA_COLUMNS:
+    for name in columns:
         if table.schema.field(name).type == pa.string():
             code_of_row, texts = codes(table, name)
             running.update(json.dumps(texts).encode())

@@ -38,6 +38,11 @@ def nearest_frames(time_T: NDArray[np.float64], at_s_N: ArrayLike) -> NDArray[np
     return np.asarray(np.where(is_after_N, after_N, before_N).clip(max=len(time_T) - 1), np.int64)
 
 
+def interval_s(fps: float) -> float:
+    """The mean interval of the frames of a video; 0 where its rate is not known."""
+    return 1 / fps if fps > 0 else 0.0
+
+
 def end_s(time_T: NDArray[np.float64], fps: float) -> float:
     """When the last frame of a video ends. It counts as one mean interval: containers do not say it reliably."""
-    return float(time_T[-1]) + 1 / fps
+    return float(time_T[-1]) + interval_s(fps)

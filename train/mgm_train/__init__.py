@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgm_train.config import DetectConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.detection.scoring import DetectionScores
+    from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
     from mgm_train.tasks.detect import detect, preview_detect
+    from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
     from mgm_train.tasks.pretrain import pretrain, preview_pretrain
@@ -28,12 +30,16 @@ _HOMES = {
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
     "ProbeConfig": "config",
+    "ReportResult": "run_report.report",
+    "report": "run_report.report",
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
     "detect": "tasks.detect",
     "preview_detect": "tasks.detect",
     "DetectionScores": "detection.scoring",
+    "Finding": "tasks.doctor",
+    "doctor": "tasks.doctor",
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
@@ -55,14 +61,17 @@ __all__ = [
     "DetectionScores",
     "EvaluateConfig",
     "EvaluateResult",
+    "Finding",
     "FinetuneConfig",
     "PretrainConfig",
     "ProbeConfig",
     "ProbeResult",
+    "ReportResult",
     "TrainPreview",
     "TrainResult",
     "ablate",
     "detect",
+    "doctor",
     "evaluate",
     "finetune",
     "pretrain",
@@ -73,6 +82,7 @@ __all__ = [
     "preview_pretrain",
     "preview_probe",
     "probe",
+    "report",
     "visualize",
 ]
 

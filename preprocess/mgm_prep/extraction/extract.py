@@ -4,20 +4,21 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mgm_prep.config import ExtractSettings
+from mgm_prep.config import ExtractSettings, SegmentSettings
 from mgm_prep.extraction.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
 from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.labels import merge_labels, read_label_files, say_unattached
 from mgm_prep.extraction.matching import match_videos
 from mgm_prep.extraction.part import extract_part
 from mgm_prep.extraction.plan import MOTION_WITHOUT_VECTORS, PlannedPart, all_failures, extended_plan, known_videos
+from mgm_prep.extraction.segments import check_segments, place_segments, save_segments
 from mgm_prep.extraction.store_root import check_place, clear_unfinished, open_or_create
 from mgm_prep.extraction.tasks import Job
 from mgm_prep.motion.x264 import VECTOR_CODECS
@@ -26,9 +27,12 @@ from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.annotations import Annotation
 from mgm_prep.sources.discover import Found, Source, describe_ignored, find_sources
+from mgm_prep.sources.segment_files import read_segment_files
+from mgm_prep.sources.segments import Segment
 from mgm_shared.cli import move_aside
 from mgm_shared.index import codes, committed_parts, numbers, write_index
 from mgm_shared.progress import Progress
+from mgm_shared.samples import num_segments
 from mgm_shared.signals import stop_after_block
 from mgm_shared.storage import PathLike, StorePath, store_path
 
@@ -58,6 +62,10 @@ class ExtractSummary:
     """Videos whose file changed since they were extracted, and that were not extracted again."""
     vanished: int
     """Videos of the store that are not in the data set any more."""
+    segments: int = 0
+    """Segments of the store; see `Store.samples`."""
+    rejected_segments: int = 0
+    """Rows of the files with labels that are no segments; STORE/rejected_segments.jsonl lists them."""
     without_vectors: dict[str, int] = field(default_factory=dict)
     """Number of videos for each codec that has no motion vectors."""
     without_b_vectors: dict[str, int] = field(default_factory=dict)
@@ -72,6 +80,7 @@ def extract(
     *,
     labels: Sequence[str | os.PathLike[str]] = (),
     fold: int = 1,
+    cameras: Sequence[str] = (),
     refresh: bool = False,
     retry_failed: bool = False,
     force: bool = False,
@@ -86,8 +95,9 @@ def extract(
         store: The store to create or to extend, a path or a URL.
         settings: Options that decide the bytes of the store.
         execution: Workers and progress. By default everything runs silently in this process.
-        labels: Files with labels, as in `attach_labels`.
+        labels: Files with labels or segments, as in `attach_labels`.
         fold: Official split in a folder of several, as in `attach_labels`.
+        cameras: Names of the cameras of a LeRobot dataset; by default all.
         refresh: Extract videos again whose file changed.
         retry_failed: Try rejected videos again.
         force: Move an existing store aside and start over.
@@ -99,8 +109,9 @@ def extract(
     A video that cannot be decoded is no error: it is counted as failed, and its reason is in STORE/failures.jsonl.
     """
     settings, execution = settings or ExtractSettings(), execution or Execution()
-    found, place = find_sources(Path(videos)), store_path(store)
-    annotations = read_label_files(labels, fold)
+    found, place = find_sources(Path(videos), cameras), store_path(store)
+    files = read_segment_files([Path(file) for file in labels], fold=fold)
+    annotations = read_label_files(files.others, fold)
     if force and (aside := move_aside(place)):
         execution.progress.say(f"moved the old {place} to {aside}")
     check_place(place)
@@ -126,11 +137,26 @@ def extract(
                 clear_unfinished(place)
                 table = write_index(place)
                 write_failures(place, all_failures(place).values())
+        num_rejected = _attach_segments(place, files.segments, table, execution.progress) if files.segments else 0
+        if refresh and changes.changed and num_segments(place) and not files.segments:
+            execution.progress.say(
+                "the store has segments, whose frames were found in the old files; attach them again"
+            )
     changes = Changes(vanished=changes.vanished) if refresh else changes
     summary = _summary(place, table, found, changes, num_extracted)
+    summary = replace(summary, segments=num_segments(place), rejected_segments=num_rejected)
     if num_extracted:
         _say_without_b_vectors(summary, settings, execution.progress)
     return summary
+
+
+def _attach_segments(store: StorePath, segments: Sequence[Segment], table: pa.Table, progress: Progress) -> int:
+    """Attach the segments of the files with labels; the number of rejected rows. UserError where no segment fits."""
+    settings = SegmentSettings()
+    placed = place_segments(store, table, segments, settings)
+    check_segments(placed, settings, progress)
+    save_segments(store, placed)
+    return len(placed.rejected)
 
 
 def _extract_missing(

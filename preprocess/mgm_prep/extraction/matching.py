@@ -51,6 +51,13 @@ def match_videos(annotations: Sequence[Annotation], video_ids: Collection[str]) 
     return Match(values=values_of_video, unmatched=unmatched, ambiguous=ambiguous, comments=comments)
 
 
+def find_videos(names: Sequence[tuple[str, ...]], video_ids: Collection[str]) -> dict[tuple[str, ...], list[str]]:
+    """The videos that each tuple of names may mean, by its first name that finds some: one when it is certain."""
+    distinct = dict.fromkeys(names)
+    finder = _Finder([Annotation(names=one, values={}) for one in distinct], video_ids)
+    return {one: next((found for name in one if (found := finder.find(text_of(name)))), []) for one in distinct}
+
+
 def _reading_with_video(annotation: Annotation, finder: "_Finder") -> tuple[str, dict[str, str | None], list[str]]:
     """Name, values and videos of the first reading that names a video; of the most likely one when none does."""
     for reading in annotation.readings:

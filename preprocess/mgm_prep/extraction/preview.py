@@ -1,6 +1,7 @@
 """What an extraction would do, found without opening a video: for `mgm-prep extract --dry-run`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +31,9 @@ class ExtractPreview:
     """Videos among them that are not planned yet."""
 
 
-def preview_extract(videos: str | os.PathLike[str], store: PathLike) -> ExtractPreview:
+def preview_extract(videos: str | os.PathLike[str], store: PathLike, *, cameras: Sequence[str] = ()) -> ExtractPreview:
     """Compare a data set with its store without opening a video. UserError as `extract`."""
-    found, place = find_sources(Path(videos)), store_path(store)
+    found, place = find_sources(Path(videos), cameras), store_path(store)
     if is_file(place / METADATA_FILE):
         check_schema(place)
         changes = find_changes(place, {source.video_id: source for source in found.sources})

@@ -150,13 +150,13 @@ def _comment(text: str) -> Annotation:
 def _of_json(content: Any, file: Path) -> list[Annotation]:
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise UserError(f"{file}: want a list of objects, one a video, or a class list")
-    split = _split_in_name(file)
+    split = split_in_name(file)
     rows = [{key: str(value).strip() for key, value in row.items() if value is not None} for row in content]
     return [_of_row(row, split, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
 
 
 def _of_lines(lines: Iterable[Line], file: Path) -> list[Annotation]:
-    split = _split_in_name(file)
+    split = split_in_name(file)
     return [_of_line(line, split) for line in lines]
 
 
@@ -179,7 +179,7 @@ def _of_line(line: Line, default_split: str | None) -> Annotation:
     return replace(found[0], is_optional=line.is_optional, alternatives=tuple(found[1:]))
 
 
-def _split_in_name(file: Path) -> str | None:
+def split_in_name(file: Path) -> str | None:
     """The split that the file's name states, for tables without a column for it."""
     in_name = {SPLITS[found] for found in SPLIT_IN_NAME.findall(file.stem.lower())}
     return in_name.pop() if len(in_name) == 1 else None

@@ -3,10 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from mgm_prep.sources.annotations import Annotation, annotations_of_table
+from mgm_prep.sources.lerobot import camera_of, is_lerobot
 from mgm_prep.sources.names import (
     SPLITS,
     VIDEO_SUFFIXES,
@@ -45,19 +46,25 @@ class Found:
     """Lines of a list that begin with `#` and name no file."""
 
 
-def find_sources(videos: Path) -> Found:
+def find_sources(videos: Path, cameras: Sequence[str] = ()) -> Found:
     """All videos of a directory, or of a list: `path label` lines, or a table with or without a header.
+
+    `cameras` chooses among the cameras of a LeRobot dataset; without a choice all are taken.
 
     UserError when `videos` does not exist, names no video, or has a folder that cannot be read.
     """
     if videos.is_dir():
         found = _walk(videos)
+        if is_lerobot(videos):
+            found = _of_lerobot(found)
     elif videos.is_file() and videos.suffix.lower() in LIST_SUFFIXES:
         found = _read_list(videos)
     elif videos.exists():
         raise UserError(f"{videos} is neither a directory of videos nor a list file ({', '.join(LIST_SUFFIXES)})")
     else:
         raise UserError(f"{videos} does not exist; give a directory of videos or a list file")
+    if cameras:
+        found = _of_cameras(found, cameras)
     if not found.sources:
         passed_over = f" ({describe_ignored(found)})" if found.ignored or found.comments else ""
         raise UserError(f"{videos} holds no video{passed_over}; known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}")
@@ -88,6 +95,24 @@ def _walk(root: Path) -> Found:
     ids = unique_ids(paths)
     sources = [_source_below(relative, path, ids[relative]) for relative, path in paths.items()]
     return Found(sources=sorted(sources, key=lambda source: source.video_id), ignored=ignored)
+
+
+def _of_lerobot(found: Found) -> Found:
+    """The videos of the cameras of a LeRobot dataset. Its folders are no labels."""
+    sources = [replace(source, label=None, split=None) for source in found.sources if camera_of(source.video_id)]
+    return replace(found, sources=sources)
+
+
+def _of_cameras(found: Found, cameras: Sequence[str]) -> Found:
+    """Only the videos of these cameras of a LeRobot dataset. UserError for a camera that it does not have."""
+    there = {camera for source in found.sources if (camera := camera_of(source.video_id))}
+    # `top` is short for observation.images.top.
+    wanted = {camera: [one for one in there if one == camera or one.endswith(f".{camera}")] for camera in cameras}
+    if unknown := [camera for camera, matches in wanted.items() if len(matches) != 1]:
+        known = ", ".join(sorted(there)) or "none, since it is no LeRobot dataset"
+        raise UserError(f"no camera {unknown[0]!r}; the cameras are {known}")
+    kept = {matches[0] for matches in wanted.values()}
+    return replace(found, sources=[source for source in found.sources if camera_of(source.video_id) in kept])
 
 
 def _folders(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, list[str]]]:

@@ -71,6 +71,16 @@ def read_table(file: Path) -> Iterator[Line]:
         yield Line(where=where, text=text, readings=found, is_optional=_is_marked(text))
 
 
+def header_columns(file: Path) -> list[str]:
+    """The columns of a table with a header, as `column_name` writes them; empty for a file without one."""
+    first = next((text for text in read_lines(file).values() if not _is_marked(text)), "")
+    for delimiter in "\t;,":
+        columns = [column_name(cell) for cell in _delimited(first.strip(ASCII_SPACE), delimiter)]
+        if len(columns) > 1 and set(columns) & set(NAME_COLUMNS):
+            return columns
+    return []
+
+
 @cache
 def column_name(name: str) -> str:
     """The name in lower case, without spaces and punctuation."""

@@ -104,7 +104,12 @@ def _video_named_in(file: Path, store: Store) -> str:
 
 
 def saliency(
-    store: PathLike, boxes: str | os.PathLike[str], *, video: str | None = None, array: MotionArray = "motion"
+    store: PathLike,
+    boxes: str | os.PathLike[str],
+    *,
+    video: str | None = None,
+    array: MotionArray = "motion",
+    samples: Literal["videos", "segments"] = "videos",
 ) -> Saliency:
     """Compare the motion of a store inside labelled boxes with the motion outside (paper §1).
 
@@ -113,15 +118,32 @@ def saliency(
         boxes: A MOT file, or a folder with one for each video, named like the video or as in MOTChallenge.
         video: The video of a single file: an id, or text that only one id contains.
         array: The codec's motion vectors, or the optical flow that `add_flow` adds.
+        samples: Measure whole videos, or only the segments of the store; a frame counts once in each of its segments.
 
     UserError when no video has boxes, or no frame has both a box and a vector.
     """
-    return measure_saliency(labelled_videos(open_store(store), Path(boxes), video), array)
+    opened = open_store(store)
+    labelled = labelled_videos(opened, Path(boxes), video)
+    return measure_saliency(_segments(opened, labelled) if samples == "segments" else labelled, array)
+
+
+def _segments(store: Store, labelled: Iterable[tuple[Video, Boxes]]) -> Iterator[tuple[Video, Boxes]]:
+    """The segments of the videos, each with the boxes of its video."""
+    boxes_of_video = {video.video_id: boxes for video, boxes in labelled}
+    for sample in store.select("segments"):
+        if sample.video_id in boxes_of_video:
+            yield sample, boxes_of_video[sample.video_id]
 
 
 def measure_saliency(labelled: Iterable[tuple[Video, Boxes]], array: MotionArray = "motion", seed: int = 0) -> Saliency:
     """As `saliency`, for videos with their boxes; `seed` is that of the bootstrap."""
-    by_video = [tallies for video, boxes in labelled if (tallies := list(_tallies(video, boxes, array)))]
+    tallies_of: dict[str | int, list[Tally]] = {}
+    for number, (video, boxes) in enumerate(labelled):
+        if tallies := list(_tallies(video, boxes, array)):
+            # The segments of one video are no independent units of the bootstrap.
+            unit = number if video.sample_id == video.video_id else video.video_id
+            tallies_of.setdefault(unit, []).extend(tallies)
+    by_video = list(tallies_of.values())
     if not by_video:
         raise UserError("no frame has both a box and a motion vector; there is nothing to measure")
     is_by_video = len(by_video) >= MIN_VIDEOS

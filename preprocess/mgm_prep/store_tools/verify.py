@@ -19,7 +19,8 @@ from mgm_prep.extraction.part import PartWriter, file_version
 from mgm_prep.sources.discover import Source, find_sources
 from mgm_shared.index import committed_parts, part_attributes, read_index
 from mgm_shared.progress import SILENT, Progress
-from mgm_shared.schema import INDEX_FILE, PARTS_DIR
+from mgm_shared.samples import segment_problem
+from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SEGMENTS_FILE
 from mgm_shared.shard_reader import DamagedChunk, ShardedArray
 from mgm_shared.storage import PathLike, StorePath, is_file, store_path
 from mgm_shared.store import Store, Video, open_store
@@ -176,3 +177,5 @@ def _index_problems(store: StorePath) -> Iterator[str]:
         yield f"{INDEX_FILE} is missing; `mgm-prep index {store}` builds it"
     elif not open_store(store).table.equals(read_index(store)):
         yield f"{INDEX_FILE} differs from the parts; `mgm-prep index {store}` rebuilds it"
+    elif problem := segment_problem(open_store(store)):
+        yield f"{SEGMENTS_FILE}: {problem}; `mgm-prep labels {store} FILE` attaches segments again"

@@ -20,9 +20,11 @@ from torch.utils.data import Dataset, default_collate
 
 from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
+from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
-from mgm_shared.store import Store, Video
-from mgm_train.data.labels import label_numbers, split_rows
+from mgm_shared.store import Video
+from mgm_train.data.device_augment import Changes
+from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion
 
@@ -33,15 +35,17 @@ Sample = dict[str, Any]
 class Clip:
     """Frames (3, T, H, W) uint8 and their motion (T, H/8, W/8, 2), NaN = missing; label −1 = none.
 
-    `motion_TYX2` is empty, (T, 0, 0, 2), when motion was not asked for. `problem` says why the video could not be read;
-    the clip is then black and has no motion.
+    `motion_TYX2` is empty, (T, 0, 0, 2), when motion was not asked for. `problem` says why the sample could not be
+    read; the clip is then black and has no motion.
     """
 
     frames_CTHW: NDArray[np.uint8]
     motion_TYX2: NDArray[np.float32]
     label: int
-    video_id: str
+    sample_id: str
     problem: str = ""
+    changes: Changes | None = None
+    """What the device has still to do to the pixels."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -131,16 +135,16 @@ def read_clips(
         motion_TYX2 = motion_between(motion_SYX2, indices_T)
         motions = [view_motion(motion_TYX2, view) for view in views]
     return [
-        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, video_id=video.video_id)
+        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, sample_id=video.sample_id)
         for frames_CTHW, motion_TYX2 in zip(read_views(video, indices_T, views), motions, strict=True)
     ]
 
 
 @dataclass(eq=False)
 class _ClipDataset(Dataset[list[Sample]]):
-    """What both datasets share: the store, the length and stride of clips, the augmentation."""
+    """What both datasets share: the samples, the length and stride of clips, the augmentation."""
 
-    store: Store
+    store: SampleSource
     _: KW_ONLY
     num_frames: int
     stride: int
@@ -171,18 +175,18 @@ class _ClipDataset(Dataset[list[Sample]]):
         try:
             clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
         except OSError as error:
-            return [_blank(video.video_id, str(error), len(indices_T), view, label) for view in views]
+            return [_blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
 
 
-def _blank(video_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
     """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
     height, width = view.shape_px
     return Clip(
         frames_CTHW=np.zeros((3, num_frames, height, width), np.uint8),
         motion_TYX2=np.full((num_frames, height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32),
         label=label,
-        video_id=video_id,
+        sample_id=sample_id,
         problem=problem,
     )
 
@@ -192,7 +196,7 @@ class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
-    (video_id, reason) where it is blank.
+    (sample_id, reason) where it is blank.
     """
 
     _: KW_ONLY
@@ -222,16 +226,20 @@ class LabelledDataset(_ClipDataset):
     """Clips with a label, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "label": place in `classes`, "index": int}; a label that is not in `classes` is a
-    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN).
+    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN). Only
+    `label_fraction` of the videos of each class are used; see `label_subset`.
     """
 
     _: KW_ONLY
     classes: list[str]
     class_map: Mapping[str, str] | None = None
     sampling: str = "dense"
+    label_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        self.rows, self.labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        rows, labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        kept = label_subset(labels, self.label_fraction, self.seed)
+        self.rows, self.labels = rows[kept], labels[kept]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -251,16 +259,18 @@ class LabelledDataset(_ClipDataset):
 
 def _sample(clip: Clip, index: int) -> Sample:
     sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
-    return sample | ({"unreadable": (clip.video_id, clip.problem)} if clip.problem else {})
+    sample |= {"changes": clip.changes} if clip.changes is not None else {}
+    return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. Where
-    they have boxes, `box_R5` holds those of all clips, each behind the number of its clip, and `target_RK` their
-    actions. If videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of
-    the samples that could; the others are blank.
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
+    changes_B where their pixels are still to be changed on the device. Where they have boxes, `box_R5` holds those of
+    all clips, each behind the number of its clip, and `target_RK` their actions. If videos could not be read,
+    `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others are
+    blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
@@ -277,6 +287,8 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
             torch.cat([number_R1, sample["box_R4"]], 1) for number_R1, sample in zip(numbers, samples, strict=True)
         ]
         batch |= {"box_R5": torch.cat(boxes), "target_RK": torch.cat([sample["target_RK"] for sample in samples])}
+    if "changes" in samples[0]:
+        batch["changes_B"] = [sample["changes"] for sample in samples]
     unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)
     if unreadable:
         kept = [k for k, sample in enumerate(samples) if "unreadable" not in sample]

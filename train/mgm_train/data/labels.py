@@ -1,4 +1,4 @@
-"""Labels as class numbers: of all videos of a split, or of those that a class map names.
+"""Labels as class numbers: of all samples of a split, or of those that a class map names.
 
 A class map assigns a class to some labels of a store; videos with other labels are left out. It lets a model train on
 the classes that two data sets share, and be tested on the other data set (partial domain adaptation).
@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.index import codes
-from mgm_shared.store import Store
+from mgm_shared.samples import SampleSource
 from mgm_shared.text_files import is_text, read_lines
 
 MAP_COLUMNS = ["label", "class"]
@@ -41,28 +42,35 @@ def read_class_map(file: Path) -> dict[str, str]:
     return dict(rows[1:])
 
 
-def split_rows(store: Store, split: str) -> NDArray[np.int64]:
-    """The rows of `store.table` that belong to a split, ascending. UserError if there are none.
+def noun_of(store: SampleSource | None, count: int = 1) -> str:
+    """What to call `count` samples in messages: video or segment."""
+    noun = "segment" if getattr(store, "is_segments", False) else "video"
+    return noun if count == 1 else f"{noun}s"
 
-    If no video is marked for training, the videos without a split are; otherwise, as in HMDB51, only the marked ones.
+
+def split_rows(store: SampleSource, split: str) -> NDArray[np.int64]:
+    """The rows of `store.table`, the samples, that belong to a split, ascending. UserError if there are none.
+
+    If no sample is marked for training, the samples without a split are; otherwise, as in HMDB51, only the marked ones.
     """
     code_of_row, splits = codes(store.table, "split")
     unmarked = "none" if "train" in splits else "train"
     rows = np.flatnonzero(np.array([(name or unmarked) == split for name in splits])[code_of_row])
     if not len(rows):
-        there = ", ".join(sorted({name or unmarked for name in splits})) or "no video at all"
-        raise UserError(f"{store.path} has no video of split {split!r}, only {there}")
+        noun = noun_of(store)
+        there = ", ".join(sorted({name or unmarked for name in splits})) or f"no {noun} at all"
+        raise UserError(f"{store.path} has no {noun} of split {split!r}, only {there}")
     return rows
 
 
-def class_names(store: Store, split: str = "train", class_map: Mapping[str, str] | None = None) -> list[str]:
-    """The sorted class names of a split; class k is the k-th name. UserError if a video has no label."""
+def class_names(store: SampleSource, split: str = "train", class_map: Mapping[str, str] | None = None) -> list[str]:
+    """The sorted class names of a split; class k is the k-th name. UserError if a sample has no label."""
     _, name_of_row = _classes(store, split, class_map)
     return sorted(set(name_of_row.tolist()))
 
 
 def label_numbers(
-    store: Store, split: str, classes: list[str], class_map: Mapping[str, str] | None = None
+    store: SampleSource, split: str, classes: list[str], class_map: Mapping[str, str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of a split that are used, and the class number of each. UserError for a label not in `classes`."""
     rows, name_of_row = _classes(store, split, class_map)
@@ -73,15 +81,31 @@ def label_numbers(
     return rows, np.array([place_of[name] for name in names.tolist()])[code_of_row]
 
 
-def describe_map(store: Store, split: str, class_map: Mapping[str, str]) -> str:
-    """Describe how many videos of a split a class map uses, and which of its labels no video of the store has."""
+def label_subset(label_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Places of the videos whose labels are used, ascending: `fraction` of each class, rounded, and at least one.
+
+    The videos of a class are drawn by (seed, class) alone, and a larger fraction contains a smaller one of the same
+    seed, so runs that differ in the fraction or in anything else but the seed are compared on the same videos.
+    """
+    share = Fraction(fraction).limit_denominator(10_000)
+    kept = []
+    for label in np.unique(label_N).tolist():
+        places = np.flatnonzero(label_N == label)
+        num_kept = max(1, int(share * len(places) + Fraction(1, 2)))
+        kept.append(np.random.default_rng([seed, label]).permutation(places)[:num_kept])
+    return np.sort(np.concatenate(kept)) if kept else np.empty(0, np.int64)
+
+
+def describe_map(store: SampleSource, split: str, class_map: Mapping[str, str]) -> str:
+    """Describe how many samples of a split a class map uses, and which of its labels no video of the store has."""
     rows, _ = _classes(store, split, class_map)
-    text = f"the class map takes {len(rows)} of {len(split_rows(store, split))} videos of split {split!r}"
+    nouns = noun_of(store, 2)
+    text = f"the class map takes {len(rows)} of {len(split_rows(store, split))} {nouns} of split {split!r}"
     absent = sorted(set(class_map) - set(codes(store.table, "label")[1]))
-    return f"{text}; no video of {store.path} has the label {_some(absent)}" if absent else text
+    return f"{text}; no {noun_of(store)} of {store.path} has the label {_some(absent)}" if absent else text
 
 
-def mirror_pair(store: Store) -> tuple[str, str] | None:
+def mirror_pair(store: SampleSource) -> tuple[str, str] | None:
     """Two labels that a mirror image exchanges, such as "moving left" and "moving right"; None if there are none.
 
     A model that learns from mirrored clips cannot tell them apart. Something-Something has such classes.
@@ -99,7 +123,7 @@ def exchanged_pair(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def mirror_warning(store: Store) -> str:
+def mirror_warning(store: SampleSource) -> str:
     """A warning for runs that mirror clips of classes that a mirror image exchanges; empty otherwise."""
     return flip_warning(mirror_pair(store))
 
@@ -112,7 +136,7 @@ def flip_warning(pair: tuple[str, str] | None) -> str:
 
 
 def _classes(
-    store: Store, split: str, class_map: Mapping[str, str] | None
+    store: SampleSource, split: str, class_map: Mapping[str, str] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """The rows of a split that are used, and their class names. UserError if one has no label, or none is used."""
     rows = split_rows(store, split)
@@ -120,14 +144,22 @@ def _classes(
     code_of_row = code_of_row[rows]
     is_missing = np.array([not label for label in labels])[code_of_row]
     if is_missing.any():
-        video_id = store.table["video_id"][int(rows[is_missing.argmax()])].as_py()
-        raise UserError(f"video {video_id!r} has no label; extract from class folders, or from a list file with labels")
+        raise _without_label(store, int(rows[is_missing.argmax()]))
     names = [label if class_map is None else class_map.get(label or "") for label in labels]
     is_named = np.array([name is not None for name in names])[code_of_row]
     if not is_named.any():
         there = sorted({labels[code] or "" for code in np.unique(code_of_row)})
         raise UserError(f"the class map names no label of split {split!r} of {store.path}, which has {_some(there)}")
     return rows[is_named], np.array([name or "" for name in names])[code_of_row[is_named]]
+
+
+def _without_label(store: SampleSource, row: int) -> UserError:
+    if noun_of(store) == "segment":
+        name, advice = store.table["sample_id"][row].as_py(), "attach segments with labels by `mgm-prep labels`"
+    else:
+        name = store.table["video_id"][row].as_py()
+        advice = "extract from class folders, or from a list file with labels"
+    return UserError(f"{noun_of(store)} {name!r} has no label; {advice}")
 
 
 def _some(names: list[str]) -> str:

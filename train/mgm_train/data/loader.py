@@ -39,7 +39,10 @@ class KeyedDataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The numbers of videos, steps and clips of a run, and the order of its videos."""
+    """The numbers of samples, steps and clips of a run, and the order of its samples.
+
+    A sample is a video or a segment; `noun` is what messages call the samples.
+    """
 
     num_videos: int
     batch_size: int
@@ -47,16 +50,17 @@ class Plan:
     repeats: int
     epochs: int
     seed: int
+    noun: str = "videos"
 
     @classmethod
-    def of(cls, config: TrainConfig, num_videos: int) -> "Plan":
-        """The plan of a configuration. UserError if there are fewer videos than a step needs."""
+    def of(cls, config: TrainConfig, num_videos: int, noun: str = "videos") -> "Plan":
+        """The plan of a configuration. UserError if there are fewer samples than a step needs."""
         if num_videos < config.batch_size:
             raise UserError(
-                f"there are {num_videos} videos to train on, but batch-size is {config.batch_size}; lower batch-size"
+                f"there are {num_videos} {noun} to train on, but batch-size is {config.batch_size}; lower batch-size"
             )
         names = ("batch_size", "grad_accum_steps", "repeats", "epochs", "seed")
-        return cls(num_videos=num_videos, **{name: getattr(config, name) for name in names})
+        return cls(num_videos=num_videos, noun=noun, **{name: getattr(config, name) for name in names})
 
     @property
     def steps_per_epoch(self) -> int:

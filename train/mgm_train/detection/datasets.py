@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from mgm_shared.errors import UserError
 from mgm_train.data.clips import Sample
+from mgm_train.data.workers import clip_bytes
 from mgm_train.detection.box_tables import Moment
 from mgm_train.detection.boxes_in_view import BoxAugment, extended, in_view
 from mgm_train.detection.clip_frames import ClipReader, jitter_colours, padded, whole_frame
@@ -156,6 +157,13 @@ class WholeClips(Dataset[WholeClip]):
 
     def __len__(self) -> int:
         return len(self.frames.readable)
+
+    @property
+    def max_clip_bytes(self) -> int:
+        """The bytes of the longest picture's clip, before it is padded."""
+        sizes = self.reader.store.table.select(["height", "width"]).take(sorted({*self.frames.row_of.values()}))
+        longest = max(max(sides) / min(sides) for sides in zip(*sizes.to_pydict().values(), strict=True))
+        return int(clip_bytes(self.reader.num_frames, self.short_px) * longest)
 
     def __getitem__(self, index: int) -> WholeClip:
         place = self.frames.readable[index]

@@ -133,8 +133,8 @@ def _over_clips(
     progress: Progress,
 ) -> Generator[Any]:
     """Yield each clip with its logits (R, K), float32 on the CPU; None for one that cannot be read."""
-    loader = make_test_loader(dataset, own, config, distributed.device, collate_tests)
     heard = progress if distributed.is_main else SILENT
+    loader = make_test_loader(dataset, own, config, collate_tests, dataset.max_clip_bytes, distributed.device, heard)
     heard.start(f"testing {config.split}", len(own), "key frame")
     num_unreadable = 0
     with reading(loader) as batches:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -56,24 +56,27 @@ class FrozenEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of the readable videos of a split, (N, V, D) float16, their labels (N,), and the unreadable videos.
+    """Features of the readable samples of a split, (N, V, D) float16, their labels (N,), and the unreadable samples.
+
+    `video_ids` are the videos that the samples lie in; empty where each sample is a whole video.
 
     UserError for features that are not finite, or too large for float16.
     """
 
     feature_NVD: Tensor
     label_N: Tensor
-    video_ids: list[str]
+    sample_ids: list[str]
     unreadable: dict[str, str]
+    video_ids: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         is_finite_N = self.feature_NVD.flatten(1).isfinite().all(dim=1)
         if not is_finite_N.all():
-            raise diverged(self.video_ids[int(is_finite_N.int().argmin())])
+            raise diverged(self.sample_ids[int(is_finite_N.int().argmin())])
 
     @property
     def num_listed(self) -> int:
-        return len(self.video_ids) + len(self.unreadable)
+        return len(self.sample_ids) + len(self.unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,27 +132,30 @@ class FeatureCache:
                 yield self._chunk(chunk, videos, dataset)
 
     def _chunk(self, chunk: range, videos: Iterable[tuple[Views, Tensor | None]], dataset: ViewDataset) -> Features:
-        feature_NVD, labels, video_ids, unreadable = [], [], [], {}
+        feature_NVD, labels, sample_ids, video_ids, unreadable = [], [], [], [], {}
         for _, (video, feature_VD) in zip(chunk, videos, strict=False):
             if feature_VD is None:
-                unreadable[video.video_id] = video.reason
+                unreadable[video.sample_id] = video.reason
                 continue
             feature_NVD.append(feature_VD.half())
             labels.append(video.label)
+            sample_ids.append(video.sample_id)
             video_ids.append(video.video_id)
         empty = torch.zeros(0, dataset.num_views, dataset.model.width, dtype=torch.float16)
         return Features(
             feature_NVD=torch.stack(feature_NVD) if feature_NVD else empty,
             label_N=torch.tensor(labels, dtype=torch.int64),
-            video_ids=video_ids,
+            sample_ids=sample_ids,
             unreadable=unreadable,
+            video_ids=video_ids if video_ids != sample_ids else [],
         )
 
     def _file(self, chunk: range) -> Path:
         return self.folder / f"{self.split}-{chunk.start // VIDEOS_PER_CHUNK:05d}.safetensors"
 
     def _save(self, chunk: range, features: Features) -> None:
-        metadata = {"key": self.key, "video_ids": json.dumps(features.video_ids)}
+        metadata = {"key": self.key, "sample_ids": json.dumps(features.sample_ids)}
+        metadata["video_ids"] = json.dumps(features.video_ids or features.sample_ids)
         metadata["unreadable"] = json.dumps(features.unreadable)
         tensors = {"feature_NVD": features.feature_NVD, "label_N": features.label_N}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,14 +186,17 @@ class FeatureCache:
     def load(self, num_videos: int) -> Features:
         """Load all chunks of a split with `num_videos` videos, in order."""
         tensors: list[dict[str, Tensor]] = []
+        sample_ids: list[str] = []
         video_ids: list[str] = []
         unreadable: dict[str, str] = {}
         for start in range(0, num_videos, VIDEOS_PER_CHUNK):
             file = self._read(range(start, start + 1))
             tensors.append(file.tensors)
             video_ids += json.loads(file.metadata["video_ids"])
+            # An earlier version had whole videos only.
+            sample_ids += json.loads(file.metadata.get("sample_ids", file.metadata["video_ids"]))
             unreadable |= json.loads(file.metadata["unreadable"])
-        if not video_ids:
+        if not sample_ids:
             raise UserError(f"no video of split {self.split!r} can be read, of {num_videos}; run `mgm-prep verify`")
         joined = {name: torch.cat([chunk[name] for chunk in tensors]) for name in ("feature_NVD", "label_N")}
-        return Features(**joined, video_ids=video_ids, unreadable=unreadable)
+        return Features(**joined, sample_ids=sample_ids, unreadable=unreadable, video_ids=video_ids)

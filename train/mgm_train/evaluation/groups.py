@@ -44,6 +44,14 @@ def video_groups(video_ids: Sequence[str], pattern: str = AUTO) -> list[str]:
     return [group or video_id for group, video_id in zip(found, video_ids, strict=True)]
 
 
+def recordings_of(sample_ids: Sequence[str], video_ids: Sequence[str], pattern: str) -> Sequence[str]:
+    """The names to group samples by: those of their videos, or with the pattern `none` their own.
+
+    Segments of one video share its recording. `video_ids` is empty where the samples are whole videos.
+    """
+    return sample_ids if pattern == NONE or not video_ids else video_ids
+
+
 def _first_match(expressions: Iterable[str], video_id: str) -> str:
     """What the first expression that matches says; empty when none does."""
     match = next(filter(None, (re.search(expression, video_id) for expression in expressions)), None)

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 from mgm_train.config import ProbeConfig
 from mgm_train.evaluation.features import Features
-from mgm_train.evaluation.groups import NONE, video_groups
+from mgm_train.evaluation.groups import NONE, recordings_of, video_groups
 from mgm_train.evaluation.metrics import Prediction
 
 VIDEOS_AT_ONCE = 64
@@ -121,8 +122,9 @@ def _batches(num_samples: int, config: ProbeConfig) -> list[NDArray[np.int64]]:
 
 def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -> tuple[Features, Features]:
     """Split the training videos into those to fit to and those to choose a head by; see `held_out_videos`."""
-    is_held_N = held_out_videos(features.label_N.numpy(), features.video_ids, share, seed, pattern)
-    return _some(features, ~is_held_N), _some(features, is_held_N)
+    recordings = recordings_of(features.sample_ids, features.video_ids, pattern)
+    is_held_N = held_out_videos(features.label_N.numpy(), recordings, share, seed, pattern)
+    return some_features(features, ~is_held_N), some_features(features, is_held_N)
 
 
 def held_out_videos(
@@ -159,11 +161,13 @@ def _drawn(places_of_group: Mapping[str, list[int]], share: float, rng: np.rando
     return held
 
 
-def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+def some_features(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+    """The features of some of the videos."""
     return Features(
         feature_NVD=features.feature_NVD[torch.from_numpy(is_in_N)],
         label_N=features.label_N[torch.from_numpy(is_in_N)],
-        video_ids=[video_id for video_id, is_in in zip(features.video_ids, is_in_N, strict=True) if is_in],
+        sample_ids=list(compress(features.sample_ids, is_in_N)),
+        video_ids=list(compress(features.video_ids, is_in_N)),
         unreadable={},
     )
 
@@ -182,9 +186,9 @@ def fit_and_score(
     ]
     best = max(_finite_heads(held_NGK, probability_NGK), key=lambda number: choices[number].held_out)
     predictions = [
-        Prediction(video_id=video_id, label=label, probability_K=probability_GK[best].numpy())
-        for video_id, label, probability_GK in zip(
-            scored.video_ids, scored.label_N.tolist(), probability_NGK, strict=True
+        Prediction(sample_id=sample_id, label=label, probability_K=probability_GK[best].numpy())
+        for sample_id, label, probability_GK in zip(
+            scored.sample_ids, scored.label_N.tolist(), probability_NGK, strict=True
         )
     ]
     return choices, best, predictions

@@ -15,25 +15,25 @@ from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
 
 
-def diverged(video_id: str) -> UserError:
+def diverged(sample_id: str) -> UserError:
     """The error to raise for a model whose output for a video is NaN or infinite."""
     return UserError(
-        f"the model's output for video {video_id!r} is not finite, so nothing is scored: its training diverged; train "
+        f"the model's output for video {sample_id!r} is not finite, so nothing is scored: its training diverged; train "
         "again with a lower base-lr, or with clip-grad 1"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The prediction for one video: the mean softmax over its views, (K,). UserError if a value is not finite."""
+    """The prediction for one sample: the mean softmax over its views, (K,). UserError if a value is not finite."""
 
-    video_id: str
+    sample_id: str
     label: int
     probability_K: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.probability_K).all():
-            raise diverged(self.video_id)
+            raise diverged(self.sample_id)
 
     @property
     def guess(self) -> int:
@@ -52,7 +52,7 @@ class Scores:
     scored: int
     listed: int
     unreadable: dict[str, str] = field(default_factory=dict)
-    """video_id → reason why the video could not be scored."""
+    """sample_id → reason why the sample could not be scored."""
 
 
 def rank_of_label(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
@@ -98,12 +98,21 @@ def confusion(predictions: Sequence[Prediction], num_classes: int) -> NDArray[np
 
 
 def write_reports(
-    folder: Path, split: str, predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
+    folder: Path,
+    split: str,
+    predictions: Sequence[Prediction],
+    unreadable: Mapping[str, str],
+    classes: Sequence[str],
+    *,
+    id_column: str = "video_id",
 ) -> dict[str, Path]:
-    """Write the results of a test as CSV files, named after the split, into `folder`; return their paths by content."""
+    """Write the results of a test as CSV files, named after the split, into `folder`; return their paths by content.
+
+    `id_column` is the name of the column with the ids of the samples: sample_id where they are segments.
+    """
     confusion_KK = confusion(predictions, len(classes))
     tables = {
-        "predictions": _prediction_rows(predictions, unreadable, classes),
+        "predictions": _prediction_rows(predictions, unreadable, classes, id_column),
         "classes": _class_rows(predictions, confusion_KK, classes),
         "confusion": [["class", *classes], *([name, *row] for name, row in zip(classes, confusion_KK, strict=True))],
     }
@@ -114,14 +123,14 @@ def write_reports(
 
 
 def _prediction_rows(
-    predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str]
+    predictions: Sequence[Prediction], unreadable: Mapping[str, str], classes: Sequence[str], id_column: str
 ) -> list[list[object]]:
-    """A row per listed video: its true class, predicted class and probabilities, or the reason why it is unreadable."""
-    rows: list[list[object]] = [["video_id", "label", "predicted", "unreadable", *(f"p({name})" for name in classes)]]
+    """A row per listed sample: its true class, predicted class and probabilities, or why it is unreadable."""
+    rows: list[list[object]] = [[id_column, "label", "predicted", "unreadable", *(f"p({name})" for name in classes)]]
     for prediction in predictions:
         shares = [f"{share:.5g}" for share in prediction.probability_K]
-        rows.append([prediction.video_id, classes[prediction.label], classes[prediction.guess], "", *shares])
-    rows += [[video_id, "", "", reason, *[""] * len(classes)] for video_id, reason in unreadable.items()]
+        rows.append([prediction.sample_id, classes[prediction.label], classes[prediction.guess], "", *shares])
+    rows += [[sample_id, "", "", reason, *[""] * len(classes)] for sample_id, reason in unreadable.items()]
     return rows
 
 

@@ -94,6 +94,7 @@ def detect_job(
         dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs=_inputs(config),
         layer_decay=config.layer_decay,
         flops_per_clip=finetune_flops(model.config, len(classes)),

@@ -18,7 +18,7 @@ from mgm_train.detection.test_set import detector, is_detector, open_detector_te
 from mgm_train.evaluation.metrics import Scores, write_reports
 from mgm_train.evaluation.multiview import ViewDataset, classifier, sampled_as_trained, score_views
 from mgm_train.runtime.distributed import Distributed, init_distributed
-from mgm_train.tasks.training_run import say_precision
+from mgm_train.tasks.training_run import say_precision, say_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ def evaluate(
         scores, predictions = score_views(model.to(distributed.device), dataset, distributed, progress)
         if not distributed.is_main:
             return None
-        files = write_reports(folder, config.split, predictions, scores.unreadable, loaded.classes)
+        files = write_reports(
+            folder, config.split, predictions, scores.unreadable, loaded.classes, id_column=dataset.id_column
+        )
     return EvaluateResult(scores=scores, num_views=dataset.num_views, files=files)
 
 
@@ -131,7 +133,8 @@ def preview_evaluate(
 
 
 def _open(store: str | StorePath, weights: Weights, config: EvaluateConfig, progress: Progress) -> ViewDataset:
-    opened = open_store(store)
+    opened = open_store(store).select(config.samples)
+    say_samples(opened, progress)
     config, lines = sampled_as_trained(config, weights)
     for line in lines:
         progress.say(line)

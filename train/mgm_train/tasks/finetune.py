@@ -5,10 +5,14 @@ import os
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
+from mgm_shared.samples import SampleSource
 from mgm_shared.storage import StorePath
-from mgm_shared.store import Store, open_store
+from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.transfer import fitted, load_encoder
 from mgm_train.checkpoint.weights import Weights, find_weights, load_weights
@@ -19,7 +23,14 @@ from mgm_train.data.labels import class_names, describe_map, mirror_warning, rea
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
 from mgm_train.models.videomae import VideoClassifier, build
-from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job, with_chosen_options
+from mgm_train.tasks.training_run import (
+    MakeEpochTest,
+    TrainPreview,
+    preview_job,
+    run_job,
+    say_samples,
+    with_chosen_options,
+)
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import FinetuneObjective
 
@@ -57,7 +68,10 @@ def finetune_job(
     store: str | StorePath, run: str | os.PathLike[str], config: FinetuneConfig, progress: Progress
 ) -> tuple[Job, MakeEpochTest | None]:
     """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
-    opened = open_store(store)
+    if config.augment_on == "cuda" and not torch.cuda.is_available():
+        raise UserError("augment-on is cuda but torch sees no GPU; set augment-on to cpu or auto")
+    opened = open_store(store).select(config.samples)
+    say_samples(opened, progress)
     weights = load_weights(Path(config.init)) if config.init else None
     config = _with_positions_of(weights, config)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
@@ -76,6 +90,7 @@ def finetune_job(
         classes=classes,
         class_map=class_map,
         sampling=config.sampling,
+        label_fraction=config.label_fraction,
     )
     job = Job(
         task="finetune",
@@ -85,6 +100,7 @@ def finetune_job(
         dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs=_inputs(config),
         layer_decay=config.layer_decay,
         flops_per_clip=finetune_flops(model.config, len(classes)),
@@ -103,7 +119,9 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     return {name: content_digest(file) for name, file in files.items()}
 
 
-def _remarks(store: Store, config: FinetuneConfig, class_map: dict[str, str] | None, classes: list[str]) -> list[str]:
+def _remarks(
+    store: SampleSource, config: FinetuneConfig, class_map: dict[str, str] | None, classes: list[str]
+) -> list[str]:
     """What the user should know of the labels before the training starts."""
     single = f"warning: all training videos have one class, {classes[0]!r}, so there is nothing to tell apart"
     warning = mirror_warning(store) if config.flip else ""

@@ -5,18 +5,20 @@ from pathlib import Path
 
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
+from mgm_shared.samples import SampleSource
 from mgm_shared.storage import StorePath
-from mgm_shared.store import Store, open_store
+from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.data.labels import mirror_warning
+from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator, num_masked
 from mgm_train.models.flops import pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build
-from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, with_chosen_options
+from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
 
@@ -64,7 +66,8 @@ def pretrain_job(
     store: str | StorePath, run: str | os.PathLike[str], config: PretrainConfig, progress: Progress
 ) -> Job:
     """The model, the data and the objective of a pretraining."""
-    opened = open_store(store)
+    opened = open_store(store).select(config.samples)
+    say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
     shape = config.shape
@@ -76,12 +79,14 @@ def pretrain_job(
         dataset=pretrain_dataset(opened, config),
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+        draw=logged_pictures(opened, config),
     )
 
 
-def pretrain_dataset(store: Store, config: PretrainConfig) -> PretrainDataset:
+def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
     """The masked clips that pretraining with these options reads of a store."""
     return PretrainDataset(
         store,

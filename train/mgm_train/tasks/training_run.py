@@ -9,7 +9,9 @@ from typing import Any
 from mgm_shared.cli import move_aside
 from mgm_shared.lock import one_writer
 from mgm_shared.progress import Progress
+from mgm_shared.samples import Samples
 from mgm_train.checkpoint.run_folder import recorded_options
+from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import Plan
 from mgm_train.evaluation.multiview import EpochTest
 from mgm_train.runtime.distributed import Distributed, init_distributed, precision_remark
@@ -33,7 +35,7 @@ class TrainPreview:
 
 def preview_job(job: Job) -> TrainPreview:
     """Count the videos, steps and weights of a job. UserError when there are too few videos."""
-    plan = Plan.of(job.config, len(job.dataset))
+    plan = Plan.of(job.config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
     num_weights = sum(parameter.numel() for parameter in job.model.parameters())
     return TrainPreview(
         task=job.task,
@@ -49,7 +51,7 @@ def with_chosen_options(job: Job, progress: Progress, *, force: bool = False) ->
     recorded = {} if force else recorded_options(job.run.root, job.task)
     config, lines = choose_options(job.config, job.model.config, len(job.dataset), Machine.of(job.config), recorded)
     # A batch that is larger than the data set is an error, and the choices that depend on it are then of no use.
-    Plan.of(config, len(job.dataset))
+    Plan.of(config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
     for line in lines:
         progress.say(line)
     return replace(job, config=config)
@@ -76,6 +78,12 @@ def say_precision(precision: str, distributed: Distributed, progress: Progress) 
     """Report on the main process where a GPU does not compute in bfloat16."""
     if distributed.is_main and (remark := precision_remark(precision, distributed.device)):
         progress.say(remark)
+
+
+def say_samples(samples: Samples, progress: Progress) -> None:
+    """Report that segments are read, and not whole videos."""
+    if samples.is_segments:
+        progress.say(f"the samples are {samples.describe()}; --samples videos reads whole videos")
 
 
 def restart(folder: Path, force: bool, distributed: Distributed, progress: Progress) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mgm_shared.boxes import box_file, read_boxes
-from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
 from mgm_shared.lock import one_writer
+from mgm_shared.mp4 import save_mp4
 from mgm_shared.progress import SILENT
+from mgm_shared.samples import SampleKind
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.checkpoint.run_folder import read_config, recorded_options
@@ -19,8 +20,7 @@ from mgm_train.data.labels import split_rows
 from mgm_train.detection.key_frame_figure import detections_figure
 from mgm_train.detection.test_set import detector, open_detector_test
 from mgm_train.figures import paper_figures
-from mgm_train.figures.mp4 import save_mp4
-from mgm_train.models.videomae import VideoMAE
+from mgm_train.figures.pretrained import pretrained
 
 MovieFormat = Literal["gif", "mp4"]
 SAVE_MOVIE: dict[str, Callable[[list[Any], Path, float], None]] = {"gif": save_gif, "mp4": save_mp4}
@@ -40,7 +40,8 @@ def visualize(
     Args:
         store: Path or URL of a store.
         run: Folder of a pretraining run.
-        video: Id of the video; by default the first one of the training split.
+        video: The video or segment, as in `store[video]`: an id, a path, or a part of one id; by default the first
+            sample of the training split.
         boxes: MOT file with its boxes, or a folder with one for each video.
         out: Folder of the figures; by default `figures` in the run folder.
         movies: Also write each figure as a movie in these formats.
@@ -56,8 +57,8 @@ def visualize(
     if recorded_options(run, "detect"):
         return _draw_detections(opened, run, video, folder)
     config = read_config(run, "pretrain", PretrainConfig)
-    shown = _video(opened, video)
-    model = _model(run)
+    shown = _video(opened, video, config.samples)
+    model = pretrained(run)
     labelled = read_boxes(box_file(Path(boxes), shown.video_id)) if boxes else None
     subject = paper_figures.Subject.of(shown, config, labelled)
     with one_writer(folder):
@@ -95,16 +96,8 @@ def _draw_detections(store: Store, run: Path, video: str | None, folder: Path) -
     return written
 
 
-def _video(store: Store, video: str | None) -> Video:
+def _video(store: Store, video: str | None, kind: SampleKind) -> Video:
     if video is None:
-        return store.video_at(int(split_rows(store, "train")[0]))
-    if video not in store:
-        raise UserError(f"{store.path} has no video {video!r}; `mgm-prep inspect` lists them")
+        samples = store.select(kind)
+        return samples.video_at(int(split_rows(samples, "train")[0]))
     return store[video]
-
-
-def _model(run: Path) -> VideoMAE:
-    loaded = load_weights(run)
-    model = VideoMAE(loaded.model)
-    model.load_state_dict(loaded.state, strict=True)
-    return model

@@ -104,7 +104,7 @@ def _batch_size(config: TrainConfig, shape: ModelConfig, num_videos: int, machin
         return config.batch_size, ""
     per_process = max(_clips_multiple(config), largest // machine.world_size)
     value = 2 ** (per_process.bit_length() - 1) * machine.world_size
-    return min(value, config.batch_size), f"there are {num_videos} training videos"
+    return min(value, config.batch_size), f"there are {num_videos} training samples"
 
 
 def _clips_multiple(config: TrainConfig) -> int:
@@ -183,4 +183,5 @@ def dropped_line(plan: Plan) -> str:
     num_dropped = plan.num_videos - plan.steps_per_epoch * plan.batch_size
     if not num_dropped:
         return ""
-    return f"each epoch leaves out {num_dropped} of {plan.num_videos} videos, drawn anew: fewer than batch-size remain"
+    dropped = f"{num_dropped} of {plan.num_videos} {plan.noun}"
+    return f"each epoch leaves out {dropped}, drawn anew: fewer than batch-size remain"
