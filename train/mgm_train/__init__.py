@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.config import DetectConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.detection.scoring import DetectionScores
     from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.detect import detect, preview_detect
     from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # Imported on demand, so that `--help` need not wait for torch.
 _HOMES = {
+    "DetectConfig": "config",
     "EvaluateConfig": "config",
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
@@ -32,6 +35,9 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "detect": "tasks.detect",
+    "preview_detect": "tasks.detect",
+    "DetectionScores": "detection.scoring",
     "Finding": "tasks.doctor",
     "doctor": "tasks.doctor",
     "EvaluateResult": "tasks.evaluate",
@@ -51,6 +57,8 @@ _HOMES = {
 
 __all__ = [
     "AblateResult",
+    "DetectConfig",
+    "DetectionScores",
     "EvaluateConfig",
     "EvaluateResult",
     "Finding",
@@ -62,11 +70,13 @@ __all__ = [
     "TrainPreview",
     "TrainResult",
     "ablate",
+    "detect",
     "doctor",
     "evaluate",
     "finetune",
     "pretrain",
     "preview_ablate",
+    "preview_detect",
     "preview_evaluate",
     "preview_finetune",
     "preview_pretrain",

@@ -181,10 +181,10 @@ class _ClipDataset(Dataset[list[Sample]]):
 
 def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
     """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
-    size_px, num_cells = view.size_px, view.size_px // CELL_PX
+    height, width = view.shape_px
     return Clip(
-        frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
-        motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
+        frames_CTHW=np.zeros((3, num_frames, height, width), np.uint8),
+        motion_TYX2=np.full((num_frames, height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32),
         label=label,
         sample_id=sample_id,
         problem=problem,
@@ -267,9 +267,10 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
     Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
-    changes_B where their pixels are still to be changed on the device. If
-    videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
-    that could; the others are blank.
+    changes_B where their pixels are still to be changed on the device. Where they have boxes, `box_R5` holds those of
+    all clips, each behind the number of its clip, and `target_RK` their actions. If videos could not be read,
+    `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others are
+    blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
@@ -280,6 +281,12 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     }
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    if "box_R4" in samples[0]:
+        numbers = [torch.full((len(sample["box_R4"]), 1), float(k)) for k, sample in enumerate(samples)]
+        boxes = [
+            torch.cat([number_R1, sample["box_R4"]], 1) for number_R1, sample in zip(numbers, samples, strict=True)
+        ]
+        batch |= {"box_R5": torch.cat(boxes), "target_RK": torch.cat([sample["target_RK"] for sample in samples])}
     if "changes" in samples[0]:
         batch["changes_B"] = [sample["changes"] for sample in samples]
     unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)

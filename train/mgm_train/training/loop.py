@@ -35,8 +35,8 @@ from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.data.workers import clip_bytes, count_workers
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.flops import Peak, peak
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
@@ -61,7 +61,7 @@ class Job:
 
     task: str
     config: TrainConfig
-    model: VideoMAE | VideoClassifier
+    model: TrainedModel
     objective: Objective
     dataset: KeyedDataset
     run: RunFolder
