@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.inference.video_model import VideoModel, load
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.finetune import finetune, preview_finetune
@@ -25,6 +26,8 @@ _HOMES = {
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
     "ProbeConfig": "config",
+    "VideoModel": "inference.video_model",
+    "load": "inference.video_model",
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
@@ -53,9 +56,11 @@ __all__ = [
     "ProbeResult",
     "TrainPreview",
     "TrainResult",
+    "VideoModel",
     "ablate",
     "evaluate",
     "finetune",
+    "load",
     "pretrain",
     "preview_ablate",
     "preview_evaluate",
