@@ -1,4 +1,4 @@
-"""Weights from wherever they come: our runs and files, folders of transformers, checkpoints of the VideoMAE programs."""
+"""Weights of any source: our runs and files, folders of transformers, checkpoints of the VideoMAE programs."""
 
 import json
 import os

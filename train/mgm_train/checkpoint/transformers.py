@@ -94,7 +94,7 @@ _RENAMES_BACK = (
 
 
 def from_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of one of transformers' three VideoMAE classes under our names; the inverse of the function above."""
+    """A state dict of one of transformers' three VideoMAE classes under our names; undoes `to_transformers_state`."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES_BACK:
