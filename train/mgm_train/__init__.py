@@ -8,11 +8,14 @@ result = pretrain("ssv2.store", "runs/mgm", PretrainConfig(model="vit_small", ep
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mgm_train.timm_models import register
+
 if TYPE_CHECKING:
     from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.inference.video_model import VideoModel, load
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
+    from mgm_train.tasks.export import ExportResult, export
     from mgm_train.tasks.finetune import finetune, preview_finetune
     from mgm_train.tasks.pretrain import pretrain, preview_pretrain
     from mgm_train.tasks.probe import ProbeResult, preview_probe, probe
@@ -34,6 +37,8 @@ _HOMES = {
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
+    "ExportResult": "tasks.export",
+    "export": "tasks.export",
     "finetune": "tasks.finetune",
     "preview_finetune": "tasks.finetune",
     "pretrain": "tasks.pretrain",
@@ -50,6 +55,7 @@ __all__ = [
     "AblateResult",
     "EvaluateConfig",
     "EvaluateResult",
+    "ExportResult",
     "FinetuneConfig",
     "PretrainConfig",
     "ProbeConfig",
@@ -59,6 +65,7 @@ __all__ = [
     "VideoModel",
     "ablate",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "pretrain",
@@ -80,3 +87,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# timm finds a model by name only if it was registered before; this imports neither timm nor torch.
+register()

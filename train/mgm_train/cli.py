@@ -21,7 +21,7 @@ from mgm_shared.cli import (
 )
 from mgm_shared.progress import TerminalProgress
 from mgm_shared.storage import StorePath
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import EXPORT_FORMATS, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 if TYPE_CHECKING:
     from mgm_train import TrainPreview, TrainResult
@@ -128,6 +128,26 @@ def evaluate(
     if result is not None:
         _emit_scores(result.scores, {"views": result.num_views}, result.files, is_json)
         _exit_if(bool(result.scores.unreadable))
+
+
+@main.command(epilog="Example: mgm-train export runs/ft exported --to transformers --dataset SSv2")
+@click.argument("run", type=path_argument)
+@click.argument("out", type=path_argument)
+@click.option("--to", type=click.Choice(EXPORT_FORMATS), required=True, help="The format.")
+@click.option("--dataset", default="", metavar="NAME", help="Name of the training data, for the model card.")
+@click.option("--license", default="", metavar="NAME", help="Licence of the weights, for the model card.")
+@force_option
+@json_option
+def export(run: Path, out: Path, to: Any, dataset: str, license: str, force: bool, is_json: bool) -> None:
+    """Write the model of RUN into the folder OUT, in the format of another program, with a model card.
+
+    RUN is a run folder, a weights file, a folder of transformers or a checkpoint of VideoMAE. transformers: with its
+    processors and class names. safetensors: one file with our names. timm: for create_model("local-dir:OUT"). onnx:
+    encoder and classifier for any batch size, checked against torch.
+    """
+    with TerminalProgress() as progress:
+        result = mgm_train.export(run, out, to, dataset=dataset, license=license, force=force, progress=progress)
+    emit({name: value if name == "files" else str(value) for name, value in asdict(result).items()}, is_json)
 
 
 @main.command(epilog="Example: mgm-train visualize tracking.store --run runs/mgm --video PETS09.mp4 --boxes gt.txt")

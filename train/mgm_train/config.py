@@ -32,8 +32,10 @@ Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 
 MASKS: tuple[str, ...] = get_args(Mask)
+EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"

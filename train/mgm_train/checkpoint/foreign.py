@@ -6,6 +6,7 @@ Axes: D width of the encoder · E width of the decoder.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def shape_of(source: str, state: Mapping[str, Tensor], clip: Clip) -> ModelConfi
         raise UserError(f"{source} holds no VideoMAE: there is no patch embedding of tubelets in it")
     width = len(weight)
     num_heads = clip.num_heads or max(1, width // HEAD_WIDTH)
-    decoder = _decoder(state, clip, width)
+    decoder: dict[str, Any] = _decoder(state, clip, width)
     found = (width, _depth(state, "encoder"), num_heads)
     name = next((size.name for size in MODEL_SIZES.values() if _sides(size) == found), f"vit_{width}x{found[1]}")
     return replace(
