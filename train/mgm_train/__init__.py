@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mgm_train.timm_models import register
 
 if TYPE_CHECKING:
-    from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.config import EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.inference.video_model import VideoModel, load
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.embed import EmbedResult, embed
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.export import ExportResult, export
     from mgm_train.tasks.finetune import finetune, preview_finetune
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Imported on demand, so that `--help` need not wait for torch.
 _HOMES = {
+    "EmbedConfig": "config",
     "EvaluateConfig": "config",
     "FinetuneConfig": "config",
     "PretrainConfig": "config",
@@ -34,6 +36,8 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "EmbedResult": "tasks.embed",
+    "embed": "tasks.embed",
     "EvaluateResult": "tasks.evaluate",
     "evaluate": "tasks.evaluate",
     "preview_evaluate": "tasks.evaluate",
@@ -53,6 +57,8 @@ _HOMES = {
 
 __all__ = [
     "AblateResult",
+    "EmbedConfig",
+    "EmbedResult",
     "EvaluateConfig",
     "EvaluateResult",
     "ExportResult",
@@ -64,6 +70,7 @@ __all__ = [
     "TrainResult",
     "VideoModel",
     "ablate",
+    "embed",
     "evaluate",
     "export",
     "finetune",

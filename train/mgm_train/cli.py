@@ -21,7 +21,7 @@ from mgm_shared.cli import (
 )
 from mgm_shared.progress import TerminalProgress
 from mgm_shared.storage import StorePath
-from mgm_train.config import EXPORT_FORMATS, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import EXPORT_FORMATS, EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 if TYPE_CHECKING:
     from mgm_train import TrainPreview, TrainResult
@@ -148,6 +148,38 @@ def export(run: Path, out: Path, to: Any, dataset: str, license: str, force: boo
     with TerminalProgress() as progress:
         result = mgm_train.export(run, out, to, dataset=dataset, license=license, force=force, progress=progress)
     emit({name: value if name == "files" else str(value) for name, value in asdict(result).items()}, is_json)
+
+
+@main.command(epilog="Example: mgm-train embed ucf101.store --init runs/mgm -o ucf101.parquet --knn")
+@store_argument
+@click.option(
+    "-o",
+    "--out",
+    type=path_argument,
+    required=True,
+    metavar="FILE",
+    help="Table to write, ending in .parquet or .zarr.",
+)
+@click.option("--knn", is_flag=True, help="Classify the other videos by their 20 nearest training videos.")
+@click.option("--nearest", default="", metavar="ID", help="List and draw the videos nearest to this one.")
+@config_options(EmbedConfig)
+@force_option
+@json_option
+def embed(
+    store: StorePath, out: Path, knn: bool, nearest: str, config: EmbedConfig, force: bool, is_json: bool
+) -> None:
+    """Write the features that a frozen model (--init) has of the videos of STORE, a row for each video.
+
+    The same command again continues where it was stopped, and leaves a finished file as it is. `mgm-train probe` gives
+    the accuracy of linear classifiers of such features, for comparison with the one of the nearest neighbours.
+    """
+    with TerminalProgress() as progress:
+        result = mgm_train.embed(store, out, config, knn=knn, nearest_to=nearest, force=force, progress=progress)
+    if result is not None:
+        for video_id in result.unreadable:
+            say(f"no features, it cannot be read: {video_id}")
+        emit({**asdict(result), "file": str(result.file), "picture": str(result.picture or "")}, is_json)
+        _exit_if(bool(result.unreadable))
 
 
 @main.command(epilog="Example: mgm-train visualize tracking.store --run runs/mgm --video PETS09.mp4 --boxes gt.txt")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
 from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
+from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import start_method
@@ -41,6 +41,7 @@ from mgm_train.runtime.distributed import Distributed, autocast_dtype
 # Maximum number of clips in a forward pass. The views of one video can be more.
 CLIPS_AT_ONCE = 32
 
+AnyViews = TypeVar("AnyViews", bound=ViewConfig)
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 """(epoch, model) → values to add to metrics.jsonl."""
 
@@ -107,7 +108,7 @@ def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
     return {"mgm_sampling": json.dumps({name: getattr(config, name) for name in SAMPLING_OPTIONS})}
 
 
-def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
+def sampled_as_trained(config: AnyViews, weights: Weights) -> tuple[AnyViews, list[str]]:
     """Take the sampling options that were not set from the model's training. Returns the options and lines to print.
 
     Options that were set stay as they are. Weights of an earlier version do not record their sampling; then nothing
