@@ -1,11 +1,13 @@
 """`mgm-train embed` against `load(...).features` and neighbours counted by hand."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,12 +17,13 @@ from PIL import Image
 
 from mgm_prep import extract
 from mgm_shared.errors import UserError
+from mgm_shared.samples import write_segments
 from mgm_shared.store import Store, open_store
 from mgm_train import EmbedConfig, embed, load
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.cli import main
 from mgm_train.evaluation import features
-from mgm_train.inference.embeddings import Embeddings, nearest, video_vectors
+from mgm_train.inference.embeddings import Embeddings, nearest, sample_vectors
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoMAE, build
 
@@ -45,7 +48,7 @@ def test_a_row_is_the_features_of_a_video(pan_store: Store, weights: Path, tmp_p
     result = embed(pan_store.path, tmp_path / "a.parquet", EmbedConfig(init=str(weights), **SMALL))
     assert result is not None
     table = pd.read_parquet(tmp_path / "a.parquet")
-    assert list(table.columns) == ["video_id", "label", "split", "view", "feature"]
+    assert list(table.columns) == ["sample_id", "video_id", "label", "split", "view", "feature"]
     assert list(table["video_id"]) == list(pan_store.videos.index)
     assert list(table["label"]) == list(pan_store.videos["label"])
     assert list(table["split"]) == list(pan_store.videos["split"])
@@ -142,8 +145,14 @@ def test_nearest_neighbours_vote_and_are_drawn(pan_store: Store, weights: Path, 
 def test_vectors_of_several_views_are_means_of_unit_vectors() -> None:
     generator = np.random.default_rng(0)
     feature_NVD = generator.normal(size=(3, 2, 5)).astype(np.float32)
-    rows = Embeddings.of_views(feature_NVD, ["a", "b", "c"], [None] * 3, [None] * 3, per_view=True)
-    vector_ND, starts = video_vectors(rows)
+    names: dict[str, Any] = {
+        "sample_ids": list("abc"),
+        "video_ids": list("abc"),
+        "labels": [None] * 3,
+        "splits": [None] * 3,
+    }
+    rows = Embeddings(feature_RD=feature_NVD, view_R=np.zeros(3, np.int16), **names).with_views(2)
+    vector_ND, starts = sample_vectors(rows)
     assert starts == [0, 2, 4]
     unit_NVD = torch.nn.functional.normalize(torch.from_numpy(feature_NVD), dim=2)
     expected_ND = torch.nn.functional.normalize(unit_NVD.mean(1), dim=1)
@@ -151,7 +160,7 @@ def test_vectors_of_several_views_are_means_of_unit_vectors() -> None:
     assert nearest(rows, "b", 9)[0][1] == pytest.approx(
         max(float(expected_ND[1] @ expected_ND[0]), float(expected_ND[1] @ expected_ND[2])), abs=1e-6
     )
-    with pytest.raises(UserError, match="no feature of a video 'd'"):
+    with pytest.raises(UserError, match="no feature of 'd'"):
         nearest(rows, "d", 9)
 
 
@@ -166,7 +175,7 @@ def test_bad_input_is_one_line(pan_videos: Path, pan_store: Store, weights: Path
         (pan_store.path, *of, "-o", tmp_path / "junk.parquet"): "holds no embeddings",
         (pan_store.path, *of, "-o", tmp_path / "junk.zarr"): "holds no embeddings",
         (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--split", "val"): "no video of split 'val'",
-        (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--nearest", "x"): "no video 'x'",
+        (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--nearest", "x"): "there is no 'x' among the videos",
         (tmp_path / "bare.store", *of, "-o", tmp_path / "a.parquet", "--knn"): "needs labels",
         (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--knn", "--split", "test"): "'train' and of another",
     }
@@ -175,6 +184,23 @@ def test_bad_input_is_one_line(pan_videos: Path, pan_store: Store, weights: Path
         assert result.exit_code == 2, (arguments, result.output)
         assert message in result.stderr, result.stderr
         assert not (tmp_path / "a.parquet").exists()
+
+
+def test_a_segment_is_a_row(pan_store: Store, weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(pan_store.path, tmp_path / "a.store")
+    rows = [
+        {"sample_id": f"s{n}", "video_id": "train/up/0.mp4", "first_frame": n, "last_frame": n + 9, "label": f"l{n}"}
+        for n in (0, 10)
+    ]
+    write_segments(tmp_path / "a.store", pa.Table.from_pylist([row | {"split": None} for row in rows]))
+    embed(tmp_path / "a.store", tmp_path / "a.parquet", EmbedConfig(init=str(weights), **SMALL))
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert table[["sample_id", "video_id", "label", "split"]].to_numpy().tolist() == [
+        ["s0", "train/up/0.mp4", "l0", "train"],
+        ["s10", "train/up/0.mp4", "l10", "train"],
+    ]
+    expected = load(weights).features([pan_store["train/up/0.mp4"].frames[n : n + 10] for n in (0, 10)], stride=2)
+    np.testing.assert_allclose(np.stack(table["feature"].tolist()), expected.numpy(), rtol=2e-3, atol=2e-3)
 
 
 def test_videos_without_labels_have_rows(pan_videos: Path, weights: Path, tmp_path: Path) -> None:

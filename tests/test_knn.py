@@ -21,7 +21,7 @@ def _features(num_videos: int, num_views: int, seed: int, width: int = 6) -> Fea
     return Features(
         feature_NVD=torch.from_numpy(feature_NVD * 3).half(),
         label_N=torch.from_numpy(label_N),
-        video_ids=[f"{seed}-{number}" for number in range(num_videos)],
+        sample_ids=[f"{seed}-{number}" for number in range(num_videos)],
         unreadable={},
     )
 
@@ -36,7 +36,7 @@ def _votes(train: Features, scored: Features, num_neighbours: int, temperature: 
         return [unit(sum(unit(view_D) for view_D in video_VD)) for video_VD in features.feature_NVD.double().numpy()]
 
     train_N, labels = vectors(train), train.label_N.tolist()
-    votes_SK = np.zeros((len(scored.video_ids), 4))
+    votes_SK = np.zeros((len(scored.sample_ids), 4))
     for s, vector_D in enumerate(vectors(scored)):
         similarities = [float(vector_D @ other_D) for other_D in train_N]
         nearest = sorted(range(len(train_N)), key=lambda n: -similarities[n])[:num_neighbours]
@@ -73,7 +73,7 @@ def test_votes_worked_out_by_hand() -> None:
 def test_predictions_name_their_videos() -> None:
     train, scored = _features(80, 1, seed=0), _features(40, 2, seed=1)
     predictions = knn_predictions(train, scored, 4)
-    assert [prediction.video_id for prediction in predictions] == scored.video_ids
+    assert [prediction.sample_id for prediction in predictions] == scored.sample_ids
     assert [prediction.label for prediction in predictions] == scored.label_N.tolist()
     expected_S = _votes(train, scored, 20, 0.07).argmax(1)
     assert [int(prediction.probability_K.argmax()) for prediction in predictions] == expected_S.tolist()

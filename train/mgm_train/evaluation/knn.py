@@ -58,8 +58,8 @@ def knn_predictions(train: Features, scored: Features, num_classes: int) -> list
     """The vote of the training videos on each scored video."""
     probability_SK = knn_probabilities(video_features(train), train.label_N, video_features(scored), num_classes)
     return [
-        Prediction(video_id=video_id, label=label, probability_K=probability_K.numpy())
-        for video_id, label, probability_K in zip(
-            scored.video_ids, scored.label_N.tolist(), probability_SK, strict=True
+        Prediction(sample_id=sample_id, label=label, probability_K=probability_K.numpy())
+        for sample_id, label, probability_K in zip(
+            scored.sample_ids, scored.label_N.tolist(), probability_SK, strict=True
         )
     ]

@@ -1,6 +1,6 @@
-"""Features of many videos as a table: Parquet or Zarr, a row for each video or view.
+"""Features of many samples (videos or segments) as a table: Parquet or Zarr, a row for each sample or view.
 
-Axes: N videos · V views · R rows of the table (N, or N·V) · D width.
+Axes: N samples · V views · R rows of the table (N, or N·V) · D width.
 """
 
 import json
@@ -23,6 +23,7 @@ PARQUET, ZARR = ".parquet", ".zarr"
 # Names the weights, the store and the views that a file was made of.
 KEY = "mgm_embedding"
 NO_VIEW = -1
+NAMES = ("sample_id", "video_id", "label", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,36 +31,23 @@ class Embeddings:
     """Features (R, D) float32 and what each row is; `view_R` is −1 for the mean of all views."""
 
     feature_RD: NDArray[np.float32]
+    sample_ids: Sequence[str]
     video_ids: Sequence[str]
     labels: Sequence[str | None]
     splits: Sequence[str | None]
     view_R: NDArray[np.int16]
 
-    @classmethod
-    def of_views(
-        cls,
-        feature_NVD: NDArray[np.float32],
-        video_ids: Sequence[str],
-        labels: Sequence[str | None],
-        splits: Sequence[str | None],
-        *,
-        per_view: bool,
-    ) -> "Embeddings":
-        """A row for each view, or the mean of the views of each video."""
-        num_videos, num_views, width = feature_NVD.shape
-        repeats = num_views if per_view else 1
-        features = feature_NVD.reshape(-1, width) if per_view else feature_NVD.mean(axis=1)
-        views = np.tile(np.arange(num_views), num_videos) if per_view else np.full(num_videos, NO_VIEW)
-        return cls(
-            feature_RD=features,
-            video_ids=[name for name in video_ids for _ in range(repeats)],
-            labels=[name for name in labels for _ in range(repeats)],
-            splits=[name for name in splits for _ in range(repeats)],
-            view_R=views.astype(np.int16),
-        )
+    def with_views(self, num_views: int) -> "Embeddings":
+        """The same with each row for `num_views` views: `feature_RD` has all views of a sample, one after the other."""
+        names = {
+            name: [value for value in getattr(self, name) for _ in range(num_views)]
+            for name in ("sample_ids", "video_ids", "labels", "splits")
+        }
+        view_R = np.tile(np.arange(num_views, dtype=np.int16), len(self.sample_ids))
+        return Embeddings(feature_RD=self.feature_RD.reshape(len(view_R), -1), view_R=view_R, **names)
 
     def __len__(self) -> int:
-        return len(self.video_ids)
+        return len(self.sample_ids)
 
 
 def check_place(path: Path) -> None:
@@ -84,6 +72,7 @@ def _table(embeddings: Embeddings, key: str) -> pa.Table:
     width = embeddings.feature_RD.shape[1]
     features = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.feature_RD.reshape(-1)), width)
     columns: dict[str, Any] = {
+        "sample_id": pa.array(embeddings.sample_ids, pa.string()),
         "video_id": pa.array(embeddings.video_ids, pa.string()),
         "label": pa.array(embeddings.labels, pa.string()),
         "split": pa.array(embeddings.splits, pa.string()),
@@ -96,7 +85,8 @@ def _table(embeddings: Embeddings, key: str) -> pa.Table:
 def _write_zarr(folder: Path, embeddings: Embeddings, key: str) -> None:
     import zarr
 
-    texts = {"video_id": embeddings.video_ids, "label": embeddings.labels, "split": embeddings.splits}
+    names = {"sample_id": embeddings.sample_ids, "video_id": embeddings.video_ids}
+    texts = {**names, "label": embeddings.labels, "split": embeddings.splits}
     # Zarr 3 has no stable type for text of any length yet, so the names are attributes.
     attributes = {KEY: json.loads(key), **{name: list(values) for name, values in texts.items()}}
     group = zarr.create_group(folder, attributes=attributes)
@@ -120,7 +110,7 @@ def _from_parquet(path: Path) -> tuple[Embeddings, str]:
     key = (table.schema.metadata or {})[KEY.encode()].decode()
     flat = table["feature"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     view_R = table["view"].fill_null(NO_VIEW).to_numpy().astype(np.int16)
-    names = {name: table[name].to_pylist() for name in ("video_id", "label", "split")}
+    names = {name: table[name].to_pylist() for name in NAMES}
     return _embeddings(flat.reshape(len(table), -1), view_R, names), key
 
 
@@ -128,13 +118,14 @@ def _from_zarr(path: Path) -> tuple[Embeddings, str]:
     import zarr
 
     group: Any = zarr.open_group(path, mode="r")
-    names = {name: group.attrs[name] for name in ("video_id", "label", "split")}
+    names = {name: group.attrs[name] for name in NAMES}
     return _embeddings(group["feature"][:], group["view"][:], names), json.dumps(group.attrs[KEY], sort_keys=True)
 
 
 def _embeddings(feature_RD: NDArray[np.float32], view_R: NDArray[np.int16], names: dict[str, Any]) -> Embeddings:
     return Embeddings(
         feature_RD=feature_RD,
+        sample_ids=names["sample_id"],
         video_ids=names["video_id"],
         labels=names["label"],
         splits=names["split"],
@@ -142,10 +133,12 @@ def _embeddings(feature_RD: NDArray[np.float32], view_R: NDArray[np.int16], name
     )
 
 
-def video_vectors(embeddings: Embeddings) -> tuple[NDArray[np.float32], list[int]]:
-    """A vector of length 1 for each video (N, D), the mean of its rows scaled to length 1; and its first row."""
+def sample_vectors(embeddings: Embeddings) -> tuple[NDArray[np.float32], list[int]]:
+    """A vector of length 1 for each sample (N, D), the mean of its rows scaled to length 1; and its first row."""
     is_first_R = np.ones(len(embeddings), bool)
-    is_first_R[1:] = [one != other for one, other in zip(embeddings.video_ids[1:], embeddings.video_ids, strict=False)]
+    is_first_R[1:] = [
+        one != other for one, other in zip(embeddings.sample_ids[1:], embeddings.sample_ids, strict=False)
+    ]
     starts = np.flatnonzero(is_first_R)
     sum_ND = np.add.reduceat(_unit(embeddings.feature_RD), starts, axis=0)
     return _unit(sum_ND), starts.tolist()
@@ -157,16 +150,16 @@ def _unit(vector_RD: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_RD
 
 
-def nearest(embeddings: Embeddings, video_id: str, count: int) -> list[tuple[str, float]]:
-    """The videos with the largest cosine similarity to a video, without itself, as (video_id, similarity).
+def nearest(embeddings: Embeddings, sample_id: str, count: int) -> list[tuple[str, float]]:
+    """The samples with the largest cosine similarity to a sample, without itself, as (sample_id, similarity).
 
-    UserError if there is no such video.
+    UserError if there is no such sample.
     """
-    vector_ND, starts = video_vectors(embeddings)
-    names = [embeddings.video_ids[row] for row in starts]
-    if video_id not in names:
-        raise UserError(f"there is no feature of a video {video_id!r}; such as {names[0]!r} there is")
-    own = names.index(video_id)
+    vector_ND, starts = sample_vectors(embeddings)
+    names = [embeddings.sample_ids[row] for row in starts]
+    if sample_id not in names:
+        raise UserError(f"there is no feature of {sample_id!r}; such as {names[0]!r} there is")
+    own = names.index(sample_id)
     similarity_N = vector_ND @ vector_ND[own]
     similarity_N[own] = -np.inf
     best = np.argsort(-similarity_N, kind="stable")[: min(count, len(names) - 1)]
