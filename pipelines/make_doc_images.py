@@ -5,6 +5,7 @@ Axes: T frames · H,W pixels · Y,X cells of 8×8 px · t,h,w tubelets of 2×16�
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator
 
 # The widest that is small enough is taken.
-WIDTHS_PX, NUM_COLOURS, MAX_BYTES = (1000, 900, 800, 700, 600, 500), 128, 200_000
+WIDTHS_PX, NUM_COLOURS, MAX_BYTES = (1000, 900, 800, 700, 600, 500), 256, 200_000
 MOVING, TURNING = "bikes.mp4", "bigbuckbunny.mp4"
 # Clips without a cut, and the square of the stored frame in which something moves.
 WALKER_T, WALKER_BOX = np.arange(193, 209), Box(x=220, y=0, width=256, height=256)
@@ -37,8 +38,8 @@ TURN_T, TURN_BOX = np.arange(20, 52, 2), Box(x=0, y=0, width=256, height=256)
 # An I picture, the B and P pictures after it, and one P picture from the middle of the video.
 SHOWN_T = np.array([30, 31, 33, 53])
 # Frames of a clip, and strategies in one picture.
-CLIP_TITLES, ROWS_SHOWN = {t: f"frame {t}" for t in (0, 6, 12)}, 4
-README_TITLES, README_ROWS = {t: f"frame {t}" for t in (0, 4, 6, 8, 12)}, ("MGM", "random tube\n(VideoMAE)")
+CLIP_FRAMES, ROWS_SHOWN = (0, 6, 12), 4
+README_FRAMES, README_ROWS = (0, 4, 6, 8, 12), ("MGM", "random tube\n(VideoMAE)")
 FREQUENCY_MASKS: tuple[Mask, ...] = ("mgm", "smm", "tube")
 NUM_EPOCHS = 200
 
@@ -49,12 +50,12 @@ def draw_all(folder: Path) -> None:
         extract(real_clips(), Path(scratch) / "real.store", ExtractSettings())
         store = open_store(Path(scratch) / "real.store")
         _write(motion_figure(store[MOVING], SHOWN_T), folder / "motion.png")
-        arrows, *strategies = mask_picture(_subject(store[MOVING], WALKER_T, WALKER_BOX)).rows
+        arrows, *strategies = map(_unmarked, mask_picture(_subject(store[MOVING], WALKER_T, WALKER_BOX)).rows)
         for name, first in (("masks.png", 0), ("masks-more.png", ROWS_SHOWN)):
             rows = [arrows, *strategies[first : first + ROWS_SHOWN]]
-            _write(film_strip(rows, CLIP_TITLES, (224, 224), max_columns=len(CLIP_TITLES)), folder / name)
+            _write(_strip(rows, WALKER_T, CLIP_FRAMES), folder / name)
         rows = [arrows, *(row for row in strategies if row.name in README_ROWS)]
-        _write(film_strip(rows, README_TITLES, (224, 224), max_columns=len(README_TITLES)), folder / "mgm.png")
+        _write(_strip(rows, WALKER_T, README_FRAMES), folder / "mgm.png")
         _write(_guidance_figure(_subject(store[TURNING], TURN_T, TURN_BOX)), folder / "guidance.png")
         _write(_frequency_figure(store), folder / "mask-frequency.png")
 
@@ -84,14 +85,25 @@ def _subject(video: Video, indices_T: NDArray[np.int64], box: Box) -> Subject:
     """A clip of these frames, as pretraining sees it."""
     config = PretrainConfig()
     (clip,) = read_clips(video, indices_T, [View(box=box, size_px=config.image_px)])
-    return Subject(clip=clip, guided=clip, boxes_T=[[] for _ in indices_T], config=config)
+    return Subject(clip=clip, guided=clip, indices_T=indices_T, boxes_T=[[] for _ in indices_T], config=config)
 
 
 def _guidance_figure(subject: Subject) -> Figure:
     """The vectors of a clip, and how strongly each cell attracts the mask by two sources of guidance."""
     arrows, _ = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     rows = [arrows, *(_strength_row(subject, source) for source in ("vectors", "clean"))]
-    return film_strip(rows, CLIP_TITLES, (224, 224), max_columns=len(CLIP_TITLES))
+    return _strip(rows, TURN_T, CLIP_FRAMES)
+
+
+def _unmarked(row: Row) -> Row:
+    """The row of a strategy without the mark of the run's own: the pictures of the docs belong to no run."""
+    return replace(row, name=row.name.removesuffix("\n(this run)"), is_marked=False)
+
+
+def _strip(rows: list[Row], indices_T: NDArray[np.int64], shown: tuple[int, ...]) -> Figure:
+    """Some frames of a clip, under their numbers in the stored video."""
+    titles = {t: f"frame {indices_T[t]}" for t in shown}
+    return film_strip(rows, titles, (224, 224), max_columns=len(shown))
 
 
 def _strength_row(subject: Subject, source: str) -> Row:
@@ -122,7 +134,9 @@ def _write(figure: Figure, file: Path) -> None:
         image = opened.convert("RGB")
     for width_px in WIDTHS_PX:
         size = (width_px, round(image.height * width_px / image.width))
-        image.resize(size, Image.Resampling.LANCZOS).quantize(NUM_COLOURS).save(file, optimize=True)
+        # Not the median cut, which leaves the rare colours of a legend out.
+        smaller = image.resize(size, Image.Resampling.LANCZOS)
+        smaller.quantize(palette=smaller.quantize(NUM_COLOURS, Image.Quantize.MAXCOVERAGE)).save(file, optimize=True)
         if file.stat().st_size <= MAX_BYTES:
             return
     raise ValueError(f"{file} has {file.stat().st_size} bytes, more than {MAX_BYTES}")

@@ -1,6 +1,6 @@
 """Extraction on a SLURM cluster: this program is the client, and its workers are jobs that come and go.
 
-    pip install 'mgm[slurm]'
+    pip install '.[slurm]'
     python pipelines/slurm.py --jobs 16 --processes 16 --partition cpu -- extract /data/k400 /scratch/k400.store
 
 Run it where it may stay for the night: on a login node in tmux, or in a small job of its own (`sbatch --wrap`). What

@@ -155,7 +155,8 @@ class Desk:
         with chdir(self.folder):
             exec(compile(tree, "snippet", "exec"), names)
             for match in SHOWN_ARRAY.finditer(code):
-                array = np.asarray(eval(match["code"], names))
+                array = eval(match["code"], names)
+                array = array.numpy() if hasattr(array, "numpy") else np.asarray(array)
                 shape = tuple(map(int, match["shape"].replace(" ", "").rstrip(",").split(",")))
                 assert (str(array.dtype), array.shape) == (match["dtype"], shape), match[0]
 

@@ -32,6 +32,7 @@ class Programs:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
+        self.stores: list[str] = []
         self.fail: dict[tuple[str, str], str] = {}
         self.stop_at: int | None = None
         self.unscored = 0
@@ -39,6 +40,7 @@ class Programs:
     def __call__(self, command: Any, stop: Any) -> Ended:
         task, place = command[0], Path(command[3] if command[0] != "evaluate" else command[2]).parent.name
         self.calls.append((task, place))
+        self.stores.append(command[1])
         asked = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
         assert list(asked) == [task]
         if self.stop_at == len(self.calls):
@@ -71,7 +73,8 @@ def test_every_run_is_run_once_and_tabulated(ablate: Callable[..., Result], prog
     result = ablate("--json")
     assert result.exit_code == 0, result.stderr
     tasks = ("pretrain", "finetune", "evaluate")
-    names = [f"{mask}seed={seed}" for mask in ("mask=tube,", "", "mask_ratio=0.5,") for seed in (0, 1)]
+    names = [f"{mask}seed={seed}" for seed in (0, 1) for mask in ("mask=tube,", "")]
+    names += [f"mask_ratio=0.5,seed={seed}" for seed in (0, 1)]
     assert programs.calls == [(task, name) for name in names for task in tasks]
     values = json.loads(result.stdout)
     tube, mgm = values["tables"][0]["rows"]
@@ -90,6 +93,7 @@ def test_what_is_finished_is_not_run_again(ablate: Callable[..., Result], progra
     assert stopped.exit_code == 130
     assert "stopped; run the same command again" in stopped.stderr
     assert "| mgm  | not run" in stopped.stdout
+    assert "| tube | 60.0" in stopped.stdout
     assert "1 not run" in stopped.stdout
     listed = ablate("-n").stdout.splitlines()
     assert [line.split("  ")[0].strip() for line in listed[:3]] == ["evaluate done", "finetune begun", "new"]
@@ -97,7 +101,7 @@ def test_what_is_finished_is_not_run_again(ablate: Callable[..., Result], progra
     programs.calls.clear()
     programs.stop_at = None
     assert ablate().exit_code == 0
-    assert programs.calls[:2] == [("finetune", "mask=tube,seed=1"), ("evaluate", "mask=tube,seed=1")]
+    assert programs.calls[:2] == [("finetune", "seed=0"), ("evaluate", "seed=0")]
     programs.calls.clear()
     assert ablate().exit_code == 0
     assert programs.calls == []
@@ -128,6 +132,52 @@ def test_videos_that_no_test_could_read_are_remarked(ablate: Callable[..., Resul
     result = ablate("--table", "ratio")
     assert result.exit_code == 3
     assert "4 videos could not be read" in result.stdout
+
+
+def test_a_probe_follows_and_a_run_from_scratch_has_neither_pretraining_nor_probe(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path
+) -> None:
+    tables = {"t": {"from": {"scratch": {"pretrain_on": "none"}, "mgm": {}}, "finetune.label_fraction": [0.2, 1.0]}}
+    result = ablate(grid={"settings": TOY, "tests": ["evaluate", "probe"], "tables": tables})
+    assert result.exit_code == 0, result.stderr
+    few, scratch = "finetune.label_fraction=0.2,", "pretrain_on=none,"
+    assert programs.calls == [
+        ("finetune", f"{few}{scratch}seed=0"),
+        ("evaluate", f"{few}{scratch}seed=0"),
+        ("finetune", f"{scratch}seed=0"),
+        ("evaluate", f"{scratch}seed=0"),
+        ("pretrain", "seed=0"),
+        ("finetune", f"{few}seed=0"),
+        ("evaluate", f"{few}seed=0"),
+        ("probe", "seed=0"),
+        ("finetune", "seed=0"),
+        ("evaluate", "seed=0"),
+    ]
+    asked = yaml.safe_load((tmp_path / "out" / f"{scratch}seed=0" / "finetune.yaml").read_text())
+    assert asked["finetune"]["init"] == ""
+    rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
+    assert [row["labels"] for row in rows[:2]] == [
+        {"from": "scratch", "finetune.label_fraction": "0.2"},
+        {"from": "scratch", "finetune.label_fraction": "1.0"},
+    ]
+    assert [("probe_top1" in row, "pretrain_wall_s" in row) for row in rows] == [(False, False)] * 2 + [
+        (True, True)
+    ] * 2
+
+
+def test_another_store_to_pretrain_on(
+    ablate: Callable[..., Result], programs: Programs, tmp_path: Path, pan_store: Store
+) -> None:
+    other = tmp_path / "other.store"
+    shutil.copytree(str(pan_store.path), other)
+    tables = {"t": {"pretrain_on": {"same": "", "other": "other"}}}
+    grid = {"settings": TOY, "stores": {"other": str(other)}, "tables": tables}
+    assert ablate(grid=grid).exit_code == 0
+    stores = [str(pan_store.path)] * 3 + [str(other)] + [str(pan_store.path)] * 2
+    assert programs.stores == stores
+    (other / "parts").rename(other / "gone")
+    changed = ablate(grid=grid)
+    assert changed.exit_code == 2
 
 
 def test_one_table_leaves_the_others_in_the_results(

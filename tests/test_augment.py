@@ -11,17 +11,27 @@ from mgm_shared.geometry import Box
 from mgm_train.data.augment import (
     FinetuneAugment,
     PretrainAugment,
-    erase_box,
+    draw_erasing,
+    fill_box,
     multi_scale_crop,
-    rand_augment,
     random_resized_crop,
     view_boxes,
 )
 from mgm_train.data.clips import Clip
+from mgm_train.data.operations import apply_operations, draw_operations
 
 RANDAUG = "rand-m7-n4-mstd0.5-inc1"
 sides = st.integers(8, 50).map(lambda cells: 8 * cells)
 seeds = st.integers(0, 2**32)
+
+
+def rand_augment(frames_CTHW: Any, config: str, rng: np.random.Generator) -> Any:
+    return apply_operations(frames_CTHW, draw_operations(config, frames_CTHW.shape[2], rng))
+
+
+def erase_box(frames_CTHW: Any, rng: np.random.Generator) -> Any:
+    height, width = frames_CTHW.shape[2:]
+    return fill_box(frames_CTHW, *draw_erasing(height, width, rng))
 
 
 @given(sides, sides, seeds, st.booleans())
@@ -105,6 +115,20 @@ def test_one_box_is_erased_in_all_frames() -> None:
         assert (is_erased_THW.sum((1, 2)) > 0.95 * height * width).all()
         assert 0.015 <= height * width / 64**2 <= 0.36
     assert (frames_CTHW == 7).all()
+
+
+def test_the_noise_is_imagenets_normal_cut_off_to_grey_levels() -> None:
+    """Against normal numbers of numpy, clipped and cut off, of which the noise once was made."""
+    frames_CTHW = np.zeros((3, 40, 96, 96), np.uint8)
+    erased_CTHW = erase_box(frames_CTHW, np.random.default_rng(4))
+    box_HW = (erased_CTHW != 0).any((0, 1))
+    rng = np.random.default_rng(5)
+    for erased_THW, mean, std in zip(erased_CTHW, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True):
+        ours = erased_THW[:, box_HW].ravel()
+        normal = (255 * (mean + std * rng.standard_normal(ours.size))).clip(0, 255).astype(np.uint8)
+        assert ours.size > 5000
+        shares = [np.cumsum(np.bincount(levels, minlength=256)) / levels.size for levels in (ours, normal)]
+        assert np.abs(shares[0] - shares[1]).max() < 2.5 / np.sqrt(ours.size)
 
 
 def test_finetune_augment_is_decided_by_its_generator_and_needs_no_motion() -> None:

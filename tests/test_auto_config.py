@@ -2,15 +2,19 @@
 
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from toy import pretrain_job, toy_config
+from torch import nn
+from toy import MovingStripes, pretrain_job, toy_config
 
 from mgm_shared.config import Config
 from mgm_shared.errors import UserError
+from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import find_weights
 from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
@@ -144,10 +148,36 @@ def test_every_chosen_option_is_one_of_the_configuration() -> None:
 def test_a_run_says_after_its_first_step_how_long_it_will_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(pretrain_job(tmp_path, toy_config(log_every_steps=10)), Distributed(device=torch.device("cpu")))
+    """The wait for the first batch counts neither there nor in the first row of metrics.jsonl."""
+
+    class SlowToStart(MovingStripes):
+        def __getitem__(self, key: tuple[int, int]) -> list[dict[str, Any]]:
+            time.sleep(1.5 if self.num_reads == 0 else 0)
+            return super().__getitem__(key)
+
+    job = pretrain_job(tmp_path, toy_config(log_every_steps=5), SlowToStart(), flops_per_clip=None)
+    train(job, Distributed(device=torch.device("cpu")))
     lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"step 1/10 took \d+\.\d s, start-up included: about \d+ s left", lines[1])
-    assert lines[2].startswith("step 10/10 | ")
+    pattern = r"step 1/10 \| (\d+\.\d) clips/s \| about (\d+) s left \| started in (\d\.\d) s"
+    found = re.fullmatch(pattern, lines[1])
+    assert found, lines[1]
+    clips_per_s, left_s, started_s = map(float, found.groups())
+    assert 1.5 <= started_s < 3
+    assert clips_per_s > 4 / 1.5, "faster than with the start-up"
+    assert left_s < 9 * 1.5
+    assert lines[2].startswith("step 5/10 | ")
+    row = RunFolder(tmp_path).read_metrics()[0]
+    assert row["clips_per_s"] > 5 * 4 / 1.5
+    assert row["data_wait_ms"] * 5 < 1500
+
+
+def test_a_compiled_run_measures_its_second_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = pretrain_job(tmp_path, toy_config(log_every_steps=10, compile=True))
+    with mock.patch("torch.compile", lambda model, **options: model), mock.patch.object(nn.Module, "compile"):
+        train(job, Distributed(device=torch.device("cpu")))
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"step 1/10 took \d+\.\d s, compiling the model included; --no-compile starts faster", lines[1])
+    assert re.fullmatch(r"step 2/10 \| \d+\.\d clips/s \| about \d+ s left", lines[2])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (9000, "2.5 h"), (259_200, "3.0 days")])

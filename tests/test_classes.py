@@ -1,16 +1,26 @@
 """Labels as class numbers, and class maps: the published ones against the lists that they are made from."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from synthetic import StandIn
 
 from mgm_shared.errors import UserError
-from mgm_train.data.labels import class_names, describe_map, label_numbers, mirror_pair, read_class_map, split_rows
+from mgm_train.data.labels import (
+    class_names,
+    describe_map,
+    label_numbers,
+    label_subset,
+    mirror_pair,
+    read_class_map,
+    split_rows,
+)
 
 CLASS_MAPS = Path(__file__).parent.parent / "pipelines" / "classes"
 
@@ -120,3 +130,28 @@ def test_the_published_partial_domains(source: str, target: str) -> None:
 def test_a_label_in_quotes_may_hold_a_line_break(tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_bytes(b'label,class\n"a\nb",c\n"d\r\ne",f\n')
     assert read_class_map(tmp_path / "map.csv") == {"a\nb": "c", "d\ne": "f"}
+
+
+def test_a_share_of_the_labels_is_of_each_class_and_part_of_a_larger_share() -> None:
+    label_N = np.repeat([0, 1, 2, 5], [40, 10, 3, 1])[np.random.default_rng(0).permutation(54)]
+    chosen = {share: label_subset(label_N, share, seed=3) for share in (0.05, 0.2, 0.25, 0.5, 1.0)}
+    counts = {share: np.bincount(label_N[places], minlength=6).tolist() for share, places in chosen.items()}
+    # Rounded, half up, and at least one: a class is never left out.
+    assert counts == {
+        0.05: [2, 1, 1, 0, 0, 1],
+        0.2: [8, 2, 1, 0, 0, 1],
+        0.25: [10, 3, 1, 0, 0, 1],
+        0.5: [20, 5, 2, 0, 0, 1],
+        1.0: [40, 10, 3, 0, 0, 1],
+    }
+    for smaller, larger in itertools.pairwise(chosen.values()):
+        assert set(smaller.tolist()) <= set(larger.tolist())
+    assert all(places.tolist() == sorted(set(places.tolist())) for places in chosen.values())
+    assert chosen[0.2].tolist() == label_subset(label_N, 0.2, seed=3).tolist()
+    assert chosen[0.2].tolist() != label_subset(label_N, 0.2, seed=4).tolist()
+
+
+def test_another_class_does_not_change_which_videos_of_a_class_are_drawn() -> None:
+    both = np.array([0] * 20 + [1] * 20)
+    alone = label_subset(np.zeros(20, np.int64), 0.3, seed=1)
+    assert label_subset(both, 0.3, seed=1)[:6].tolist() == alone.tolist()

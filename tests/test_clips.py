@@ -213,6 +213,23 @@ def test_labelled_clips_follow_their_sampling() -> None:
     assert frame_numbers(sample)[-1] >= 150
 
 
+def test_a_share_of_the_labelled_videos_is_drawn_by_the_seed() -> None:
+    names = [f"{k}" for k in range(20)]
+    store = MemoryStore(dict.fromkeys(names, 16), {name: "xy"[int(name) % 2] for name in names})
+
+    def videos(**settings: Any) -> tuple[list[int], list[int]]:
+        clips: dict[str, Any] = {"num_frames": 4, "stride": 1, "augment": Keep(), "classes": ["x", "y"]}
+        dataset = LabelledDataset(store, **clips, **settings)
+        samples = [dataset[0, index][0] for index in range(len(dataset))]
+        return [int(sample["frames_CTHW"][1, 0, 0, 0]) for sample in samples], [sample["label"] for sample in samples]
+
+    few, labels = videos(label_fraction=0.3)
+    assert labels == [number % 2 for number in few]
+    assert (labels.count(0), labels.count(1)) == (3, 3)
+    assert few != videos(label_fraction=0.3, seed=1)[0]
+    assert videos()[0] == list(range(20))
+
+
 def test_frames_keep_their_pixels_on_the_way_into_a_sample() -> None:
     store = MemoryStore({"a": 16})
     ((sample),) = pretrain_dataset(store, stride=1)[0, 0]

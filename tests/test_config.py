@@ -63,7 +63,12 @@ def test_what_was_given_is_known() -> None:
     [
         ({"batch_size": 4.9}, "batch-size is 4.9 but must be a whole number"),
         ({"batch_size": True}, "batch-size is True but must be a whole number"),
-        ({"num_workers": 1.5}, "num-workers is 1.5 but must be a whole number"),
+        ({"num_workers": 1.5}, "num-workers is 1.5 but must be auto or a whole number"),
+        ({"num_workers": -1}, "num-workers is -1 but must be auto or at least 0"),
+        ({"num_workers": "many"}, "num-workers is 'many' but must be auto or a whole number"),
+        ({"num_workers": True}, "num-workers is True but must be auto or a whole number"),
+        ({"compile": "yes"}, "compile is 'yes' but must be auto or true or false"),
+        ({"precision": "fp16", "fsdp": True}, "precision is 'fp16' but must be bf16 or fp32 with fsdp"),
         ({"epochs": None}, "epochs is None but must be a whole number"),
         ({"batch_size": [4]}, "batch-size is (4,) but must be a whole number"),
         ({"flip": 1}, "flip is 1 but must be true or false"),

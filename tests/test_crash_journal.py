@@ -52,14 +52,14 @@ def test_deadly_videos_are_rejected_and_blame_no_other(tmp_path: Path, monkeypat
         write_video(videos / f"{name}.mp4", pan((2, 1), num_frames=6, height=64, width=96))
     (site / "sitecustomize.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
-    summary = extract(videos, tmp_path / "out.store", ExtractSettings(max_seconds=6), Execution(workers=2))
+    summary = extract(videos, tmp_path / "out.store", ExtractSettings(max_seconds=15), Execution(workers=2))
     assert (summary.done, summary.failed) == (2, 3)
     assert list(open_store(tmp_path / "out.store").videos.index) == ["a.mp4", "z.mp4"]
     failures = [json.loads(line) for line in (tmp_path / "out.store/failures.jsonl").read_text().splitlines()]
     text = "decoding it ended the worker process, twice ({})"
     assert {failure["video_id"]: failure["reason"] for failure in failures} == {
         "exit.mp4": text.format("killed"),
-        "hang.mp4": text.format("Timeout (0:00:07)"),
+        "hang.mp4": text.format("Timeout (0:00:16)"),
         "segfault.mp4": text.format("Segmentation fault"),
     }
     assert not (tmp_path / "out.store/.unfinished").exists()

@@ -24,7 +24,7 @@ from mgm_train.data.labels import class_names
 from mgm_train.evaluation.features import Features
 from mgm_train.evaluation.linear_probe import fit_and_score
 from mgm_train.evaluation.metrics import Prediction, rank_of_label
-from mgm_train.evaluation.multiview import ViewDataset, score_every, score_views
+from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import init_distributed
@@ -89,11 +89,16 @@ def _dataset(store: Store) -> ViewDataset:
     return ViewDataset(store, class_names(store), MODEL, EvaluateConfig(**ONE_VIEW, batch_size=3))  # type: ignore[arg-type]
 
 
+def _frames(dataset: ViewDataset, index: int) -> torch.Tensor:
+    frames_VCTHW: torch.Tensor = collate_views([dataset[index]])["frames_NVCTHW"][0]
+    return frames_VCTHW
+
+
 @BAD
 def test_a_single_bad_output_ends_a_test_and_names_its_video(pan_store: Store, bad: float) -> None:
     dataset = _dataset(pan_store)
     video = dataset[2]
-    model = _Constant(bad, video.frames_VCTHW)
+    model = _Constant(bad, _frames(dataset, 2))
     with pytest.raises(UserError, match=re.escape(repr(video.video_id))):
         score_views(model, dataset, CPU)
     with pytest.raises(UserError, match=re.escape(repr(video.video_id))):
@@ -104,7 +109,7 @@ def _score_and_note(store: Path, out: Path) -> None:
     dataset = _dataset(open_store(store))
     with init_distributed("cpu") as distributed:
         try:
-            score_views(_Constant(math.nan, dataset[1].frames_VCTHW), dataset, distributed)
+            score_views(_Constant(math.nan, _frames(dataset, 1)), dataset, distributed)
         except UserError as error:
             out.with_suffix(f".{distributed.rank}").write_text(str(error))
 

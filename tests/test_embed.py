@@ -187,7 +187,7 @@ def test_bad_input_is_one_line(pan_videos: Path, pan_store: Store, weights: Path
 
 
 def test_a_segment_is_a_row(pan_store: Store, weights: Path, tmp_path: Path) -> None:
-    shutil.copytree(pan_store.path, tmp_path / "a.store")
+    shutil.copytree(str(pan_store.path), tmp_path / "a.store")
     rows = [
         {"sample_id": f"s{n}", "video_id": "train/up/0.mp4", "first_frame": n, "last_frame": n + 9, "label": f"l{n}"}
         for n in (0, 10)

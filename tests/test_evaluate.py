@@ -1,6 +1,7 @@
 """The multi-view test: each video read once, scored once, never replaced."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from mgm_shared import shard_reader
 from mgm_shared.store import Store, open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data import packed_batch
+from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import class_names
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.sampling import view_indices
-from mgm_train.evaluation.multiview import ViewDataset, collate_views, score_every, score_views
+from mgm_train.data.views import View, read_views
+from mgm_train.evaluation.multiview import (
+    ViewDataset,
+    _one_ahead,
+    clips_at_once,
+    collate_views,
+    score_every,
+    score_views,
+)
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, build
 from mgm_train.runtime.distributed import Distributed, init_distributed
@@ -32,12 +42,17 @@ def _dataset(store: Any, **settings: Any) -> ViewDataset:
     return ViewDataset(store, class_names(store), MODEL, config)
 
 
+def frames_of(dataset: ViewDataset, index: int) -> torch.Tensor:
+    """The views of one video, (V, C, T, H, W)."""
+    frames_VCTHW: torch.Tensor = collate_views([dataset[index]])["frames_NVCTHW"][0]
+    return frames_VCTHW
+
+
 def test_views_are_those_of_a_loop_over_views(pan_store: Store) -> None:
     dataset = _dataset(pan_store, num_temporal_views=2, num_spatial_views=3)
-    views = dataset[1]
-    video = pan_store[views.video_id]
-    assert views.frames_VCTHW is not None
-    assert views.frames_VCTHW.shape == (6, 3, 8, 64, 64)
+    frames_VCTHW = frames_of(dataset, 1)
+    video = pan_store[dataset[1].video_id]
+    assert frames_VCTHW.shape == (6, 3, 8, 64, 64)
     import cv2
 
     expected = []
@@ -45,13 +60,12 @@ def test_views_are_those_of_a_loop_over_views(pan_store: Store) -> None:
         for left in (0, 16, 32):
             crop_THWC = video.frames[indices_T][:, :, left : left + 128]
             expected.append([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in crop_THWC])
-    np.testing.assert_array_equal(views.frames_VCTHW.permute(0, 2, 3, 4, 1), np.array(expected))
+    np.testing.assert_array_equal(frames_VCTHW.permute(0, 2, 3, 4, 1), np.array(expected))
 
 
 def test_one_view_works_and_is_the_middle(pan_store: Store) -> None:
-    views = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)[0]
-    assert views.frames_VCTHW is not None
-    assert views.frames_VCTHW.shape == (1, 3, 8, 64, 64)
+    dataset = _dataset(pan_store, num_temporal_views=1, num_spatial_views=1)
+    assert frames_of(dataset, 0).shape == (1, 3, 8, 64, 64)
 
 
 def test_the_softmax_is_averaged_over_views(pan_store: Store) -> None:
@@ -60,7 +74,7 @@ def test_the_softmax_is_averaged_over_views(pan_store: Store) -> None:
     scores, predictions = score_views(model, dataset, CPU)
     assert (scores.scored, scores.listed, scores.unreadable) == (4, 4, {})
     with torch.no_grad():
-        expected = model.eval()(dataset[2].frames_VCTHW).softmax(1).mean(0)
+        expected = model.eval()(frames_of(dataset, 2)).softmax(1).mean(0)
     np.testing.assert_allclose(predictions[2].probability_K, expected, rtol=1e-4)
 
 
@@ -145,3 +159,41 @@ def test_the_frames_of_a_batch_are_pinned(pan_store: Store, monkeypatch: pytest.
     pinned_batch = pin_memory(batch)
     assert pinned == [pinned_batch["frames_NVCTHW"].data_ptr()]
     assert [video.video_id for video in pinned_batch["videos"]] == [dataset[index].video_id for index in range(2)]
+
+
+@pytest.mark.parametrize("sampling", ["dense", "segment"])
+def test_frames_that_several_views_share_are_shown_in_each(pan_store: Store, sampling: str) -> None:
+    """More clips than the video has frames for: they overlap."""
+    dataset = _dataset(pan_store, num_temporal_views=5, num_spatial_views=1, sampling=sampling)
+    video = pan_store[dataset[0].video_id]
+    indices_VT = view_indices(video.num_frames, 8, 2, 5, sampling)
+    assert sampling == "segment" or len(np.unique(indices_VT)) < indices_VT.size
+    frames_VCTHW = frames_of(dataset, 0)
+    (box,) = view_boxes(video.height, video.width, 1)
+    for frames_CTHW, indices_T in zip(frames_VCTHW, indices_VT, strict=True):
+        (expected,) = read_views(video, np.sort(indices_T), [View(box=box, size_px=64)])
+        np.testing.assert_array_equal(frames_CTHW, expected)
+
+
+def test_results_come_one_batch_later_and_none_is_lost() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    given = []
+    for number in _one_ahead(items()):
+        given.append(number)
+        assert len(made) == min(number + 2, 3)
+    assert given == [0, 1, 2]
+    assert list(_one_ahead(iter([]))) == []
+
+
+def test_the_clips_of_a_forward_pass_fit_into_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = model_config("vit_base")
+    for free_gib, expected in ((80, 128), (1, 11), (0.01, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free_gib: (int(free * 2**30), 0))
+        assert clips_at_once(base, torch.device("cuda")) == expected
+    assert clips_at_once(base, torch.device("cpu")) == 32

@@ -1,20 +1,25 @@
 """Figures have a panel for each row and frame; a movie is a GIF that plays as fast as the clip."""
 
 import errno
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from matplotlib.quiver import Quiver
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
+from mgm_prep.config import FlowSettings
+from mgm_prep.store_tools.add_flow import add_flow
+from mgm_prep.store_tools.describe import draw_video
 from mgm_shared import figures
 from mgm_shared.errors import UserError
 from mgm_shared.figures import Row, film_strip, motion_figure, movie, panels, save, save_gif
-from mgm_shared.store import Store
+from mgm_shared.store import Store, open_store
 
 GREY = np.linspace(0, 250, 5).astype(np.uint8)
 FRAMES_THWC = np.broadcast_to(GREY[:, None, None, None], (5, 16, 24, 3))
@@ -135,3 +140,37 @@ def test_a_figure_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list(tmp_path.iterdir())) == 3
     with pytest.raises(UserError, match="cannot draw into"):
         save(panels(1, 1, (16, 24))[0], tmp_path / "figure.xyz")
+
+
+def test_a_marked_row_stands_out_and_a_movie_has_the_scale_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Row(name="own", draw=_row("").draw, is_marked=True, scale="full colour: 2")
+    figure = film_strip([_row("other"), own], {0: "a"}, (16, 24))
+    other_axis, own_axis = figure.axes
+    assert [axis.yaxis.label.get_fontweight() for axis in (other_axis, own_axis)] == ["normal", "bold"]
+    assert [axis.spines["top"].get_visible() for axis in (other_axis, own_axis)] == [False, True]
+    drawn = []
+
+    def noted(*sizes: Any) -> Any:
+        drawn.append(panels(*sizes))
+        return drawn[0]
+
+    monkeypatch.setattr(figures, "panels", noted)
+    movie([own], {0: "a"}, (16, 24))
+    assert drawn[0][1][0, 0].get_title() == "own\nfull colour: 2"
+
+
+def test_flow_is_drawn_where_there_is_some(pan_store: Store, tmp_path: Path) -> None:
+    indices_T = np.array([2, 5])
+    assert len(motion_figure(pan_store["train/left/0.mp4"], indices_T).axes) == 2 * 3
+    store = shutil.copytree(str(pan_store.path), tmp_path / "flow.store")
+    add_flow(store, FlowSettings(method="farneback"))
+    video = open_store(store)["train/left/0.mp4"]
+    figure = motion_figure(video, indices_T)
+    assert [axis.get_ylabel() for axis in figure.axes[::3]] == [
+        "vectors\n(hatched: none)", "vectors\n(grey: none)", "flow\n(hatched: none)", "flow\n(grey: none)",
+    ]  # fmt: skip
+    (arrows,) = [found for found in figure.axes[7].collections if isinstance(found, Quiver)]
+    assert np.median(np.asarray(arrows.U)) < 0, "the pan goes to the left"
+    draw_video(video, tmp_path / "pan.mp4", num_frames=6)
+    with av.open(str(tmp_path / "pan.mp4")) as film:
+        assert len(list(film.decode(video=0))) == 6

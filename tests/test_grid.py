@@ -103,6 +103,50 @@ def test_what_varies_later_stages_shares_the_earlier_ones(grid_of: Callable[...,
     assert len({name["evaluate"] for name in names}) == 4
 
 
+def test_a_probe_is_of_the_pretraining_alone(grid_of: Callable[..., list[Table]]) -> None:
+    axes = {"finetune.label_fraction": [0.2, 1.0], "mask": ["tube"]}
+    (table,) = grid_of({"t": axes}, tests=["probe", "evaluate"], settings={"probe.epochs": 3, "stride": 3})
+    runs = [row.runs[0] for row in table.rows]
+    assert [run.names["probe"] for run in runs] == ["mask=tube,seed=0"] * 2
+    assert [run.names["evaluate"] for run in runs] == [
+        "finetune.label_fraction=0.2,mask=tube,seed=0",
+        "mask=tube,seed=0",
+    ]
+    configs: Mapping[str, Any] = runs[0].configs
+    assert (configs["probe"].epochs, configs["probe"].stride, configs["probe"].seed) == (3, 3, 0)
+    assert runs[0].tests == ("evaluate", "probe")
+    # Without probes in the grid, their options are nobody's: an axis `label_fraction` is of fine-tuning.
+    (without,) = grid_of({"t": {"label_fraction": [0.2]}})
+    configs = dict(without.rows[0].runs[0].configs)
+    assert (configs["finetune"].label_fraction, configs["probe"].label_fraction) == (0.2, 1.0)
+
+
+def test_a_pretraining_on_another_store_or_none(grid_of: Callable[..., list[Table]]) -> None:
+    choices = {"same": "", "scratch": "none", "films": "corpus"}
+    (table,) = grid_of(
+        {"t": {"from": {label: {"pretrain_on": name} for label, name in choices.items()}}},
+        stores={"corpus": "/data/corpus.store"},
+    )
+    runs = [row.runs[0] for row in table.rows]
+    assert [run.pretrain_on for run in runs] == ["", "none", "/data/corpus.store"]
+    assert [run.is_pretrained for run in runs] == [True, False, True]
+    names = ["seed=0", "pretrain_on=none,seed=0", "pretrain_on=corpus,seed=0"]
+    assert [run.names["pretrain"] for run in runs] == names
+    assert [run.name for run in runs] == names
+    (both,) = grid_of(
+        {"t": {"mask": ["tube"], "pretrain_on": {"corpus": "", "one": "one"}}},
+        stores={"one": "1.store", "two": "2.store"},
+        settings={"pretrain_on": "two"},
+    )
+    assert [row.runs[0].pretrain_on for row in both.rows] == ["", "1.store"]
+
+
+def test_a_grid_that_is_cut_short_has_whole_comparisons(grid_of: Callable[..., list[Table]]) -> None:
+    tables = grid_of({"a": {"mask": ["tube", "mgm"]}, "b": {"mask": ["mgm", "smm"]}}, seeds=[5, 7])
+    order = ["mask=tube,seed=5", "seed=5", "mask=tube,seed=7", "seed=7", "mask=smm,seed=5", "mask=smm,seed=7"]
+    assert [run.name for run in runs_of(tables)] == order
+
+
 def test_some_tables_can_be_chosen(grid_of: Callable[..., list[Table]]) -> None:
     tables = grid_of({"a": {"mask": ["tube"]}, "b": {"mask": ["mgm"]}})
     assert [table.name for table in choose(tables, ["b"])] == ["b"]
@@ -124,10 +168,14 @@ def test_some_tables_can_be_chosen(grid_of: Callable[..., list[Table]]) -> None:
         ({"tables": {"t": {"seed": [0, 1]}}}, "seed cannot be varied; list them under `seeds`"),
         ({"tables": {"t": {"mask": ["mgm"]}}, "settings": {"init": "x"}}, "init cannot be varied"),
         ({"tables": {"t": {"mask": ["mgm"]}}, "seeds": ["a"]}, "`seeds` must be a list of whole numbers"),
-        ({"tables": {"t": {"mask": ["mgm"]}}, "seed": 3}, "has no seed; there are: recipe, settings, seeds, tables"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "seed": 3}, "has no seed; there are: recipe, settings, seeds, tests"),
         ({"tables": {"t": {"mask": ["mgm"]}}, "recipe": "none.yaml"}, "none.yaml cannot be read"),
         ({"tables": {"t": {"randaug": ["a/b", "a;b"]}}}, "two different runs would be named randaug=a-b,seed=0"),
-        ({}, "has no `tables`; see pipelines/ablation.yaml"),
+        ({"tables": {"t": {"probe.epochs": [1]}}}, "probe.epochs is no setting of probe"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "tests": ["probes"]}, "has no probes; there are: evaluate, probe"),
+        ({"tables": {"t": {"mask": ["mgm"]}}, "tests": "probe"}, "`tests` must be a list of evaluate, probe"),
+        ({"tables": {"t": {"pretrain_on": ["ssv2"]}}}, "pretrain_on is 'ssv2'; it is one of none, where `stores` has"),
+        ({}, "has no `tables`; see `mgm-train recipe"),
         ([], "must hold `key: value` lines"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",

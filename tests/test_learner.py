@@ -127,3 +127,55 @@ def test_processes_exchange_gradients_and_no_constant_tables(tmp_path: Path) -> 
         num_reduced, num_broadcast = map(int, (tmp_path / f"counts.{rank}").read_text().split())
         assert num_reduced >= 2
         assert num_broadcast == 0
+
+
+def test_float16_with_a_scaled_loss_learns_the_same_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings = {"precision": "fp16", "ema_decay": 0.9}
+    train(pretrain_job(tmp_path / "whole", toy_config(**settings)), CPU)
+    assert losses_of(tmp_path / "whole") == pytest.approx(golden_losses("pretrain"), abs=0.02)
+    assert losses_of(tmp_path / "whole") != pytest.approx(golden_losses("pretrain"), abs=1e-6)
+    scaler = (load_last(RunFolder(tmp_path / "whole")) or {})["scaler"]
+    assert scaler["scale"] >= 1
+    assert scaler["_growth_tracker"] == 10, "no step was left out"
+    assert run_toy(tmp_path / "parts", 1, kill_at=9, **settings) == [-signal.SIGKILL]
+    assert run_toy(tmp_path / "parts", 1, **settings) == [0]
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_step_with_infinite_gradients_is_left_out_and_the_scale_is_halved(tmp_path: Path) -> None:
+    job = pretrain_job(tmp_path, toy_config(precision="fp16"))
+    learner = Learner(job.model, job.config, CPU, None, None)
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    scale = learner.scaler.get_scale()
+    learner.forward_backward(lambda model: next(model.parameters()).sum() * torch.inf, 0)
+    learner.step(1e-3, 1, is_norm_wanted=False)
+    torch.testing.assert_close(dict(job.model.state_dict()), before, atol=0, rtol=0)
+    assert learner.scaler.get_scale() == scale / 2
+    assert learner.is_finite()
+
+
+def _note_dtypes(out: Path) -> None:
+    with init_distributed("cpu") as distributed:
+        job = pretrain_job(out, toy_config(fsdp=True, precision="bf16", ema_decay=0.9))
+        learner = Learner(job.model, job.config, distributed, None, None)
+        batch = collate_counted([MovingStripes()[(0, index)] for index in range(2)])
+        inner: Any = job.model.encoder.blocks[0].norm1
+        seen: list[str] = []
+        inner.register_forward_hook(lambda norm, *_: seen.append(str(norm.weight.dtype)))
+        learner.forward_backward(lambda model: job.objective(model, batch, 0), 0)
+        learner.step(1e-3, 1, is_norm_wanted=True)
+        stored = {str(parameter.dtype) for parameter in (*job.model.parameters(), *learner.scored_model.parameters())}
+    out.with_suffix(f".{distributed.rank}").write_text(" ".join([*seen, *stored]))
+
+
+def test_shares_are_gathered_in_bfloat16_and_kept_in_float32(tmp_path: Path) -> None:
+    assert run_processes(2, _note_dtypes, tmp_path / "dtypes") == [0, 0]
+    for rank in range(2):
+        assert (tmp_path / f"dtypes.{rank}").read_text() == "torch.bfloat16 torch.float32"
+
+
+def test_shares_in_bfloat16_learn_what_copies_learn(tmp_path: Path) -> None:
+    for is_sharded in (False, True):
+        assert run_toy(tmp_path / str(is_sharded), 2, fsdp=is_sharded, precision="bf16") == [0, 0]
+    copies, shares = losses_of(tmp_path / "False"), losses_of(tmp_path / "True")
+    assert shares == pytest.approx(copies, abs=0.02)

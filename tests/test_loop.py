@@ -37,7 +37,13 @@ from mgm_train.checkpoint.weights import load_weights
 from mgm_train.config import PretrainConfig
 from mgm_train.data.loader import Plan, StepKeys, collate_counted
 from mgm_train.models.videomae import VideoClassifier
-from mgm_train.runtime.distributed import Distributed, autocast_dtype, init_distributed, precision_remark
+from mgm_train.runtime.distributed import (
+    Distributed,
+    autocast_dtype,
+    init_distributed,
+    is_compiled,
+    precision_remark,
+)
 from mgm_train.runtime.signals import is_stop_agreed, signals_put_off
 from mgm_train.training import loop
 from mgm_train.training.loop import Job, TrainResult, train
@@ -368,7 +374,7 @@ def test_precision_and_device_choices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("is_emulated", [True, False])
-def test_a_gpu_that_emulates_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
+def test_a_gpu_that_emulates_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
     """With torch told that there is a GPU, of Turing (7.5) or Ampere (8.0), on which a bfloat16 tensor can be made."""
     properties = SimpleNamespace(major=7 if is_emulated else 8, minor=5 if is_emulated else 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -378,14 +384,21 @@ def test_a_gpu_that_emulates_bfloat16_computes_in_float32(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     gpu = torch.device("cuda")
     assert torch.cuda.is_bf16_supported(), "as torch counts by default"
-    assert autocast_dtype("auto", gpu) is (None if is_emulated else torch.bfloat16)
+    assert autocast_dtype("auto", gpu) is (torch.float16 if is_emulated else torch.bfloat16)
     assert autocast_dtype("bf16", gpu) is torch.bfloat16
-    assert precision_remark("auto", gpu) == (
-        "Tesla T4 has no bfloat16 arithmetic: computing in float32" if is_emulated else ""
-    )
-    assert ("--precision fp32" in precision_remark("bf16", gpu)) == is_emulated
+    assert ("computing in float16" in precision_remark("auto", gpu)) == is_emulated
+    assert is_compiled("auto", "auto")
+    assert not is_compiled("auto", "cpu")
+    if is_emulated:
+        properties.major, properties.minor = 6, 1
+        assert autocast_dtype("auto", gpu) is None, "Pascal has no tensor cores"
+        assert precision_remark("auto", gpu) == "Tesla T4 has no bfloat16 arithmetic: computing in float32"
+        assert not is_compiled("auto", "auto")
+    assert ("--precision fp16" in precision_remark("bf16", gpu)) == is_emulated
     assert precision_remark("fp32", gpu) == precision_remark("bf16", torch.device("cpu")) == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not is_compiled("auto", "auto")
+    assert is_compiled(True, "cpu")
     with init_distributed("auto") as distributed:
         assert (distributed.device.type, distributed.is_main, distributed.world_size) == ("cpu", True, 1)
     with pytest.raises(UserError, match="no GPU"), init_distributed("cuda"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import shown_at_s
 
-from mgm_train.figures.mp4 import save_mp4
+from mgm_shared.mp4 import save_mp4
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [236, 200, 20], [0, 0, 0], [255, 255, 255]], np.uint8)
 

@@ -164,7 +164,7 @@ def test_trouble_is_one_line(bucket: Url) -> None:
     [
         ({"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"}, "", "Unable to locate credentials"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "", "Could not connect to the endpoint"),
-        ({}, "import sys; sys.modules['s3fs'] = None; ", "needs more than is installed; pip install 'mgm[s3]'"),
+        ({}, "import sys; sys.modules['s3fs'] = None; ", "needs more than is installed; pip install '.[s3]'"),
     ],
 )
 def test_a_store_that_cannot_be_reached(bucket: Url, environment: Any, before: str, message: str) -> None:

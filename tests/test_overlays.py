@@ -12,6 +12,7 @@ from matplotlib.quiver import Quiver
 from mgm_shared.geometry import PAPER_PATCH, Box
 from mgm_shared.overlays import (
     WHEEL_RGB,
+    draw_arrow_scale,
     draw_arrows,
     draw_boxes,
     draw_heat,
@@ -147,3 +148,19 @@ def test_heat_is_clear_where_it_is_cold(axis: Axes) -> None:
     assert alpha_YX[0, 0] == 0
     assert alpha_YX[0, 1] < alpha_YX[1, 0] < alpha_YX[1, 1] < 1
     np.testing.assert_array_equal(axis.images[-1].get_array(), [[0, 0.25], [0.5, 1]])
+
+
+def test_the_scale_is_as_long_as_the_arrows(axis: Axes) -> None:
+    """On axes that are 0.6 as wide as a panel, the same number of pixels is the same length."""
+    motion_YX2 = np.zeros((4, 6, 2), np.float32)
+    motion_YX2[0, 2] = (3, 0)
+    draw_arrows(axis, motion_YX2, full_px=3)
+    legend = axis.figure.add_subplot()
+    draw_arrow_scale(legend, 3.0, (4, 6), 0.6, 7)
+    (arrow,), (scale,) = axis.collections, legend.collections
+    assert isinstance(arrow, Quiver)
+    assert isinstance(scale, Quiver)
+    assert np.size(scale.U) == 1
+    assert np.ravel(scale.U)[0] == np.ravel(arrow.U)[0]
+    assert legend.get_xlim() == pytest.approx((0, 0.6 * 48))
+    assert legend.texts[0].get_text() == "3.0 px\na frame"

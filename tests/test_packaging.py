@@ -2,9 +2,13 @@
 
 import configparser
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +59,69 @@ def test_every_package_is_in_the_wheel() -> None:
     assert found == set(packages)
 
 
+def _build(kind: str, source: Path, out: Path) -> Path:
+    """Build an sdist or a wheel of a source tree with the installed setuptools, without network."""
+    code = f"from setuptools.build_meta import build_{kind} as build; import sys; build(sys.argv[1])"
+    out.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, check=True, capture_output=True)
+    (built,) = out.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist of the files that git knows."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    folder = tmp_path_factory.mktemp("sdist")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "tree" / name, follow_symlinks=False)
+    return _build("sdist", folder / "tree", folder / "out")
+
+
+@pytest.fixture(scope="module")
+def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
+
+
+def test_the_sdist_holds_what_git_has(unpacked: Path, sdist: Path) -> None:
+    tree = sdist.parent.parent / "tree"
+    expected = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file() and ".egg-info" not in str(path)}
+    there = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
+    assert expected - there == set()
+    assert {path for path in there - expected if path.parts[0] != "mgm.egg-info"} <= {Path("PKG-INFO")}
+    for name in expected - {Path("setup.cfg")}:
+        assert (unpacked / name).read_bytes() == (tree / name).read_bytes(), name
+
+
+def test_the_wheel_of_the_sdist_has_the_recipes_and_runs(unpacked: Path, tmp_path: Path) -> None:
+    """Installed into a folder of its own, without the checkout on the path."""
+    wheel = _build("wheel", unpacked, tmp_path / "wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for recipe in (ROOT / "pipelines").glob("*.yaml"):
+            assert archive.read(f"mgm_shared/recipes/{recipe.name}") == recipe.read_bytes()
+        archive.extractall(tmp_path / "site")
+    version = _setup()["metadata"]["version"]
+    assert {name.split("/")[0] for name in names} == {"mgm_shared", "mgm_prep", "mgm_train", f"mgm-{version}.dist-info"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    for program, words, head in (
+        ("mgm_train", ["recipe", "show", "ssv2"], "# Something-Something v2"),
+        ("mgm_prep", ["--version"], f"mgm-prep {version}"),
+    ):
+        command = [sys.executable, "-m", program, *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(head)
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe: Any) -> None:
     text = recipe.read_text()
@@ -64,7 +131,7 @@ def test_every_recipe_has_its_place_and_is_told_in_its_head(recipe: Any) -> None
         assert wanted in head or recipe.stem == "demo", f"{recipe.name} does not say {wanted}"
     sections = yaml.safe_load(text)
     assert sections.keys() <= CONFIGS.keys() | {"mgm-train"}
-    is_ssv2 = recipe.stem.startswith(("ssv2", "demo"))
+    is_ssv2 = recipe.stem.startswith(("ssv2", "demo", "one_gpu"))
     assert sections["mgm-train"]["flip"] != is_ssv2
     assert len(re.findall(r"^ *flip:", text, re.MULTILINE)) == 1, "whether clips are mirrored is set in one place"
 
@@ -154,7 +221,10 @@ def test_every_field_of_a_configuration_is_an_option_with_its_default_and_help(n
     fields = config.model_fields
     assert options.keys() == fields.keys()
     for key, field in fields.items():
-        assert options[key].default == field.default, key
+        option = options[key]
+        # A flag has no third value: of `--compile/--no-compile` the default is shown, and holds where neither is given.
+        default = option.show_default if option.is_bool_flag and option.default is None else option.default
+        assert default == field.default, key
         assert field.description in options[key].help, key
 
 
@@ -186,6 +256,20 @@ def test_help_starts_fast(arguments: list[str]) -> None:
     seconds, modules = done.stderr.split(maxsplit=1)
     assert float(seconds) < 0.8, "twice the goal, for slower machines"
     assert modules.strip() == "[]"
+
+
+def test_extras_are_named_as_they_can_be_installed() -> None:
+    """The name mgm on the package index is another project's, so no message may tell to install `mgm[s3]`."""
+    extras = set(_setup()["options.extras_require"])
+    files = [
+        path for folder in ("shared", "preprocess", "train", "pipelines", "docs") for path in (ROOT / folder).rglob("*")
+    ]
+    for path in [*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]:
+        if path.suffix in (".py", ".md", ".yaml", ".yml", ".sh", ".ipynb") or path.name == "Makefile":
+            text = path.read_text()
+            assert not re.search(r"\bmgm\[", text), path
+            for named in re.findall(r"'\.\[([\w,]+)\]'", text):
+                assert set(named.split(",")) <= extras, f"{path}: {named}"
 
 
 def test_the_readme_is_short() -> None:

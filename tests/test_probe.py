@@ -23,14 +23,15 @@ from mgm_shared.store import Store
 from mgm_train.checkpoint.weights import Weights, load_weights, save_weights
 from mgm_train.cli import main
 from mgm_train.config import ProbeConfig
-from mgm_train.data.labels import class_names
+from mgm_train.data.labels import class_names, label_subset
 from mgm_train.evaluation import features
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.linear_probe import fit, fit_and_score, grid, hold_out
-from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.evaluation.multiview import ViewDataset, collate_views
 from mgm_train.model_config import model_config
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build
 from mgm_train.runtime.distributed import Distributed
+from mgm_train.tasks import probe as probing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -173,7 +174,7 @@ def test_features_are_computed_once_and_go_on_after_a_stop(
     loaded = cache.load(len(dataset))
     assert loaded.sample_ids == [dataset[index].video_id for index in range(4)]
     with torch.no_grad():
-        expected_VD = model(dataset[3].frames_VCTHW)
+        expected_VD = model(collate_views([dataset[3]])["frames_NVCTHW"][0])
     torch.testing.assert_close(loaded.feature_NVD[3].float(), expected_VD, atol=2e-3, rtol=2e-3)
     assert loaded.label_N.tolist() == dataset.labels.tolist()
 
@@ -192,14 +193,14 @@ def test_a_video_that_cannot_be_read_is_named(
     pan_store: Store, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = _dataset(pan_store)
-    read = ViewDataset._views
+    read = ViewDataset._read
 
-    def read_all_but_one(self: Any, video: Any) -> Any:
+    def read_all_but_one(self: Any, video: Any, frames_VCTHW: Any) -> None:
         if "left" in video.video_id:
             raise OSError("checksum")
-        return read(self, video)
+        read(self, video, frames_VCTHW)
 
-    monkeypatch.setattr(ViewDataset, "_views", read_all_but_one)
+    monkeypatch.setattr(ViewDataset, "_read", read_all_but_one)
     cache = FeatureCache.of(tmp_path / "run", weights, dataset, CPU)
     cache.compute(FrozenEncoder(weights), dataset, CPU)
     loaded = cache.load(len(dataset))
@@ -227,6 +228,11 @@ def test_the_command(pan_store: Store, weights: Weights, tmp_path: Path) -> None
     assert float(counts["top1"]) == pytest.approx(scores["top1"], abs=1e-4)
     assert float(counts["held_out_top1"]) == max(float(row["held_out_top1"]) for row in rows)
     assert scores["best_top1"] == max(float(row["top1"]) for row in rows)
+    assert scores["knn_top1"] in (0, 0.25, 0.5, 0.75, 1)
+    # A video of each class is left, and none can be held out.
+    too_few = run("--label-fraction", 0.5, "-n")
+    assert too_few.exit_code == 2
+    assert "none can be held out" in too_few.stderr
     parts = list((tmp_path / "run" / "features").iterdir())
     before = [part.stat().st_mtime_ns for part in parts]
     assert json.loads(run("--epochs", 1).stdout)["scored"] == 4
@@ -237,3 +243,19 @@ def test_probe_needs_weights(pan_store: Store, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["probe", str(pan_store.path), "--run", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "probe needs --init" in result.stderr
+
+
+def test_features_of_all_videos_serve_a_share_of_the_labels(pan_store: Store, weights: Weights) -> None:
+    """The heads learn from the drawn videos alone, the same that fine-tuning draws."""
+    dataset = _dataset(pan_store.select())
+    ids = [dataset[index].sample_id for index in range(4)]
+    config = CONFIG.replace(label_fraction=0.2, seed=2)
+    label_N = torch.tensor([0, 0, 0, 0])
+    dataset.labels = label_N.numpy()
+    features_of_all = Features(
+        feature_NVD=torch.arange(4.0)[:, None, None].half(), label_N=label_N, sample_ids=ids, unreadable={}
+    )
+    kept = label_subset(dataset.labels, 0.2, seed=2)
+    chosen = probing._with_labels(features_of_all, dataset, config)
+    assert chosen.feature_NVD.flatten().tolist() == kept.tolist()
+    assert chosen.sample_ids == [ids[place] for place in kept]

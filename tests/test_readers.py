@@ -11,9 +11,11 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -28,7 +30,7 @@ from mgm_train.data import packed_batch
 from mgm_train.data.loader import collate_counted
 from mgm_train.data.packed_batch import Packed, Packing
 from mgm_train.data.readers import ReaderDied, how_it_ended, reading, start_reader
-from mgm_train.evaluation.multiview import Views, collate_views
+from mgm_train.evaluation.multiview import UnreadViews, collate_views
 from mgm_train.training.loop import train
 
 # More than enough for a forced end, and far less than a read of `Slow` takes.
@@ -208,15 +210,18 @@ class ManyViews:
     def __len__(self) -> int:
         return 8
 
-    def __getitem__(self, index: int) -> Views:
+    def __getitem__(self, index: int) -> UnreadViews:
         if index == 2:
             self.act()
-        return Views(
-            sample_id=str(index),
-            video_id=str(index),
-            label=0,
-            frames_VCTHW=torch.full((2, 3, 4, 32, 32), index, dtype=torch.uint8),
-        )
+        return unread(index, partial(np.copyto, src=np.uint8(index)))
+
+
+def unread(index: int, read: Callable[[Any], None]) -> UnreadViews:
+    return UnreadViews(sample_id=str(index), video_id=str(index), label=0, shape_VCTHW=(2, 3, 4, 32, 32), read=read)
+
+
+def _torn(out: object) -> None:
+    raise OSError("torn")
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -256,10 +261,10 @@ def test_what_is_said_of_a_batch_that_cannot_be_handed_over(error: Exception, me
 
 def test_a_batch_of_views_is_one_tensor_in_the_order_of_the_videos() -> None:
     videos = [ManyViews(int)[k] for k in range(3)]
-    videos[1] = Views(sample_id="1", video_id="1", label=0, frames_VCTHW=None, reason="torn")
+    videos[1] = unread(1, _torn)
     batch = collate_views(videos)
     assert batch["is_readable"] == [True, False, True]
-    assert [video.video_id for video in batch["videos"]] == ["0", "1", "2"]
+    assert [(video.video_id, video.reason) for video in batch["videos"]] == [("0", ""), ("1", "torn"), ("2", "")]
     assert batch["frames_NVCTHW"][:, 0, 0, 0, 0, 0].tolist() == [0, 2]
     assert "frames_NVCTHW" not in collate_views(videos[1:2])
 

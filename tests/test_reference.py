@@ -70,7 +70,8 @@ def test_a_page_that_would_fetch_is_refused(reference: ModuleType) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     pages = [page for entry in config["nav"] for page in entry.values()]
-    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    notebooks = [f"notebooks/{file.stem}.md" for file in (ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    assert sorted(pages) == sorted([*(page.name for page in (ROOT / "docs").glob("*.md")), *notebooks])
     assert config["theme"]["font"] is False
 
 
@@ -85,7 +86,7 @@ def test_the_tree_of_the_architecture_page_is_the_real_one() -> None:
             folder = ROOT / name
         assert (folder / name if indent else folder).is_dir(), line
         rooms |= {folder / name} if indent else set()
-    packages = ("preprocess/mgm_prep", "train/mgm_train")
+    packages = ("shared/mgm_shared", "preprocess/mgm_prep", "train/mgm_train")
     assert rooms == {init.parent for package in packages for init in (ROOT / package).glob("*/__init__.py")}
 
 

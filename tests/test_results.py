@@ -70,3 +70,13 @@ def test_what_has_no_number_is_named(tables: list[Table], outcomes: dict[str, Ru
     assert [text.get_text() for text in marks.texts] == ["failed", "67.0 ± 2.6"]
     nothing = plot(tables, {name: RunResult() for name in outcomes}).axes[0]
     assert [text.get_text() for text in nothing.texts] == ["not run"] * 4
+    assert nothing.get_title() == "curves\nno finished run"
+
+
+def test_the_plot_says_of_how_many_runs_and_videos(tables: list[Table], outcomes: dict[str, RunResult]) -> None:
+    curves = plot(tables, outcomes).axes[0]
+    assert curves.get_title() == "curves\nmean ± std, n = 3 (seeds 0, 1, 2), 5 test videos"
+    some = {name: RunResult() if "tube" in name and name.endswith("seed=2") else one for name, one in outcomes.items()}
+    assert plot(tables, some).axes[1].get_title().startswith("marks\nmean ± std, n = 2 to 3 (seeds 0, 1, 2)")
+    single = {name: one if name.endswith("seed=1") else RunResult() for name, one in outcomes.items()}
+    assert plot(tables, single).axes[1].get_title() == "marks\nn = 1 (seed 1), 5 test videos"

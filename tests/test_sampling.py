@@ -17,7 +17,7 @@ from mgm_train.data.clips import read_clips
 from mgm_train.data.labels import class_names
 from mgm_train.data.sampling import fitting_stride, sample_indices, segment_indices, view_indices
 from mgm_train.data.views import View
-from mgm_train.evaluation.multiview import ViewDataset
+from mgm_train.evaluation.multiview import ViewDataset, collate_views
 from mgm_train.figures.paper_figures import Subject
 from mgm_train.model_config import model_config
 from mgm_train.tasks.finetune import finetune_job
@@ -137,9 +137,7 @@ def test_training_testing_and_figures_read_short_videos_alike(
     ]
     for config in (views, EvaluateConfig.while_training(finetune), probe.for_training(), probe):
         dataset = ViewDataset(pan_store, class_names(pan_store), model, config)
-        frames_VCTHW = dataset[0].frames_VCTHW
-        assert frames_VCTHW is not None
-        clips_CTHW.append(frames_VCTHW[0])
+        clips_CTHW.append(collate_views([dataset[0]])["frames_NVCTHW"][0, 0])
     for frames_CTHW in clips_CTHW:
         assert torch.equal(frames_CTHW[:, 6], frames_CTHW[:, 7]) == (short_videos == "repeat")
         assert not torch.equal(frames_CTHW[:, 5], frames_CTHW[:, 6])

@@ -9,8 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from mgm_shared.cli import Program, config_options, emit
+from mgm_shared.cli import Program, emit
 from mgm_shared.config import Config, option
+from mgm_shared.config_options import config_options
 from mgm_shared.recipe import read_yaml
 
 

@@ -1,14 +1,20 @@
 """The paper's figures of one clip: the rows they must have, and that each shows what it says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mgm_shared.boxes import Boxes
+from mgm_shared.figures import panels
 from mgm_shared.store import Store
+from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.figures.paper_figures import (
+    FULL_ATTENTION,
     Subject,
     attention_picture,
+    loss_figure,
     mask_picture,
     reconstruction_picture,
     saliency_picture,
@@ -54,7 +60,7 @@ def test_every_strategy_has_a_row(subject: Subject) -> None:
     names = [" ".join(row.name.split()) for row in picture.rows]
     assert names[0].startswith("vectors")
     assert names[1:] == [
-        "MGM",
+        "MGM (this run)",
         "MGM, sparse",
         "SMM",
         "SMM, sparse",
@@ -63,8 +69,10 @@ def test_every_strategy_has_a_row(subject: Subject) -> None:
         "random block",
     ]
     figure = picture.strip()
-    assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 0", "frame 2"]
-    shown_HWC = np.asarray(figure.axes[3].images[0].get_array())
+    assert [row.is_marked for row in picture.rows] == [False, True] + [False] * 6
+    # The numbers are those of the stored video; after the two frames comes the legend.
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 8", "frame 12"]
+    shown_HWC = np.asarray(figure.axes[4].images[0].get_array())
     is_masked_HW = subject.mask_thw()[1].repeat(16, 0).repeat(16, 1)
     clip_HWC = subject.clip.frames_THWC[2]
     np.testing.assert_array_equal(shown_HWC[~is_masked_HW], clip_HWC[~is_masked_HW])
@@ -95,3 +103,27 @@ def test_rows_with_ground_truth_say_so(subject: Subject, model: VideoMAE) -> Non
     has_truth = ["GROUND TRUTH" in row.name for row in picture.rows]
     assert has_truth == [False, False, False, False, True, True]
     assert "a blind guess: 1" in picture.caption
+
+
+def test_attention_that_is_nearly_even_looks_even(subject: Subject, model: VideoMAE) -> None:
+    """An untrained model attends to all tokens nearly alike: the map is far from the ends of the scale, and flat."""
+    for row in attention_picture(subject, model).rows[1:]:
+        _, axes = panels(1, 1, (64, 64))
+        row.draw(axes[0, 0], 0)
+        shares = np.asarray(axes[0, 0].images[-1].get_array())
+        np.testing.assert_allclose(shares, 1 / FULL_ATTENTION, atol=0.1)
+        assert axes[0, 0].images[-1].get_clim() == (0, 1)
+        assert row.scale == "full colour: 5 × even\nspread"
+
+
+def test_the_loss_has_a_title_and_the_line_of_a_blind_guess(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "mgm-run")
+    run.root.mkdir()
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step, "loss": 1.2 - 0.1 * step, "lr": 1e-3})
+    loss, _ = loss_figure(run.root).axes
+    assert loss.get_title() == "mgm-run: loss of pretraining"
+    curve, guess = loss.lines
+    assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([1.1, 1.0, 0.9])
+    assert np.asarray(guess.get_ydata()).tolist() == [1, 1]
+    assert [text.get_text() for text in loss.texts] == ["a blind guess"]

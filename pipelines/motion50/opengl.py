@@ -54,7 +54,7 @@ def why_not() -> str:
     for module in ("metaworld", "mujoco"):
         done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, env={**os.environ})
         if done.returncode and b"ModuleNotFoundError" in done.stderr:
-            return f"{module} is not installed: pip install 'mgm[evidence]'"
+            return f"{module} is not installed: pip install '.[evidence]'"
     backend, reasons = find_backend()
     if backend is None:
         return f"no OpenGL renders without a display ({reasons}); pipelines/motion50/README.md says which packages help"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
     from mgm_prep.extraction.preview import ExtractPreview, preview_extract
     from mgm_prep.runtime.execution import Execution
+    from mgm_prep.store_report.report import ReportSummary, report
     from mgm_prep.store_tools.add_flow import FlowSummary, add_flow
     from mgm_prep.store_tools.build_index import IndexSummary, build_index
     from mgm_prep.store_tools.describe import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         describe_video,
         draw_video,
         find_video,
+        list_videos,
     )
     from mgm_prep.store_tools.repair import repair
     from mgm_prep.store_tools.saliency import Saliency, saliency
@@ -41,6 +43,7 @@ _HOMES = {
     "FlowSummary": "store_tools.add_flow",
     "IndexSummary": "store_tools.build_index",
     "LabelSummary": "extraction.labels",
+    "ReportSummary": "store_report.report",
     "Saliency": "store_tools.saliency",
     "SegmentSettings": "config",
     "StoreDescription": "store_tools.describe",
@@ -57,9 +60,11 @@ _HOMES = {
     "draw_video": "store_tools.describe",
     "extract": "extraction.extract",
     "find_video": "store_tools.describe",
+    "list_videos": "store_tools.describe",
     "preview_extract": "extraction.preview",
     "preview_transcode": "transcoding.transcode",
     "repair": "store_tools.repair",
+    "report": "store_report.report",
     "saliency": "store_tools.saliency",
     "transcode": "transcoding.transcode",
     "verify": "store_tools.verify",
@@ -74,6 +79,7 @@ __all__ = [
     "FlowSummary",
     "IndexSummary",
     "LabelSummary",
+    "ReportSummary",
     "Saliency",
     "SegmentSettings",
     "StoreDescription",
@@ -90,9 +96,11 @@ __all__ = [
     "draw_video",
     "extract",
     "find_video",
+    "list_videos",
     "preview_extract",
     "preview_transcode",
     "repair",
+    "report",
     "saliency",
     "transcode",
     "verify",

@@ -8,15 +8,31 @@ import click
 import mgm_prep
 from mgm_prep.cli_options import CommandResult, execution_options, fold_option, path_argument, prints_result
 from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
+from mgm_prep.next_steps import NEXT_STEPS
 from mgm_prep.runtime.execution import Execution
-from mgm_shared.cli import Program, config_options, dry_run_option, force_option, say, store_argument
+from mgm_shared.cli import (
+    Program,
+    completion_command,
+    dry_run_option,
+    emit,
+    emit_rows,
+    force_option,
+    json_option,
+    say,
+    shown_progress,
+    store_argument,
+    version_option,
+)
+from mgm_shared.config_options import config_options
 from mgm_shared.errors import UserError
-from mgm_shared.progress import TerminalProgress
 from mgm_shared.storage import StorePath
 
+# What --version names.
+LIBRARIES = ("av", "imageio-ffmpeg", "numpy", "opencv-python", "zarr", "numcodecs", "pyarrow", "numba", "distributed")
 
-@click.group("mgm-prep", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mgm")
+
+@click.group("mgm-prep", cls=Program, next_steps=NEXT_STEPS, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option(*LIBRARIES)
 def main() -> None:
     """Decode each video once; write its frames and the codec's motion vectors into a Zarr store."""
 
@@ -89,7 +105,7 @@ def labels(
     the files of EPIC-Kitchens, Charades, FineGym, ActivityNet, or the folder of a LeRobot dataset. They replace those
     attached before.
     """
-    with TerminalProgress() as progress:
+    with shown_progress() as progress:
         summary = mgm_prep.attach_labels(
             store, files, fold=fold, segments=config, is_dry_run=dry_run, progress=progress
         )
@@ -149,16 +165,33 @@ def verify(store: StorePath, source: Path | None, sample: int, is_repair: bool, 
     return CommandResult.of(verdict, f"{len(verdict.problems)} problems{advice}" if verdict.problems else "")
 
 
+@main.command("list", epilog="Example: mgm-prep list ssv2.store --label wave --split val")
+@store_argument
+@click.option("--label", metavar="LABEL", help="Only videos with this label.")
+@click.option("--split", metavar="SPLIT", help="Only videos of this split.")
+@json_option
+def list_videos(store: StorePath, label: str | None, split: str | None, is_json: bool) -> None:
+    """List the videos of STORE, one a line: id, split, label, frames, frames a second, height and width.
+
+    The columns are separated by tabs, and `-` is a missing label or split.
+    """
+    videos = mgm_prep.list_videos(store, label=label, split=split)
+    emit({"videos": videos}, is_json) if is_json else emit_rows(videos)
+
+
 @main.command()
 @store_argument
 @click.argument("video", required=False)
-@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and their motion: a .png, or a .gif.")
-@click.option("--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF]")
+@click.option("--figure", type=path_argument, metavar="FILE", help="Draw frames and motion: .png, .gif or .mp4.")
+@click.option(
+    "--num-frames", type=click.IntRange(min=1), help="Frames in it.  [default: 8 in a PNG, 50 in a GIF or MP4]"
+)
 @prints_result
 def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames: int | None) -> CommandResult:
-    """Describe STORE, or one VIDEO of it (an id, or text that only one id contains).
+    """Describe STORE, or one VIDEO of it: an id, a path as given to extract, or text that only one id contains.
 
-    A figure shows the motion as arrows and colours. A PNG has frames from the whole video, a GIF from its middle.
+    A figure shows the motion as arrows and colours, and the optical flow where `mgm-prep flow` added it. A PNG has
+    frames from the whole video, a GIF or an MP4 from its middle.
     """
     from mgm_shared import open_store
 
@@ -170,6 +203,28 @@ def inspect(store: StorePath, video: str | None, figure: Path | None, num_frames
         mgm_prep.draw_video(chosen, figure, num_frames)
         say(f"wrote {figure}")
     return CommandResult(values=mgm_prep.describe_video(chosen).flat())
+
+
+@main.command(epilog="Example: mgm-prep report ssv2.store -o report.html")
+@store_argument
+@click.option(
+    "-o", "--out", type=path_argument, default="report.html", show_default=True, metavar="FILE", help="The HTML file."
+)
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=200, show_default=True, help="Videos whose motion is measured."
+)
+@click.option("--clips", type=click.IntRange(min=0), default=12, show_default=True, help="Videos that play in it.")
+@prints_result
+def report(store: StorePath, out: Path, sample: int, clips: int) -> CommandResult:
+    """Write one HTML file that describes STORE: counts, lengths, labels, motion, rejected videos, clips that play.
+
+    Everything is inside the file; it has no script and fetches nothing. Counts are of all videos, motion is measured on
+    a sample.
+    """
+    with shown_progress() as progress:
+        summary = mgm_prep.report(store, out, num_sampled=sample, num_clips=clips, progress=progress)
+    problem = f"{summary.unreadable} sampled videos cannot be read; run `mgm-prep verify {store}`"
+    return CommandResult.of(summary, problem if summary.unreadable else "")
 
 
 @main.command(epilog="Example: mgm-prep flow ssv2.store --method raft-small --weights raft_small_C_T_V2-01064c6d.pth")
@@ -193,7 +248,7 @@ def flow(store: StorePath, config: FlowSettings, force: bool, execution: Executi
 @click.option(
     "--boxes", type=path_argument, required=True, metavar="MOT", help="A MOT file, or a folder with one a video."
 )
-@click.option("--video", metavar="ID", help="The video of a single file (an id, or text that only one id contains).")
+@click.option("--video", metavar="ID", help="The video of a single file: an id, a path, or a part of one id.")
 @click.option(
     "--array", type=click.Choice(["motion", "flow"]), default="motion", show_default=True, help="What to measure."
 )
@@ -218,6 +273,9 @@ def saliency(
     folder, the file of train/wave/17.mp4 is train/wave/17.txt, or train/wave/17/gt/gt.txt as in MOTChallenge.
     """
     return CommandResult.of(mgm_prep.saliency(store, boxes, video=video, array=array, samples=samples))
+
+
+main.add_command(completion_command)
 
 
 if __name__ == "__main__":

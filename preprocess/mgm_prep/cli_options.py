@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from mgm_prep.runtime.execution import Execution
-from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED, emit, json_option, say
+from mgm_shared.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED, complain, emit, json_option, shown_progress
 from mgm_shared.cores import num_usable_cores
-from mgm_shared.progress import TerminalProgress
 from mgm_shared.signals import raise_on_sigterm
 
 path_argument = click.Path(path_type=Path)
@@ -56,7 +55,7 @@ def prints_result(command: Callable[..., CommandResult]) -> Any:
         result = command(**arguments)
         emit(result.values, is_json)
         if result.problem:
-            say(result.problem)
+            complain(result.problem)
             raise SystemExit(EXIT_SOME_FAILED)
 
     return json_option(printing)
@@ -73,11 +72,11 @@ def execution_options(command: Callable[..., Any]) -> Any:
         raise_on_sigterm()
         num_workers = num_usable_cores() if workers is None else workers
         try:
-            with TerminalProgress() as progress:
+            with shown_progress() as progress:
                 execution = Execution(workers=num_workers, scheduler=scheduler, progress=progress)
                 return command(execution=execution, **arguments)
         except KeyboardInterrupt:
-            say("stopped; run the same command again to continue")
+            complain("stopped; run the same command again to continue")
             raise SystemExit(EXIT_INTERRUPTED) from None
 
     return workers_option(scheduler_option(stoppable))

@@ -1,27 +1,30 @@
-"""What both command lines share: options from a configuration, --config files, one-line errors, --json.
+"""What both command lines share: one-line errors, --json, -v and -q, --version, and the next step after a command.
 
 Exit codes: 0 done · 1 unexpected error (with its traceback) · 2 usage or bad input · 3 finished, some videos failed ·
 130 interrupted.
 """
 
 import errno
-import functools
+import logging
+import os
+import shlex
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any
 
 import click
-from click.core import ParameterSource
-from pydantic.fields import FieldInfo
 
-from mgm_shared.config import Config, check, extra_of, flag, renamed
+from mgm_shared.completion import START_FILES, Shell, completion_script
+from mgm_shared.config import renamed
 from mgm_shared.errors import UserError
 from mgm_shared.json_text import to_json
 from mgm_shared.objects import Url
 from mgm_shared.printable import one_line
-from mgm_shared.recipe import read_recipe, section_names
+from mgm_shared.progress import TerminalProgress
 from mgm_shared.storage import StorePath, store_path
+from mgm_shared.versions import version_lines
 
 EXIT_BAD_INPUT = 2
 EXIT_SOME_FAILED = 3
@@ -35,14 +38,51 @@ USERS_ERRNOS = {
 # So do these where they name the file: it was moved or deleted, or something else has its name.
 USERS_FILE_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 
-# Where the options of a --config file wait in click's context for the command.
-FROM_FILE = "mgm_shared.cli.from_file"
+# Where click's context has -v (1) and -q (-1), and that a command printed its configuration instead of running.
+VERBOSITY, IS_PRINTED = "mgm_shared.cli.verbosity", "mgm_shared.cli.is_printed"
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+NextStep = str | Callable[[Mapping[str, Any]], str]
+"""The command to run after a command: text with `{store}` and so on for the values of its options, or a function."""
+
+
+def _verbosity_options() -> list[click.Option]:
+    def option(name: str, level: int, help: str) -> click.Option:
+        def keep(ctx: click.Context, parameter: click.Parameter, is_given: bool) -> None:
+            if is_given:
+                ctx.meta[VERBOSITY] = level
+
+        return click.Option([name[1:3], name], is_flag=True, expose_value=False, callback=keep, help=help)
+
+    return [
+        option("--verbose", 1, "Show the log of the libraries, and where an error comes from."),
+        option("--quiet", -1, "Show results and problems only, no progress."),
+    ]
+
+
+def verbosity() -> int:
+    """1 after -v, -1 after -q, otherwise 0."""
+    context = click.get_current_context(silent=True)
+    return int(context.meta.get(VERBOSITY, 0)) if context else 0
 
 
 class Command(click.Command):
-    """A command that lists the options of its configuration under headings, and knows the names of earlier versions."""
+    """A command that lists the options of its configuration under headings, and knows the names of earlier versions.
+
+    It has -v and -q. Its last line names the next step, if its program knows one.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_verbosity_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if verbosity() > 0:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        result = super().invoke(ctx)
+        steps = getattr(ctx.parent.command, "next_steps", {}) if ctx.parent else {}
+        if self.name in steps and not ctx.params.get("is_json") and IS_PRINTED not in ctx.meta and _is_main_process():
+            say(f"next: {_next_step(steps[self.name], ctx.params)}")
+        return result
 
     def option_groups(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
         """The options and their help by heading, in the order of --help: those of no configuration come last."""
@@ -73,6 +113,11 @@ class Program(click.Group):
 
     command_class = Command
 
+    def __init__(self, *arguments: Any, next_steps: Mapping[str, NextStep] | None = None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_verbosity_options())
+        self.next_steps = next_steps or {}
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
@@ -83,6 +128,8 @@ class Program(click.Group):
             place = error.ctx.command_path if error.ctx else ctx.info_name
             click.echo(f"{place}: {error.format_message()} See {place} --help", err=True)
         except UserError as error:
+            if verbosity() > 0:
+                traceback.print_exc()
             # A DataLoader's worker sends its error with a traceback in front.
             message = str(error).strip().rpartition("UserError: ")[2]
             click.echo(f"{ctx.info_name}: {one_line(message)}", err=True)
@@ -92,9 +139,27 @@ class Program(click.Group):
             place = one_line(str(error.filename or "cannot write"))
             click.echo(f"{ctx.info_name}: {place}: {error.strerror}", err=True)
         except KeyboardInterrupt:
-            say("stopped")
+            complain("stopped")
             ctx.exit(EXIT_INTERRUPTED)
         ctx.exit(EXIT_BAD_INPUT)
+
+
+def _next_step(step: NextStep, options: Mapping[str, Any]) -> str:
+    if options.get("dry_run"):
+        return "the same command without --dry-run"
+    if not isinstance(step, str):
+        return step(options)
+    return step.format_map({name: quoted(value) for name, value in options.items()})
+
+
+def quoted(value: object) -> str:
+    """A value as a word of a shell command."""
+    return shlex.quote(str(value))
+
+
+def _is_main_process() -> bool:
+    """Whether this is the process of a torchrun that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class StoreType(click.Path):
@@ -107,134 +172,33 @@ class StoreType(click.Path):
 store_argument = click.argument("store", type=StoreType())
 json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on stdout.")
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+def version_option(*libraries: str) -> Callable[[Any], Any]:
+    """Add --version, which prints the versions of mgm, Python and these libraries."""
+
+    def show(ctx: click.Context, parameter: click.Parameter, is_given: bool) -> None:
+        if is_given and not ctx.resilient_parsing:
+            click.echo("\n".join(version_lines(ctx.info_name or "mgm", libraries)))
+            ctx.exit()
+
+    options: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show}
+    return click.option("--version", **options, help="Show the version, and those of the libraries.")
+
+
 force_option = click.option("--force", is_flag=True, help="Start over; what is there is moved aside, not deleted.")
 
 
-def config_options(configuration: type[Config]) -> Callable[[Decorated], Decorated]:
-    """Add an option for each field of a configuration, and --config. The command receives it as `config`.
+@click.command("completion", cls=Command)
+@click.argument("shell", type=click.Choice(list(START_FILES)), metavar="SHELL")
+@click.pass_context
+def completion_command(context: click.Context, shell: Shell) -> None:
+    """Print the script that completes commands and options in SHELL: bash, zsh or fish.
 
-    An option on the command line beats the file, the file beats the default. `config.model_fields_set` has the options
-    that were given in either way.
+    The first lines of the script say where it belongs.
     """
-
-    def decorate(function: Decorated) -> Decorated:
-        @functools.wraps(function)
-        def command(**arguments: Any) -> Any:
-            context = click.get_current_context()
-            parsed = {name: arguments.pop(name) for name in configuration.option_names()}
-            given = {name: value for name, value in parsed.items() if _is_given(context, name)}
-            config = configuration(**(context.meta.get(FROM_FILE, {}) | given))
-            return function(config=config, **arguments)
-
-        wrapped: Any = command
-        for name, field in reversed(configuration.model_fields.items()):
-            wrapped = _option_of(name, field)(wrapped)
-        wrapped.configuration = configuration
-        file_option = click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            is_eager=True,
-            expose_value=False,
-            callback=_read_config,
-            help="YAML file with a section for each command, such as pipelines/ssv2.yaml.",
-        )
-        result: Decorated = file_option(wrapped)
-        return result
-
-    return decorate
-
-
-def _is_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
-
-
-class ConfigOption(click.Option):
-    """An option that is a field of a configuration; `group` is its heading in --help."""
-
-    def __init__(self, *arguments: Any, group: str, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.group = group
-
-
-class NumberList(click.ParamType[tuple[float, ...]]):
-    """Any number of numbers, separated by commas."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(item) for item in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
-
-
-def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
-    """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; type, bounds, default and help are the field's."""
-    shared: dict[str, Any] = {
-        "cls": ConfigOption,
-        "group": extra_of(field)["group"],
-        "default": field.default,
-        "show_default": True,
-        "help": f"{field.description}.",
-    }
-    kind = field.annotation
-    if kind is bool:
-        return click.option(f"--{flag(name)}/--no-{flag(name)}", name, **shared)
-    if get_origin(kind) is tuple and Ellipsis in get_args(kind):
-        shared |= {"type": NumberList(), "show_default": ",".join(f"{number:g}" for number in field.default)}
-    elif get_origin(kind) is tuple:
-        shared |= {"type": float, "nargs": len(get_args(kind))}
-    elif get_origin(kind) is Literal:
-        shared["type"] = click.Choice(get_args(kind))
-    elif kind in (int, float):
-        shared["type"] = _range_of(field)
-    return click.option(f"--{flag(name)}", name, **shared)
-
-
-def _range_of(field: FieldInfo) -> click.ParamType[Any]:
-    """The type of a number with its bounds, so that --help shows them and click checks them."""
-    bounds = {
-        key: getattr(bound, key) for bound in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(bound, key)
-    }
-    kind = click.IntRange if field.annotation is int else click.FloatRange
-    if not bounds:
-        return click.INT if field.annotation is int else click.FLOAT
-    return kind(
-        min=bounds.get("ge", bounds.get("gt")),
-        max=bounds.get("le", bounds.get("lt")),
-        min_open="gt" in bounds,
-        max_open="lt" in bounds,
-    )
-
-
-def _read_config(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
-    """Take this command's options from a recipe: those of its configuration as they are, the others as if typed."""
-    if file is None:
-        return
-    command = ctx.info_name or ""
-    program = ctx.parent.command if ctx.parent else ctx.command
-    siblings = program.commands if isinstance(program, click.Group) else {command: ctx.command}
-    names = {name: _option_names(sibling) for name, sibling in siblings.items()}
-    recipe = read_recipe(file, program.name or "", names)
-    if command not in (there := section_names(file)):
-        raise UserError(f"{file} has no section `{command}`, only {', '.join(there) or 'no section at all'}")
-    fields = set(getattr(ctx.command.callback, "configuration", Config).option_names())
-    ctx.meta[FROM_FILE] = {name: value for name, value in recipe[command].items() if name in fields}
-    typed = {name: _as_typed(name, value) for name, value in recipe[command].items() if name not in fields}
-    ctx.default_map = {**(ctx.default_map or {}), **typed}
-
-
-def _as_typed(name: str, value: Any) -> str | list[str]:
-    """A YAML value as a person would type it, so that click checks it as it checks the command line."""
-    check(value is not None, name, value, "a value")
-    return [str(item) for item in value] if isinstance(value, list) else str(value)
-
-
-def _option_names(command: click.Command) -> set[str]:
-    return {option.name for option in command.params if isinstance(option, click.Option) and option.name}
+    program = context.find_root().command.name
+    click.echo(completion_script(program or "", shell))
 
 
 def emit(result: dict[str, Any], is_json: bool) -> None:
@@ -247,9 +211,32 @@ def emit(result: dict[str, Any], is_json: bool) -> None:
         click.echo(f"{name.replace('_', ' '):<{width}}  {one_line(str(value))}")
 
 
+def emit_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print rows on stdout: a line each, columns separated by tabs, `-` where there is nothing."""
+    for row in rows:
+        click.echo("\t".join(map(_cell, row.values())))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
+
+
 def say(line: str) -> None:
-    """Print a line on stderr; stdout is for results."""
+    """Print a line on stderr, unless -q was given; stdout is for results."""
+    if verbosity() >= 0:
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """Print a problem on stderr."""
     click.echo(one_line(line), err=True)
+
+
+def shown_progress() -> TerminalProgress:
+    """The progress of a command: lines and a bar on stderr, or nothing with -q."""
+    return TerminalProgress(is_quiet=verbosity() < 0)
 
 
 def move_aside(path: StorePath) -> Path | None:

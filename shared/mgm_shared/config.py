@@ -5,7 +5,7 @@ option. `base_lr` in Python is `base_lr` in YAML and `--base-lr` on the command 
 same rules: a whole number is never made of 4.9 or of true.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -96,6 +96,17 @@ def extra_of(field: FieldInfo) -> dict[str, Any]:
     return dict(extra)
 
 
+def words_and_kind(annotation: Any) -> tuple[tuple[str, ...], Any]:
+    """The words that an option takes beside another type, and that type: (("auto",), int) of `int | Literal["auto"]`.
+
+    An option without words has its own type, such as `Literal` for words alone.
+    """
+    parts = () if get_origin(annotation) in (Literal, tuple) else get_args(annotation)
+    words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+    others = [part for part in parts if get_origin(part) is not Literal]
+    return (words, others[0]) if words else ((), annotation)
+
+
 def flag(name: str) -> str:
     """An option as people type it: `base-lr` for `base_lr`."""
     return name.replace("_", "-")
@@ -137,7 +148,9 @@ def _describe(error: ValidationError, config: Config) -> str:
     if kind == "extra_forbidden":
         return renamed(name) or f"unknown option {flag(name)}; the options are: {', '.join(config.option_names())}"
     given: Any = mistake["input"] if len(mistake["loc"]) == 1 or kind != "missing" else "a list"
-    return f"{flag(name)} is {given!r} but must be {_needed(kind, mistake.get('ctx', {}), type(config), name)}"
+    words, _ = words_and_kind(type(config).model_fields[name].annotation)
+    needed = [*words, _needed(kind, mistake.get("ctx", {}), type(config), name)]
+    return f"{flag(name)} is {given!r} but must be {' or '.join(needed)}"
 
 
 def _needed(kind: str, context: dict[str, Any], configuration: type[Config], name: str) -> str:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.files import replace_file
-from mgm_shared.overlays import draw_arrows, draw_colours, draw_missing, draw_wheel, full_speed
+from mgm_shared.overlays import (
+    arrow_spacing,
+    draw_arrow_scale,
+    draw_arrows,
+    draw_colours,
+    draw_missing,
+    draw_wheel,
+    full_speed,
+)
 from mgm_shared.schema import PICTURE_TYPES
 from mgm_shared.store import Video
 
@@ -28,21 +36,30 @@ if TYPE_CHECKING:
 # The text width of a two-column paper, and a resolution at which six frames of 224 px fill it pixel by pixel.
 PAGE_INCHES = 7.2
 DOTS_PER_INCH = 200
+PANEL_INCHES = PAGE_INCHES / 6
 FONT_POINTS = 7.5
 # A legend is so wide, in panels.
 LEGEND_SHARE = 0.6
 # The resolution at which four frames of 224 px fill a movie, and how many letters of a title fit into an inch.
 MOVIE_DOTS_PER_INCH = 128
 LETTERS_PER_INCH = 14
+NO_MATPLOTLIB = "figures need matplotlib: pip install '.[notebook]' in a checkout of mgm"
+MARK_COLOUR = "#D55E00"
+MARKED_TEXT = {"fontweight": "bold", "color": MARK_COLOUR}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a figure: its name, a function that draws the panel of frame t, and its legend."""
+    """One row of a figure: its name, a function that draws the panel of frame t, and its legend.
+
+    `scale` says in words what the legend shows, for a movie, which has no room for legends. A marked row stands out.
+    """
 
     name: str
     draw: Callable[["Axes", int], object]
     legend: Callable[["Axes"], object] | None = None
+    scale: str = ""
+    is_marked: bool = False
 
 
 def film_strip(
@@ -62,10 +79,13 @@ def film_strip(
         block, column = divmod(place, num_columns)
         for k, row in enumerate(rows):
             row.draw(axes[block * len(rows) + k][column], t)
+            if row.is_marked:
+                _mark(axes[block * len(rows) + k][column])
         axes[block * len(rows)][column].set_title(title, fontsize=FONT_POINTS, pad=3)
     for k, axis_row in enumerate(axes):
         row = rows[k % len(rows)]
-        axis_row[0].set_ylabel(row.name, rotation=0, ha="right", va="center", fontsize=FONT_POINTS, linespacing=1.3)
+        style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": FONT_POINTS, "linespacing": 1.3}
+        axis_row[0].set_ylabel(row.name, rotation=0, **style, **(MARKED_TEXT if row.is_marked else {}))
         if row.legend is not None and k < len(rows):
             row.legend(axis_row[-1])
     _caption(figure, caption)
@@ -88,20 +108,57 @@ def movie(
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(MOVIE_DOTS_PER_INCH)
     width_letters = int(PAGE_INCHES / axes.shape[1] * LETTERS_PER_INCH)
-    names = [textwrap.fill(" ".join(row.name.split()), width_letters) for row in rows]
+    names = [
+        "\n".join(textwrap.fill(" ".join(text.split()), width_letters) for text in (row.name, row.scale) if text)
+        for row in rows
+    ]
     pictures: list[NDArray[np.uint8]] = []
     for t, title in titles.items():
         for axis, row, name in zip(axes.flat, rows, names, strict=False):
             axis.clear()
             _bare(axis)
             row.draw(axis, t)
-            axis.set_title(name, fontsize=FONT_POINTS, pad=3)
+            if row.is_marked:
+                _mark(axis)
+            axis.set_title(name, fontsize=FONT_POINTS, pad=3, **(MARKED_TEXT if row.is_marked else {}))
         _caption(figure, f"{caption}   {title}")
         if not pictures:
             _settle(figure, axes, num_spare=axes.size - len(rows))
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return _trimmed(pictures)
+
+
+def to_picture(figure: "Figure", dots_per_inch: int = 100) -> NDArray[np.uint8]:
+    """A figure as a picture (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dots_per_inch)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (picture_HWC,) = _trimmed([np.asarray(canvas.buffer_rgba())[..., :3].copy()])
+    return picture_HWC
+
+
+def row_pictures(row: Row, num_frames: int, size_px: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """The panels of a row without anything around them, (H, W, 3) each, at a size of (height, width)."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(NO_MATPLOTLIB) from None
+    height, width = size_px
+    # Lines are as thick, in proportion, as in a strip.
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES * height / width), dpi=width / PANEL_INCHES)
+    canvas, axis = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    pictures: list[NDArray[np.uint8]] = []
+    for t in range(num_frames):
+        axis.clear()
+        _bare(axis)
+        row.draw(axis, t)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return pictures
 
 
 def _settle(figure: "Figure", axes: Any, num_spare: int) -> None:
@@ -139,7 +196,7 @@ def panels(
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mgm[notebook]'") from None
+        raise UserError(NO_MATPLOTLIB) from None
     widths = [1.0] * num_columns + [LEGEND_SHARE] * has_legend
     panel_inches = width_inches / sum(widths) * frame_size[0] / frame_size[1]
     # Higher than it needs to be, so that the width decides; the layout closes the gaps and `save` cuts off the rest.
@@ -158,13 +215,19 @@ def _bare(axis: "Axes") -> None:
         spine.set_visible(False)
 
 
+def _mark(axis: "Axes") -> None:
+    """A frame round a panel of a marked row."""
+    for spine in axis.spines.values():
+        spine.set(visible=True, linewidth=1.6, edgecolor=MARK_COLOUR)
+
+
 def _caption(figure: "Figure", text: str) -> None:
     if text:
         figure.suptitle(text, fontsize=FONT_POINTS, x=0.01, ha="left")
 
 
 def motion_figure(video: Video, indices_T: NDArray[np.int64]) -> "Figure":
-    """The motion of some frames of a video: arrows on the frame, and the same in colours."""
+    """The motion of some frames of a video: arrows on the frame, and the same in colours; also its flow, if any."""
     return film_strip(*_motion_rows(video, indices_T), caption=video.video_id, max_columns=4)
 
 
@@ -178,10 +241,13 @@ def _motion_rows(video: Video, indices_T: NDArray[np.int64]) -> tuple[list[Row],
     time_s, picture_type = video.time_s[indices_T], video.picture_type[indices_T]
     names = [PICTURE_TYPES[kind] for kind in picture_type]
     texts = [f"frame {t}, {name}, {s:.2f} s" for t, name, s in zip(indices_T, names, time_s, strict=True)]
-    return motion_rows(frames_THWC, motion_TYX2), dict(enumerate(texts)), (video.height, video.width)
+    rows = motion_rows(frames_THWC, motion_TYX2)
+    if video.has_flow:
+        rows += motion_rows(frames_THWC, video.flow[indices_T], "flow")
+    return rows, dict(enumerate(texts)), (video.height, video.width)
 
 
-def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]) -> list[Row]:
+def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32], name: str = "vectors") -> list[Row]:
     """Two rows: motion as arrows on the frames, and as colours."""
     full_px = full_speed(motion_TYX2)
 
@@ -196,9 +262,16 @@ def motion_rows(frames_THWC: NDArray[np.uint8], motion_TYX2: NDArray[np.float32]
     def wheel(axis: "Axes") -> None:
         draw_wheel(axis, full_px, FONT_POINTS)
 
+    cells_YX = motion_TYX2.shape[1:3]
+
+    def arrow(axis: "Axes") -> None:
+        draw_arrow_scale(axis, full_px, cells_YX, LEGEND_SHARE, FONT_POINTS)
+
+    length = f"arrows {2 * arrow_spacing(cells_YX) / full_px:.1f} × the motion"
+    colour = f"full colour: {full_px:.1f} px/frame"
     return [
-        Row(name="vectors\n(hatched: none)", draw=arrows),
-        Row(name="vectors\n(grey: none)", draw=colours, legend=wheel),
+        Row(name=f"{name}\n(hatched: none)", draw=arrows, legend=arrow, scale=length),
+        Row(name=f"{name}\n(grey: none)", draw=colours, legend=wheel, scale=colour),
     ]
 
 

@@ -187,7 +187,9 @@ def _filesystem(url: str) -> Any:
 
         return fsspec.filesystem(url.partition("://")[0], use_listings_cache=False)
     except ImportError as error:
-        raise UserError(f"{url} needs more than is installed; pip install 'mgm[s3]' ({error})") from None
+        raise UserError(
+            f"{url} needs more than is installed; pip install '.[s3]' in a checkout of mgm ({error})"
+        ) from None
     except ValueError as error:
         raise UserError(f"{url} is no address that fsspec knows: {error}") from None
 

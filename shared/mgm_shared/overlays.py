@@ -88,10 +88,8 @@ def draw_arrows(axis: "Axes", motion_YX2: NDArray[np.float32], full_px: float) -
 
     The arrow of a motion of `full_px` px a frame is as long as the arrows are apart, twice.
     """
-    num_rows, num_columns = motion_YX2.shape[:2]
-    step = -(-max(num_rows, num_columns) // MAX_ARROWS)
-    y, x, mean_K2 = _pooled(motion_YX2, step)
-    side_px = step * CELL_PX
+    side_px = arrow_spacing(motion_YX2.shape[:2])
+    y, x, mean_K2 = pooled(motion_YX2, side_px // CELL_PX)
     length_K2 = mean_K2 * (2 * side_px / full_px)
     is_moving_K = np.hypot(*length_K2.T) > MIN_ARROW_SHARE * side_px
     x_px, y_px = ((place[is_moving_K] + 0.5) * side_px - 0.5 for place in (x, y))
@@ -102,7 +100,28 @@ def draw_arrows(axis: "Axes", motion_YX2: NDArray[np.float32], full_px: float) -
     )  # fmt: skip
 
 
-def _pooled(motion_YX2: NDArray[np.float32], step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
+def arrow_spacing(cells_YX: tuple[int, ...]) -> int:
+    """How far the arrows of `draw_arrows` are apart, in pixels of the frame."""
+    return -(-max(cells_YX) // MAX_ARROWS) * CELL_PX
+
+
+def draw_arrow_scale(
+    axis: "Axes", full_px: float, cells_YX: tuple[int, int], panel_share: float, font_points: float
+) -> None:
+    """The arrow of `full_px` px a frame, as `draw_arrows` draws it, on axes that are `panel_share` panels wide."""
+    side_px, (height_px, width_px) = arrow_spacing(cells_YX), (CELL_PX * side for side in cells_YX)
+    axis.set(xlim=(0, panel_share * width_px), ylim=(height_px, 0), aspect="auto")
+    middle_px = panel_share * width_px / 2
+    axis.quiver(
+        middle_px - side_px, 0.42 * height_px, 2 * side_px, 0.0,
+        angles="xy", scale_units="xy", scale=1, color="white", edgecolor="black", linewidth=0.25,
+        units="xy", width=side_px / 6, headwidth=3.5, headlength=3.5, headaxislength=3, minlength=0,
+    )  # fmt: skip
+    text = f"{full_px:.1f} px\na frame"
+    axis.text(middle_px, 0.5 * height_px, text, ha="center", va="top", fontsize=font_points)
+
+
+def pooled(motion_YX2: NDArray[np.float32], step: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
     """Row, column and mean motion of the squares of step×step cells, of those where at least half are known."""
     num_rows, num_columns = (side // step for side in motion_YX2.shape[:2])
     cells_YX2 = motion_YX2[: num_rows * step, : num_columns * step].reshape(num_rows, step, num_columns, step, 2)

@@ -39,9 +39,13 @@ SILENT: Progress = Silent()
 
 
 class TerminalProgress:
-    """Lines on stderr, and a progress bar where stderr is a terminal. Use it as a context manager."""
+    """Lines on stderr, and a progress bar where stderr is a terminal. Use it as a context manager.
 
-    def __init__(self) -> None:
+    A quiet one shows nothing.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self.is_quiet = is_quiet
         self._bar: Any = None
 
     def __enter__(self) -> "TerminalProgress":
@@ -52,7 +56,7 @@ class TerminalProgress:
 
     def start(self, description: str, total: int | None, unit: str) -> None:
         self._close()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.is_quiet:
             # Only now: a command that shows no bar need not wait for the import.
             from tqdm import tqdm
 
@@ -64,6 +68,8 @@ class TerminalProgress:
             self._bar.set_postfix({name: str(value) for name, value in details.items()})
 
     def say(self, line: str) -> None:
+        if self.is_quiet:
+            return
         if self._bar is not None:
             self._bar.clear()
         print(one_line(line), file=sys.stderr, flush=True)

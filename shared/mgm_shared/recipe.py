@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mgm_shared.config import flag, renamed
+from mgm_shared.config import Config, extra_of, flag, renamed
 from mgm_shared.errors import UserError
 
 
@@ -84,3 +84,33 @@ def _section(file: Path, sections: Mapping[str, Any], name: str, known: Collecti
         if key not in known:
             raise UserError(f"{file}: {renamed(key) or f'`{name}` has no option {flag(key)}; see its --help'}")
     return section
+
+
+def recipe_text(command: str, config: Config, others: Mapping[str, Any] | None = None) -> str:
+    """A recipe with one section, from which the command builds an equal configuration.
+
+    Options that were not given are comments: the defaults of some are chosen from the data and the machine, which an
+    option that is set would prevent.
+
+    Args:
+        command: Name of the section.
+        config: The options of the command.
+        others: Options of the command that are no part of its configuration.
+    """
+    head = "# Options in comments were not given: they have these defaults, or are chosen when the command starts."
+    lines = [head, "", f"{command}:", *(f"  {_yaml(name, value)}" for name, value in (others or {}).items())]
+    groups: dict[str, list[str]] = {}
+    for name, value in config.to_dict().items():
+        mark = "" if name in config.model_fields_set else "# "
+        heading = extra_of(type(config).model_fields[name])["group"]
+        groups.setdefault(heading, []).append(f"  {mark}{_yaml(name, value)}")
+    for heading, group in groups.items():
+        lines += ["", f"  # {heading}", *group]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(name: str, value: Any) -> str:
+    """`key: value` in one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    # A scalar alone is a document, which PyYAML closes.
+    return f"{name}: {text.removesuffix('...' + chr(10)).rstrip()}"

@@ -57,6 +57,9 @@ class SampleSource(Protocol):
     def path(self) -> StorePath: ...
 
     @property
+    def address(self) -> str: ...
+
+    @property
     def table(self) -> pa.Table: ...
 
     @property
@@ -79,6 +82,11 @@ class Samples:
     @property
     def path(self) -> StorePath:
         return self.store.path
+
+    @property
+    def address(self) -> str:
+        """Where the store is, for records of runs."""
+        return self.store.address
 
     @property
     def noun(self) -> str:

@@ -5,10 +5,10 @@ Axes: T frames · H,W pixels · C = RGB · Y,X cells of 8×8 px · 2 = (dx, dy) 
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +17,25 @@ from numpy.typing import NDArray
 from mgm_shared import index
 from mgm_shared.codec import Planes
 from mgm_shared.errors import UserError
+from mgm_shared.lookup import find_video_row
 from mgm_shared.objects import Url
+from mgm_shared.raw_motion import motion_from
 from mgm_shared.schema import PARTS_DIR, SCHEMA_VERSION, unpack_motion
 from mgm_shared.shard_reader import ShardedArray
-from mgm_shared.storage import StorePath, read_bytes, store_path
+from mgm_shared.storage import StorePath, is_file, read_bytes, store_path
 from mgm_shared.store_files import METADATA_FILE
+from mgm_shared.time_view import Convert, TimeView, as_stored
 
 # pandas takes a quarter of a second to import. Only `Store.videos` imports it.
 if TYPE_CHECKING:
     import pandas as pd
     import xarray
+    from matplotlib.figure import Figure
 
     from mgm_shared.samples import SampleKind, Samples
 
-Key = int | slice | Sequence[int] | NDArray[np.int64]
+# What `Video.to_xarray` decodes itself.
+MOTION_ARRAYS = ("motion", "flow")
 
 
 def open_store(path: str | os.PathLike[str] | Url) -> "Store":
@@ -60,7 +65,10 @@ def check_schema(path: StorePath) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Store:
-    """A store: a table of videos, each with its arrays. It holds no open file and is cheap to pickle."""
+    """A store: a table of videos, each with its arrays. It holds no open file and is cheap to pickle.
+
+    It is a sequence of videos, sorted by id: `len(store)`, `store[3]`, `store[-2:]`, `for video in store`.
+    """
 
     path: StorePath
 
@@ -108,18 +116,52 @@ class Store:
         """The attributes of the root group: schema version, extraction settings, library versions."""
         return check_schema(self.path)
 
+    @property
+    def address(self) -> str:
+        """Where the store lies: an absolute path, or a URL."""
+        return str(self.path) if isinstance(self.path, Url) else str(self.path.absolute())
+
     def __len__(self) -> int:
         return len(self.table)
 
-    def __contains__(self, sample_id: object) -> bool:
-        return isinstance(sample_id, str) and self._find(sample_id) is not None
+    def __iter__(self) -> Iterator["Video"]:
+        return map(self.video_at, range(len(self)))
 
-    def __getitem__(self, sample_id: str) -> "Video":
-        """The video with this id, or the segment with this sample id."""
-        found = self._find(sample_id)
-        if found is None:
-            raise KeyError(f"no video {sample_id!r} in {self.path}; see store.videos and store.samples")
-        return found
+    def __contains__(self, video: object) -> bool:
+        """Whether the store has this video, or a video or segment with exactly this id."""
+        if isinstance(video, Video):
+            return video.video_id in self and self[video.video_id] == video
+        return isinstance(video, str) and self._find(video) is not None
+
+    @overload
+    def __getitem__(self, wanted: str | os.PathLike[str] | SupportsIndex) -> "Video": ...
+    @overload
+    def __getitem__(self, wanted: slice) -> "list[Video]": ...
+
+    def __getitem__(self, wanted: str | os.PathLike[str] | SupportsIndex | slice) -> "Video | list[Video]":
+        """A video or segment by its id, a video by its path, a part of its id, or its place; a list for a slice.
+
+        Text is an id, a path that was given to `mgm-prep extract`, or a part of exactly one video's id. A number is a
+        row of `videos`. NoSuchVideo, which is a UserError and a KeyError, when no id or several ids fit; IndexError
+        for a row that is not there.
+        """
+        if isinstance(wanted, slice):
+            return [self.video_at(row) for row in range(len(self))[wanted]]
+        if not isinstance(wanted, str | os.PathLike):
+            return self.video_at(range(len(self))[wanted])
+        name = os.fspath(wanted)
+        found = self._find(name)
+        return self.video_at(find_video_row(self.table, name, str(self.path))) if found is None else found
+
+    def sample(self, k: int, seed: int = 0) -> "list[Video]":
+        """`k` different videos at random, in the order of the store. The same seed gives the same videos.
+
+        UserError when the store has fewer.
+        """
+        if not 0 <= k <= len(self):
+            raise UserError(f"{self.path} has {len(self)} videos, so a sample of {k} is not possible")
+        rows = np.random.default_rng(seed).choice(len(self), k, replace=False)
+        return [self.video_at(int(row)) for row in sorted(rows)]
 
     def video_at(self, row: int) -> "Video":
         """The video in a row of `table`."""
@@ -144,6 +186,12 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}: {len(self)} videos, {index.numbers(self.table, 'num_frames').sum()} frames)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counts, and frames of some videos."""
+        from mgm_shared.notebook import store_html
+
+        return store_html(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,7 +266,7 @@ class Video:
     @property
     def frames(self) -> "TimeView":
         """uint8 RGB, (T, H, W, 3)."""
-        return self._view("frames", "uint8", _as_stored)
+        return self._view("frames", "uint8", as_stored)
 
     def pictures(self, indices_T: NDArray[np.int64]) -> Iterator[Planes | NDArray[np.uint8]]:
         """The frames at ascending `indices_T`, one after the other, as they are stored: see `ShardedArray.pictures`."""
@@ -238,9 +286,14 @@ class Video:
             raise UserError(f"{self.part} has no flow; `mgm-prep flow` puts it into the store") from None
 
     @property
+    def has_flow(self) -> bool:
+        """Whether `mgm-prep flow` has run on the part of the video."""
+        return is_file(self.part / "flow" / METADATA_FILE)
+
+    @property
     def packed_motion(self) -> "TimeView":
         """`motion` as it is stored: int16, in units of 1/16 px, `schema.MISSING` = no vector."""
-        return self._view("motion", "int16", _as_stored)
+        return self._view("motion", "int16", as_stored)
 
     @property
     def time_s(self) -> NDArray[np.float64]:
@@ -253,14 +306,33 @@ class Video:
         return np.asarray(self._track("picture_type"))
 
     def to_xarray(self) -> "xarray.Dataset":
-        """The video as an xarray Dataset, lazily read, with time in seconds as its coordinate."""
+        """The video as an xarray Dataset, lazily read, with time in seconds as its coordinate.
+
+        `motion` is float32 in px per frame, NaN where missing. The attributes are the video's own: those of `record`
+        that are known, and `video_id`.
+        """
         import xarray
 
-        part = xarray.open_zarr(str(self.part), consolidated=False)
-        dataset = part.isel(time=self._span)
-        known = {key: value for key, value in self.record.items() if value is not None}
-        described: xarray.Dataset = dataset.assign_attrs(known)
-        return described
+        # Not decoded by xarray, which takes float64 for a scale that JSON holds.
+        part = xarray.open_zarr(str(self.part), consolidated=False, mask_and_scale=False)
+        # The chunks and codecs of the part are no good for writing one video of it elsewhere.
+        dataset: xarray.Dataset = part.isel(time=self._span).drop_encoding()
+        for name in dataset.data_vars.keys() & set(MOTION_ARRAYS):
+            dataset[name] = motion_from(dataset[name])
+        dataset.attrs = {"video_id": self.video_id} | {k: v for k, v in self.record.items() if v is not None}
+        return dataset
+
+    def plot(self, num_frames: int = 8) -> "Figure":
+        """Draw frames from the whole video with their motion, as arrows and as colours (extra `notebook`)."""
+        from mgm_shared.notebook import video_figure
+
+        return video_figure(self, num_frames)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a strip of frames with their motion, and the record."""
+        from mgm_shared.notebook import video_html
+
+        return video_html(self)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -284,41 +356,3 @@ class Video:
 
         array = zarr.open_array(str(self.part / name), mode="r")
         return array[self._span]
-
-
-Convert = Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
-    return array
-
-
-@dataclass(frozen=True, repr=False)
-class TimeView:
-    """The frames of one video in an array of its part: `view[k]`, `view[a:b:s]`, `view[[i, j]]`."""
-
-    array: ShardedArray
-    start: int
-    num_frames: int
-    dtype: str
-    convert: Convert
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.num_frames, *self.array.shape[1:])
-
-    def __len__(self) -> int:
-        return self.num_frames
-
-    def __getitem__(self, key: Key) -> NDArray[Any]:
-        if isinstance(key, tuple):
-            raise IndexError("a video is indexed by time alone; slice the array that comes back")
-        indices_T = np.arange(self.num_frames)[key]
-        frames = self.convert(self.array.read(np.atleast_1d(indices_T) + self.start))
-        return frames if np.ndim(indices_T) else frames[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype)
-
-    def __repr__(self) -> str:
-        return f"TimeView(shape={self.shape}, dtype={self.dtype})"

@@ -13,7 +13,9 @@ from mgm_train.timm_models import register
 if TYPE_CHECKING:
     from mgm_train.config import EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
     from mgm_train.inference.video_model import VideoModel, load
+    from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.embed import EmbedResult, embed
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
     from mgm_train.tasks.export import ExportResult, export
@@ -33,9 +35,13 @@ _HOMES = {
     "ProbeConfig": "config",
     "VideoModel": "inference.video_model",
     "load": "inference.video_model",
+    "ReportResult": "run_report.report",
+    "report": "run_report.report",
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "Finding": "tasks.doctor",
+    "doctor": "tasks.doctor",
     "EmbedResult": "tasks.embed",
     "embed": "tasks.embed",
     "EvaluateResult": "tasks.evaluate",
@@ -62,14 +68,17 @@ __all__ = [
     "EvaluateConfig",
     "EvaluateResult",
     "ExportResult",
+    "Finding",
     "FinetuneConfig",
     "PretrainConfig",
     "ProbeConfig",
     "ProbeResult",
+    "ReportResult",
     "TrainPreview",
     "TrainResult",
     "VideoModel",
     "ablate",
+    "doctor",
     "embed",
     "evaluate",
     "export",
@@ -82,6 +91,7 @@ __all__ = [
     "preview_pretrain",
     "preview_probe",
     "probe",
+    "report",
     "visualize",
 ]
 

@@ -7,9 +7,9 @@ silent. torch is not imported here: `--help` stays fast.
 
 import re
 from dataclasses import replace
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
@@ -27,12 +27,14 @@ Sampling = Literal["dense", "segment"]
 ShortVideos = Literal["stride", "repeat"]
 # What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
 SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
+AugmentOn = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
+LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
 EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
@@ -52,20 +54,34 @@ SAMPLES = option(
     "What to read: whole videos, or the segments that `mgm-prep labels` attached; auto: segments where there are some",
     group=CLIPS,
 )
+LABEL_FRACTION = option(
+    1.0,
+    "Share of the training videos of each class whose labels are used; drawn by the seed, and a larger share contains "
+    "a smaller one",
+    group=CLIPS,
+    gt=0,
+    le=1,
+)
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
 SHORT_VIDEOS = option(
     "stride",
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
-    4, "Data loading processes per GPU; 0 loads in the main process", group=HARDWARE, may_change=True, ge=0
+    "auto",
+    "Data loading processes per GPU; 0 loads in the main process; auto: its share of the CPU cores, less one",
+    group=HARDWARE,
+    may_change=True,
 )
 WORKER_START = option(
     "auto", "Multiprocessing start method of the data loading processes", group=HARDWARE, may_change=True
 )
 PRECISION = option(
-    "auto", "Number format of the forward pass; auto: bf16 on a GPU that computes in it, else fp32", group=HARDWARE
+    "auto",
+    "Number format of the forward pass; auto: bf16 on a GPU that computes in it, fp16 on V100 and T4, fp32 elsewhere",
+    group=HARDWARE,
 )
 # AdamW's first step divides the learning rate by 0.1 in float32, whose largest number is 3.4e38.
 MAX_PROBE_SETTING = 3e37
@@ -126,7 +142,7 @@ class TrainConfig(Config):
         lt=1,
     )
     seed: int = option(0, "Seed of the initial weights, the order, the crops and the masks", group=SCHEDULE, ge=0)
-    num_workers: int = NUM_WORKERS
+    num_workers: Workers = NUM_WORKERS
     worker_start: WorkerStart = WORKER_START
     max_unreadable_videos: int = option(
         0,
@@ -137,8 +153,11 @@ class TrainConfig(Config):
     )
     precision: Precision = PRECISION
     device: Device = DEVICE
-    compile: bool = option(
-        False, "Compile the model with torch.compile: slower start, faster steps", group=HARDWARE, may_change=True
+    compile: bool | Literal["auto"] = option(
+        "auto",
+        "Compile the model with torch.compile: slower start, faster steps; auto: on a GPU that can, not on a CPU",
+        group=HARDWARE,
+        may_change=True,
     )
     fsdp: bool = option(
         False,
@@ -155,9 +174,26 @@ class TrainConfig(Config):
     save_every_epochs: int = option(
         50, "Keep the weights as epoch-XXXX.safetensors every so many epochs", group=LOGGING, may_change=True, ge=1
     )
+    log: str = option(
+        "",
+        "Log to these too, beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE is set), or both, "
+        "separated by a comma",
+        group=LOGGING,
+        may_change=True,
+    )
     log_every_steps: int = option(
         10, "Write a line of metrics.jsonl every so many optimizer steps", group=LOGGING, may_change=True, ge=1
     )
+
+    @property
+    def loggers(self) -> list[str]:
+        """The names in `log`."""
+        return [name.strip() for name in self.log.split(",") if name.strip()]
+
+    @model_validator(mode="after")
+    def _check_loggers(self) -> Self:
+        check(set(self.loggers) <= set(LOGGERS), "log", self.log, f"empty, or some of {', '.join(LOGGERS)}")
+        return self
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -165,6 +201,7 @@ class TrainConfig(Config):
         check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
         is_whole = self.image_px % self.patch_px == 0
         check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
+        check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
@@ -266,6 +303,7 @@ class FinetuneConfig(TrainConfig):
         group=MODEL,
     )
     class_map: str = CLASS_MAP
+    label_fraction: float = LABEL_FRACTION
     sampling: Sampling = option(
         "dense",
         "dense: consecutive frames at the stride; segment: one frame of each of num-frames equal segments (TSN)",
@@ -310,6 +348,19 @@ class FinetuneConfig(TrainConfig):
     )
     eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
 
+    augment_on: AugmentOn = option(
+        "auto",
+        "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
+        "GPU); auto: cpu",
+        group=HARDWARE,
+    )
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        is_there = self.augment_on != "cuda" or self.device != "cpu"
+        check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        return self
+
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
         every = self.eval_every_epochs
@@ -332,7 +383,7 @@ class ViewConfig(Config):
     num_temporal_views: int = option(5, "Clips along the video (paper: 5; 2 on SSv2)", group=TESTING, ge=1)
     num_spatial_views: int = option(3, "Square crops along the longer side", group=TESTING, ge=1)
     batch_size: int = option(8, "Videos per step; all views of a video are read together", group=HARDWARE, ge=1)
-    num_workers: int = NUM_WORKERS
+    num_workers: Workers = NUM_WORKERS
     worker_start: WorkerStart = WORKER_START
     precision: Precision = PRECISION
     device: Device = DEVICE
@@ -354,6 +405,7 @@ class ProbeConfig(ViewConfig):
     """Options of the linear probe of a frozen encoder; the paper gives no settings for it."""
 
     init: str = option("", "Weights of the encoder: a run folder or an epoch-XXXX.safetensors", group=MODEL)
+    label_fraction: float = LABEL_FRACTION
     train_temporal_views: int = option(
         5, "Clips along each training video that the heads learn from", group=PROBING, ge=1
     )
@@ -375,7 +427,9 @@ class ProbeConfig(ViewConfig):
         "expression whose first group names the recording",
         group=PROBING,
     )
-    seed: int = option(0, "Seed of the order of the clips and of the videos held out", group=PROBING, ge=0)
+    seed: int = option(
+        0, "Seed of the order of the clips, of the videos held out, and of label-fraction", group=PROBING, ge=0
+    )
 
     @model_validator(mode="after")
     def _check_lists(self) -> Self:

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from mgm_shared.errors import UserError
 from mgm_shared.figures import motion_figure, motion_movie, save, save_gif
+from mgm_shared.mp4 import save_mp4
 from mgm_shared.samples import num_segments
 from mgm_shared.schema import PICTURE_TYPES
-from mgm_shared.storage import file_sizes
-from mgm_shared.store import Store, Video
+from mgm_shared.storage import PathLike, file_sizes
+from mgm_shared.store import Store, Video, open_store
 
-NUM_IN_FIGURE, NUM_IN_GIF = 8, 50
+NUM_IN_FIGURE, NUM_IN_MOVIE = 8, 50
+SAVE_MOVIE = {".gif": save_gif, ".mp4": save_mp4}
+LISTED = ["video_id", "split", "label", "num_frames", "fps", "height", "width"]
+MAX_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +71,45 @@ class VideoDescription:
 
 
 def find_video(store: Store, wanted: str | None) -> Video:
-    """The video with the id `wanted`, or the only one whose id contains it; the first video for None.
+    """The video that `wanted` names, as in `store[wanted]`: an id, a path, a part of one id. The first one for None.
 
     UserError when no id or several ids contain it.
     """
     if not len(store):
         raise UserError(f"{store.path} holds no video")
-    if wanted is None or wanted in store:
-        return store.video_at(0) if wanted is None else store[wanted]
-    matches = [video_id for video_id in store.table["video_id"].to_pylist() if wanted in video_id]
-    if len(matches) != 1:
-        found = f"{len(matches)} ids contain it, such as {', '.join(matches[:3])}" if matches else "no id contains it"
-        raise UserError(f"{store.path} has no video {wanted!r}; {found}")
-    return store[matches[0]]
+    return store[0 if wanted is None else wanted]
+
+
+def list_videos(
+    store: Store | PathLike, *, label: str | None = None, split: str | None = None
+) -> list[dict[str, str | int | float | None]]:
+    """The videos of a store, sorted by id: video_id, split, label, num_frames, fps, height, width of each.
+
+    Args:
+        store: A store, or its path or URL.
+        label: Only videos with this label.
+        split: Only videos of this split.
+
+    Raises:
+        UserError: No video has the label or the split; the message names some that there are.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    table = opened.table.select(LISTED)
+    for column, wanted in (("label", label), ("split", split)):
+        if wanted is not None:
+            chosen = table.filter(pc.equal(table[column], wanted))
+            if not len(chosen):
+                there = sorted(filter(None, table[column].unique().to_pylist()))
+                raise UserError(f"{opened.path} has no such video with {column} {wanted!r}; {_some(there)}")
+            table = chosen
+    rows: list[dict[str, str | int | float | None]] = table.to_pylist()
+    return rows
+
+
+def _some(names: list[str]) -> str:
+    """Some names, for a message."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"there are: {', '.join(names[:MAX_NAMED])}{more}" if names else "none is set; `mgm-prep labels` sets them"
 
 
 def describe_store(store: Store) -> StoreDescription:
@@ -138,14 +169,15 @@ def _plain(value: Any) -> Any:
 
 
 def draw_video(video: Video, file: Path, num_frames: int | None = None) -> None:
-    """Draw frames of a video with their motion, as arrows and colours, into a PNG or GIF file.
+    """Draw frames of a video with their motion, as arrows and colours, into a PNG, GIF or MP4 file.
 
-    A PNG has frames from the whole video, 8 by default; a GIF has consecutive frames from its middle, 50 by default.
+    Where the store has optical flow, it is drawn below. A PNG has frames from the whole video, 8 by default; a GIF or
+    an MP4 has consecutive frames from its middle, 50 by default.
     """
-    if file.suffix.lower() == ".gif":
-        num_shown = min(num_frames or NUM_IN_GIF, video.num_frames)
+    if save_movie := SAVE_MOVIE.get(file.suffix.lower()):
+        num_shown = min(num_frames or NUM_IN_MOVIE, video.num_frames)
         first = (video.num_frames - num_shown) // 2
-        save_gif(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
+        save_movie(motion_movie(video, np.arange(first, first + num_shown)), file, video.fps)
         return
     num_shown = min(num_frames or NUM_IN_FIGURE, video.num_frames)
     # The middle of each of `num_shown` equal parts, because the first frame of a video has no motion.

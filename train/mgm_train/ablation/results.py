@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mgm_shared.figures import FONT_POINTS, PAGE_INCHES, panels, save
 from mgm_shared.files import replace_text
 from mgm_shared.json_text import to_json
-from mgm_train.ablation.grid import GridRow, Table
+from mgm_train.ablation.grid import TESTS, GridRow, Run, Table
 from mgm_train.ablation.runner import RunResult
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRIC = "top1"
+# What a test prints of each run's accuracy.
+SCORES = ("top1", "top5", "knn_top1", "scored", "listed")
+# What a training prints of its cost.
+COSTS = ("num_steps", "num_epochs", "last_loss", "flops", "wall_s")
 # The colours of Okabe and Ito, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -34,6 +38,8 @@ class Result:
     failures: Mapping[int, str]
     num_missing: int
     num_unscored: int
+    num_videos: int = 0
+    """Videos of the test, in the run with the most."""
 
     @property
     def mean(self) -> float | None:
@@ -76,12 +82,13 @@ def _result(row: GridRow, outcomes: Mapping[str, RunResult]) -> Result:
         failures={seed: outcome.reason for seed, outcome in found.items() if outcome.reason},
         num_missing=sum(not outcome.scores and not outcome.reason for outcome in found.values()),
         num_unscored=sum(outcome.num_unscored for outcome in found.values()),
+        num_videos=max((outcome.scores["listed"] for outcome in found.values() if outcome.scores), default=0),
     )
 
 
 def write_results(tables: Sequence[Table], outcomes: Mapping[str, RunResult], out: Path) -> dict[str, Any]:
     """Write results.md, results.json and results.png; what is in the second."""
-    files = {kind: out / f"results.{kind}" for kind in ("md", "json", "png")}
+    files = {kind: out / f"results.{kind}" for kind in ("md", "json", "png")} | {"rows": out / "rows.jsonl"}
     values = {
         "folder": str(out),
         "tables": [plain(table, outcomes) for table in tables],
@@ -91,9 +98,33 @@ def write_results(tables: Sequence[Table], outcomes: Mapping[str, RunResult], ou
     text = "\n".join(markdown(table, outcomes) for table in tables)
     out.mkdir(parents=True, exist_ok=True)
     replace_text(files["md"], text)
+    replace_text(files["rows"], "".join(to_json(row) + "\n" for row in run_rows(tables, outcomes)))
     replace_text(files["json"], to_json(values, indent=2) + "\n")
     save(plot(tables, outcomes), files["png"])
     return values
+
+
+def run_rows(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> list[dict[str, Any]]:
+    """A row for each run and table with a finished test: its labels, seed and scores, and the cost of its stages."""
+    return [
+        _run_row(table, row, run, outcomes[run.name].records)
+        for table in tables
+        for row in table.rows
+        for run in row.runs
+        if outcomes[run.name].records.keys() & set(TESTS)
+    ]
+
+
+def _run_row(table: Table, row: GridRow, run: Run, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    values = {
+        f"{task}_{name}": records[task][name]
+        for tasks, names in ((TESTS, SCORES), (("pretrain", "finetune"), COSTS))
+        for task in tasks
+        for name in names
+        if name in records.get(task, {})
+    }
+    labels = dict(zip([axis.name for axis in table.axes], row.labels, strict=True))
+    return {"table": table.name, "labels": labels, "seed": run.seed, **values, "run": run.name}
 
 
 def markdown(table: Table, outcomes: Mapping[str, RunResult]) -> str:
@@ -137,17 +168,30 @@ def plot(tables: Sequence[Table], outcomes: Mapping[str, RunResult]) -> "Figure"
     for axis in axes.flat[len(tables) :]:
         axis.remove()
     for axis, table in zip(axes.flat, tables, strict=False):
-        axis.set_title(table.name, fontsize=FONT_POINTS)
         axis.spines[["left", "bottom"]].set_visible(True)
         axis.tick_params(labelsize=FONT_POINTS)
         axis.grid(linewidth=0.3, alpha=0.6)
         results = tabulate(table, outcomes)
+        axis.set_title(f"{table.name}\n{sample_line(results)}", fontsize=FONT_POINTS)
         numeric = [number for number, varied in enumerate(table.axes) if varied.numbers]
         if numeric and any(result.values for result in results):
             _curves(axis, table, results, numeric[-1])
         else:
             _marks(axis, results)
     return figure
+
+
+def sample_line(results: Sequence[Result]) -> str:
+    """Of how many runs, seeds and videos the marks are the mean, in words: `mean ± std, n = 3 (seeds 0, 1, 2)`."""
+    counts = sorted({len(result.values) for result in results if result.values})
+    if not counts:
+        return "no finished run"
+    seeds = sorted({seed for result in results for seed in result.values})
+    num_runs = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    what = "mean ± std, " if counts[-1] > 1 else ""
+    videos = max(result.num_videos for result in results)
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    return f"{what}{num_runs} ({named}), {videos:,} test videos"
 
 
 def _curves(axis: "Axes", table: Table, results: Sequence[Result], number: int) -> None:
@@ -182,6 +226,8 @@ def _marks(axis: "Axes", results: Sequence[Result]) -> None:
             continue
         bar: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2}
         axis.errorbar(result.mean, y, xerr=result.std, **bar)
+        dots: dict[str, Any] = {"color": COLOURS[1], "marker": ".", "markersize": 3, "linestyle": "none", "zorder": 3}
+        axis.plot(list(result.values.values()), [y] * len(result.values), **dots)
         axis.annotate(str(result), (result.mean, y), (0, 8), textcoords="offset points", **style)
     axis.set_yticks(range(len(results)), [", ".join(result.labels) for result in results])
     axis.set_ylim(len(results) - 0.5, -0.7)

@@ -1,7 +1,7 @@
 """Run an ablation: each run is pretrained, fine-tuned and tested by the same commands that a user would call.
 
-    OUT/<run>/pretrain.yaml, finetune.yaml, evaluate.yaml   configuration of each stage
-    OUT/<run>/pretrain/, finetune/                          its run folder
+    OUT/<run>/pretrain.yaml, finetune.yaml, evaluate.yaml   configuration of each stage; probe.yaml where asked
+    OUT/<run>/pretrain/, finetune/, probe/                  its run folder
     OUT/<run>/pretrain.json, …                              record of a finished stage, which is not run again
     OUT/results.md, results.json, results.png               the tables (see results.py)
 
@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +58,13 @@ INHERITED = {"finetune": ("positions",), "evaluate": SAMPLING_OPTIONS}
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One command of a run, with its configuration, and the paths of its files."""
+    """One command of a run on a store, with its configuration, and the paths of its files."""
 
     task: str
+    store: str
     folder: Path
     config: Config
-    arguments: tuple[str, ...]
+    more: tuple[str, ...]
 
     @property
     def asked(self) -> Path:
@@ -79,16 +82,16 @@ class Stage:
 
     @property
     def command(self) -> list[str]:
-        return [self.task, *self.arguments, "--config", str(self.asked), "--json"]
+        return [self.task, self.store, *self.more, "--config", str(self.asked), "--json"]
 
-    def identity(self, store: str) -> dict[str, Any]:
-        """What its result depends on, as it stands in the record."""
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """What its result depends on, as it stands in the record. `digests` has the content of each store, by path."""
         # Where its pretraining lies is not what it is; that has a record of its own.
         kept = {
             key: value for key, value in self.config.to_dict().items() if key not in self.config.changeable() | {"init"}
         }
         inputs = {name: content_digest(Path(kept[name])) for name in ("class_map", "boxes") if kept.get(name)}
-        return {"store": store, "settings": json.loads(json.dumps(kept)), "inputs": inputs}
+        return {"store": digests[self.store], "settings": json.loads(json.dumps(kept)), "inputs": inputs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,8 @@ class RunResult:
 
     scores: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each finished stage printed, and its `wall_s`, by task."""
 
     @property
     def num_unscored(self) -> int:
@@ -110,29 +115,33 @@ class RunResult:
 
 
 def stages_of(run: Run, out: Path, store: str) -> list[Stage]:
-    """The pretraining, the fine-tuning and the test of a run."""
+    """The stages of a run on a store, in their order: pretraining, fine-tuning, its test, and the probe."""
     folders = {task: out / name for task, name in run.names.items()}
-    pretrained, finetuned = folders["pretrain"] / "pretrain", folders["finetune"] / "finetune"
-    config = run.configs["finetune"].replace(init=str(pretrained.absolute()))
+    pretrained, finetuned, probed = (folders[task] / task for task in ("pretrain", "finetune", "probe"))
+    init = {"init": str(pretrained.absolute())} if run.is_pretrained else {}
     # Not `--run`, because torchrun's parser takes that for an option of its own.
-    calls = {
-        "pretrain": (run.configs["pretrain"], (store, "--run-dir", str(pretrained))),
-        "finetune": (config, (store, "--run-dir", str(finetuned))),
-        "evaluate": (run.configs["evaluate"], (store, str(finetuned))),
-    }
+    calls: dict[str, tuple[Config, tuple[str, ...]]] = {}
+    if run.is_pretrained:
+        calls["pretrain"] = run.configs["pretrain"], ("--run-dir", str(pretrained))
+    if "evaluate" in run.tests:
+        calls["finetune"] = run.configs["finetune"].replace(**init), ("--run-dir", str(finetuned))
+        calls["evaluate"] = run.configs["evaluate"], (str(finetuned),)
+    if "probe" in run.tests and run.is_pretrained:
+        calls["probe"] = run.configs["probe"].replace(**init), ("--run-dir", str(probed))
+    stores = {"pretrain": run.pretrain_on or store}
     return [
-        Stage(task=task, folder=folders[task], config=config, arguments=arguments)
-        for task, (config, arguments) in calls.items()
+        Stage(task=task, store=stores.get(task, store), folder=folders[task], config=config, more=more)
+        for task, (config, more) in calls.items()
     ]
 
 
-def check_records(runs: Iterable[Run], out: Path, store: str, digest: str) -> None:
+def check_records(runs: Iterable[Run], out: Path, store: str, digests: Mapping[str, str]) -> None:
     """UserError if a finished stage was run with other settings, inputs, or another store than now."""
     for stage in [stage for run in runs for stage in stages_of(run, out, store)]:
         record = read_record(stage)
         if record is None:
             continue
-        now, then = stage.identity(digest), record["identity"]
+        now, then = stage.identity(digests), record["identity"]
         if then["store"] != now["store"]:
             raise UserError(f"{stage.record} is of another store; take another --run folder")
         then_inputs = then.get("inputs", {})
@@ -170,8 +179,10 @@ def progress_of(run: Run, out: Path, store: str) -> str:
 class Ablation:
     """Run the stages that are not finished, one after the other. `launch` runs a command of mgm-train."""
 
-    def __init__(self, out: Path, store: str, digest: str, launch: Launch, say: Callable[[str], None]) -> None:
-        self.out, self.store, self.digest, self.launch, self.say = out, store, digest, launch, say
+    def __init__(
+        self, out: Path, store: str, digests: Mapping[str, str], launch: Launch, say: Callable[[str], None]
+    ) -> None:
+        self.out, self.store, self.digests, self.launch, self.say = out, store, digests, launch, say
         self.failed: dict[Path, str] = {}
         self.stop = StopRequest()
 
@@ -190,27 +201,39 @@ class Ablation:
                 return
 
     def outcome(self, run: Run) -> RunResult:
-        """The result of a run so far."""
-        record = None
+        """The result of a run so far. Its scores are those of the fine-tuned model, or of the probe without one."""
+        records: dict[str, Mapping[str, Any]] = {}
+        reason = ""
         for stage in stages_of(run, self.out, self.store):
             record = read_record(stage)
             if record is None:
-                return RunResult(reason=self.failed.get(stage.record, ""))
-        return RunResult(scores=record["result"] if record else {})
+                reason = self.failed.get(stage.record, "")
+                break
+            records[stage.task] = record["result"] | {"wall_s": record.get("wall_s")}
+        scores = records.get(run.tests[0], {})
+        return RunResult(scores=scores, reason=reason, records=records)
 
     def _start(self, stage: Stage) -> None:
         """Run a stage. It leaves a record, or a reason in `failed`, or a request to stop."""
         stage.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({stage.task: stage.options}, sort_keys=False)
         replace_text(stage.asked, text)
+        start_s = time.monotonic()
         ended = self.launch(stage.command, self.stop)
+        wall_s = round(time.monotonic() - start_s, 1)
         if ended.code == EXIT_INTERRUPTED or (ended.code and self.stop.is_asked):
             self.stop.is_asked = True
         elif ended.code not in (0, EXIT_SOME_FAILED):
             self.failed[stage.record] = f"{stage.task}: {ended.reason}"
             self.say(f"failed: {self.failed[stage.record]}")
         else:
-            record = {"identity": stage.identity(self.digest), "result": json.loads(ended.stdout)}
+            # The time of the last start, where the stage was interrupted.
+            record = {
+                "identity": stage.identity(self.digests),
+                "result": json.loads(ended.stdout),
+                "wall_s": wall_s,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
             replace_text(stage.record, to_json(record, indent=2) + "\n")
 
 

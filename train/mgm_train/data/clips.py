@@ -23,7 +23,8 @@ from mgm_shared.kernel import kernel
 from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
 from mgm_shared.store import Video
-from mgm_train.data.labels import label_numbers, split_rows
+from mgm_train.data.device_augment import Changes
+from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion
 
@@ -43,6 +44,8 @@ class Clip:
     label: int
     sample_id: str
     problem: str = ""
+    changes: Changes | None = None
+    """What the device has still to do to the pixels."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -223,16 +226,20 @@ class LabelledDataset(_ClipDataset):
     """Clips with a label, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
     A sample is {"frames_CTHW": uint8, "label": place in `classes`, "index": int}; a label that is not in `classes` is a
-    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN).
+    UserError. `sampling` is "dense", frames at the stride, or "segment", frames of the whole video (TSN). Only
+    `label_fraction` of the videos of each class are used; see `label_subset`.
     """
 
     _: KW_ONLY
     classes: list[str]
     class_map: Mapping[str, str] | None = None
     sampling: str = "dense"
+    label_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        self.rows, self.labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        rows, labels = label_numbers(self.store, self.split, self.classes, self.class_map)
+        kept = label_subset(labels, self.label_fraction, self.seed)
+        self.rows, self.labels = rows[kept], labels[kept]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -252,13 +259,15 @@ class LabelledDataset(_ClipDataset):
 
 def _sample(clip: Clip, index: int) -> Sample:
     sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
+    sample |= {"changes": clip.changes} if clip.changes is not None else {}
     return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), and mask_BN (bool) where the samples have masks. If
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
+    changes_B where their pixels are still to be changed on the device. If
     videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
     that could; the others are blank.
     """
@@ -271,6 +280,8 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     }
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    if "changes" in samples[0]:
+        batch["changes_B"] = [sample["changes"] for sample in samples]
     unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)
     if unreadable:
         kept = [k for k, sample in enumerate(samples) if "unreadable" not in sample]

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def label_numbers(
     if unknown := sorted(set(names.tolist()) - set(place_of)):
         raise UserError(f"split {split!r} of {store.path} has labels that training does not know: {_some(unknown)}")
     return rows, np.array([place_of[name] for name in names.tolist()])[code_of_row]
+
+
+def label_subset(label_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Places of the videos whose labels are used, ascending: `fraction` of each class, rounded, and at least one.
+
+    The videos of a class are drawn by (seed, class) alone, and a larger fraction contains a smaller one of the same
+    seed, so runs that differ in the fraction or in anything else but the seed are compared on the same videos.
+    """
+    share = Fraction(fraction).limit_denominator(10_000)
+    kept = []
+    for label in np.unique(label_N).tolist():
+        places = np.flatnonzero(label_N == label)
+        num_kept = max(1, int(share * len(places) + Fraction(1, 2)))
+        kept.append(np.random.default_rng([seed, label]).permutation(places)[:num_kept])
+    return np.sort(np.concatenate(kept)) if kept else np.empty(0, np.int64)
 
 
 def describe_map(store: SampleSource, split: str, class_map: Mapping[str, str]) -> str:

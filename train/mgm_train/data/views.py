@@ -48,6 +48,24 @@ def read_views(video: Video, indices_T: NDArray[np.int64], views: Sequence[View]
     return shown
 
 
+def read_clip_views(
+    video: Video, indices_VT: NDArray[np.int64], views: Sequence[View], out_VCTHW: NDArray[np.uint8]
+) -> None:
+    """Write several clips of a video, each as several views of one size show it: uint8 (clips · views, 3, T, H, W).
+
+    A frame is decoded once for all clips and views, and written where it belongs.
+    """
+    wanted, place = np.unique(indices_VT, return_inverse=True)
+    place_VT = place.reshape(indices_VT.shape)
+    shown_VSCTHW = out_VCTHW.reshape(len(indices_VT), len(views), *out_VCTHW.shape[1:])
+    for k, picture in enumerate(video.pictures(wanted)):
+        (v, t), *others = np.argwhere(place_VT == k).tolist()
+        for s, view in enumerate(views):
+            show(picture, view, shown_VSCTHW[v, s, :, t])
+        for other_v, other_t in others:
+            shown_VSCTHW[other_v, :, :, other_t] = shown_VSCTHW[v, :, :, t]
+
+
 def show(picture: Planes | NDArray[np.uint8], view: View, out_CHW: NDArray[np.uint8]) -> None:
     """Write what a view shows of a frame, given as planes or as RGB (H, W, 3)."""
     if isinstance(picture, Planes):

@@ -124,7 +124,7 @@ def hold_out(features: Features, share: float, seed: int, pattern: str = NONE) -
     """Split the training videos into those to fit to and those to choose a head by; see `held_out_videos`."""
     recordings = recordings_of(features.sample_ids, features.video_ids, pattern)
     is_held_N = held_out_videos(features.label_N.numpy(), recordings, share, seed, pattern)
-    return _some(features, ~is_held_N), _some(features, is_held_N)
+    return some_features(features, ~is_held_N), some_features(features, is_held_N)
 
 
 def held_out_videos(
@@ -161,7 +161,8 @@ def _drawn(places_of_group: Mapping[str, list[int]], share: float, rng: np.rando
     return held
 
 
-def _some(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+def some_features(features: Features, is_in_N: NDArray[np.bool_]) -> Features:
+    """The features of some of the videos."""
     return Features(
         feature_NVD=features.feature_NVD[torch.from_numpy(is_in_N)],
         label_N=features.label_N[torch.from_numpy(is_in_N)],

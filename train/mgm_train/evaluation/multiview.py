@@ -7,9 +7,11 @@ Axes: N readable videos of a batch · V views · C colours · T frames · H,W pi
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
@@ -28,18 +30,25 @@ from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
 from mgm_train.data.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
-from mgm_train.data.loader import start_method
+from mgm_train.data.loader import ToDevice, start_method
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
-from mgm_train.data.views import View, read_views
+from mgm_train.data.views import View, read_clip_views
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.evaluation.metrics import Prediction, Scores, diverged, score
 from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoClassifier
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 
-# Maximum number of clips in a forward pass. The views of one video can be more.
-CLIPS_AT_ONCE = 32
+# Maximum number of clips in a forward pass. The views of one video can be more. A GPU gains nothing from more than 128,
+# and a CPU nothing from more than a few.
+MAX_CLIPS_ON_GPU, MAX_CLIPS_ON_CPU = 128, 32
+# Activations of a block without gradients: bytes for each token and unit of width, of which the MLP has most.
+ACTIVATION_BYTES = 40
+MEMORY_SHARE = 0.5
+
+Item = TypeVar("Item")
 
 AnyViews = TypeVar("AnyViews", bound=ViewConfig)
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
@@ -48,17 +57,27 @@ EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """All views of one sample, (V, C, T, H, W) uint8; for an unreadable one None, with the reason."""
+    """The sample of some views; `reason` says why it could not be read, and is empty where it was."""
 
     sample_id: str
     video_id: str
     label: int
-    frames_VCTHW: Tensor | None
     reason: str = ""
 
 
-class ViewDataset(Dataset[Views]):
-    """The views of each sample of a split. A frame is decoded once for all its views."""
+@dataclass(frozen=True, kw_only=True)
+class UnreadViews:
+    """All views of one sample, uint8 of `shape_VCTHW`, which `read` writes into an array. OSError for damaged data."""
+
+    sample_id: str
+    video_id: str
+    label: int
+    shape_VCTHW: tuple[int, ...]
+    read: Callable[[NDArray[np.uint8]], None]
+
+
+class ViewDataset(Dataset[UnreadViews]):
+    """The views of each sample of a split. A frame is decoded once for all its views, into the memory of its batch."""
 
     def __init__(self, store: SampleSource, classes: list[str], model: ModelConfig, config: ViewConfig) -> None:
         self.store, self.model, self.config = store, model, config
@@ -78,16 +97,19 @@ class ViewDataset(Dataset[Views]):
         """Number of views per video."""
         return self.config.num_temporal_views * self.config.num_spatial_views
 
-    def __getitem__(self, index: int) -> Views:
+    def __getitem__(self, index: int) -> UnreadViews:
         video, label = self.store.video_at(int(self.rows[index])), int(self.labels[index])
-        views = Views(sample_id=video.sample_id, video_id=video.video_id, label=label, frames_VCTHW=None)
-        try:
-            return replace(views, frames_VCTHW=torch.from_numpy(self._views(video)))
-        except OSError as error:
-            return replace(views, reason=str(error))
+        shape = (self.num_views, 3, self.model.num_frames, self.model.image_px, self.model.image_px)
+        return UnreadViews(
+            sample_id=video.sample_id,
+            video_id=video.video_id,
+            label=label,
+            shape_VCTHW=shape,
+            read=partial(self._read, video),
+        )
 
-    def _views(self, video: Video) -> NDArray[np.uint8]:
-        config, side_px = self.config, self.model.image_px
+    def _read(self, video: Video, frames_VCTHW: NDArray[np.uint8]) -> None:
+        config, size_px = self.config, self.model.image_px
         indices_VT = view_indices(
             video.num_frames,
             self.model.num_frames,
@@ -96,11 +118,8 @@ class ViewDataset(Dataset[Views]):
             config.sampling,
             config.short_videos,
         )
-        wanted, place_VT = np.unique(indices_VT, return_inverse=True)
         boxes = view_boxes(video.height, video.width, config.num_spatial_views)
-        shown = read_views(video, wanted, [View(box=box, size_px=side_px) for box in boxes])
-        places = place_VT.reshape(indices_VT.shape)
-        return np.stack([frames_CTHW[:, place_T] for place_T in places for frames_CTHW in shown])
+        read_clip_views(video, indices_VT, [View(box=box, size_px=size_px) for box in boxes], frames_VCTHW)
 
 
 def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
@@ -199,41 +218,86 @@ def over_videos(
 
     On the main process, `progress` counts its finished videos.
     """
-    loader = _loader(dataset, indices, distributed.device)
     heard = progress if distributed.is_main else SILENT
+    device, precision = distributed.device, dataset.config.precision
+    loader = _loader(dataset, indices, device, heard)
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
+    num_at_once = clips_at_once(dataset.model, device)
+    to_device = ToDevice(device)
     num_unreadable = 0
     with reading(loader) as batches:
-        for batch in batches:
-            outputs = iter(_outputs(model, batch, dataset.config.precision, distributed.device))
+        scored = ((batch, _outputs(model, to_device(batch), precision, device, num_at_once)) for batch in batches)
+        for batch, outputs in _one_ahead(scored) if device.type == "cuda" else scored:
+            of_readable = iter(_on_cpu(outputs, dataset.num_views))
             for video, is_readable in zip(batch["videos"], batch["is_readable"], strict=True):
-                yield video, next(outputs) if is_readable else None
+                yield video, next(of_readable) if is_readable else None
             num_unreadable += batch["is_readable"].count(False)
             heard.advance(len(batch["videos"]), unreadable=num_unreadable)
 
 
-def collate_views(videos: list[Views]) -> dict[str, Any]:
-    """Collate a batch: `videos` without frames, `is_readable` for each, and `frames_NVCTHW` of the readable ones.
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each given out when the next has been made: a GPU copies and computes while the CPU counts."""
+    ahead: Item | None = None
+    for item in items:
+        if ahead is not None:
+            yield ahead
+        ahead = item
+    if ahead is not None:
+        yield ahead
 
-    One tensor, so that a worker needs one piece of shared memory, and one open file, for a batch.
+
+def clips_at_once(model: ModelConfig, device: torch.device) -> int:
+    """The number of clips in a forward pass, whose activations fit into half of the free memory of a GPU."""
+    if device.type != "cuda":
+        return MAX_CLIPS_ON_CPU
+    free_bytes = MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    clip_activations = ACTIVATION_BYTES * model.grid.num_tokens * model.width
+    return max(1, min(MAX_CLIPS_ON_GPU, int(free_bytes / clip_activations)))
+
+
+def collate_views(unread: list[UnreadViews]) -> dict[str, Any]:
+    """Read a batch: `videos`, `is_readable` for each, and `frames_NVCTHW` of the readable ones.
+
+    One tensor, in a worker in shared memory, into which the views are written as they are decoded: there is no copy,
+    and a batch needs one open file.
     """
-    frames = [video.frames_VCTHW for video in videos if video.frames_VCTHW is not None]
-    batch: dict[str, Any] = {
-        "videos": [replace(video, frames_VCTHW=None) for video in videos],
-        "is_readable": [video.frames_VCTHW is not None for video in videos],
-    }
-    # `default_collate` stacks into shared memory in a worker, which saves a copy.
-    return batch | ({"frames_NVCTHW": default_collate(frames)} if frames else {})
+    frames_NVCTHW = _batch_memory((len(unread), *unread[0].shape_VCTHW))
+    array_NVCTHW = frames_NVCTHW.numpy()
+    videos: list[Views] = []
+    num_readable = 0
+    for views in unread:
+        reason = ""
+        try:
+            views.read(array_NVCTHW[num_readable])
+            num_readable += 1
+        except OSError as error:
+            reason = str(error)
+        videos.append(Views(sample_id=views.sample_id, video_id=views.video_id, label=views.label, reason=reason))
+    batch = {"videos": videos, "is_readable": [not video.reason for video in videos]}
+    return batch | ({"frames_NVCTHW": frames_NVCTHW[:num_readable]} if num_readable else {})
 
 
-def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) -> DataLoader[Any]:
-    config = dataset.config
+def _batch_memory(shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised uint8 tensor, in a worker in shared memory, as torch's `default_collate` makes it."""
+    if get_worker_info() is None:
+        # numpy asks the system for large pages, which saves a quarter of a test's time.
+        return torch.from_numpy(np.empty(shape, np.uint8))
+    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device, progress: Progress) -> DataLoader[Any]:
+    config, model = dataset.config, dataset.model
+    video_bytes = dataset.num_views * clip_bytes(model.num_frames, model.image_px)
+    workers = count_workers(config.num_workers, config.batch_size * video_bytes, device)
+    if workers.remark:
+        progress.say(workers.remark)
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
         sampler=list(indices),
-        num_workers=config.num_workers,
-        multiprocessing_context=start_method(config.num_workers, config.worker_start),
+        num_workers=workers.number,
+        multiprocessing_context=start_method(workers.number, config.worker_start),
         collate_fn=Packing(collate_views),
         worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",
@@ -242,14 +306,21 @@ def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device) 
 
 @torch.inference_mode()
 def _outputs(
-    model: Callable[[Tensor], Tensor], batch: Mapping[str, Any], precision: str, device: torch.device
-) -> Sequence[Tensor]:
-    """The model's outputs for each readable video of a batch, (V, K) float32 on the CPU."""
+    model: Callable[[Tensor], Tensor],
+    batch: Mapping[str, Any],
+    precision: str,
+    device: torch.device,
+    num_at_once: int,
+) -> Tensor | None:
+    """The model's outputs for all views of the readable videos of a batch, (N·V, K) float32 on the device."""
     if "frames_NVCTHW" not in batch:
-        return []
+        return None
     dtype = autocast_dtype(precision, device)
-    frames_NVCTHW = batch["frames_NVCTHW"].to(device, non_blocking=True)
+    frames_NVCTHW = batch["frames_NVCTHW"]
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = [model(clips_BCTHW).float() for clips_BCTHW in frames_NVCTHW.flatten(0, 1).split(CLIPS_AT_ONCE)]
-    of_videos: Sequence[Tensor] = torch.cat(outputs).cpu().split(frames_NVCTHW.shape[1])
-    return of_videos
+        return torch.cat([model(clips_BCTHW).float() for clips_BCTHW in frames_NVCTHW.flatten(0, 1).split(num_at_once)])
+
+
+def _on_cpu(outputs: Tensor | None, num_views: int) -> Sequence[Tensor]:
+    """The outputs of each readable video, (V, K) on the CPU; this waits for a GPU."""
+    return [] if outputs is None else outputs.cpu().split(num_views)

@@ -7,7 +7,7 @@ Axes: T frames · S shown ones · Y,X cells of 8×8 px · 2 = (dx, dy) px a fram
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 MAX_SHOWN = 6
 # Quantile of a heat map that gets its full colour. With the maximum, a few cells would darken all others.
 HEAT_QUANTILE = 0.995
+# Attention that gets its full colour, as a multiple of an even spread. It is the same for all blocks, clips and runs:
+# a map that is nearly even looks even.
+FULL_ATTENTION = 5.0
+# The loss of predicting the mean of each masked patch: its pixels are normalised to a variance of 1.
+BLIND_GUESS = 1.0
 
 STRATEGY_NAMES = {
     "mgm": "MGM",
@@ -53,34 +58,38 @@ STRATEGY_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFigure:
-    """Rows over the frames of a clip, with a caption."""
+    """Rows over the frames of a clip, with a caption. `frame_numbers` are those of the stored video."""
 
     rows: list[Row]
-    num_frames: int
+    frame_numbers: list[int]
     frames_per_slice: int
     frame_size: tuple[int, int]
     caption: str
 
     def strip(self) -> "Figure":
         """Evenly spaced frames side by side; of each tubelet the first frame."""
-        num_slices = self.num_frames // self.frames_per_slice
+        num_slices = len(self.frame_numbers) // self.frames_per_slice
         num_shown = min(MAX_SHOWN, num_slices)
         shown_S = np.arange(num_shown) * num_slices // num_shown * self.frames_per_slice
-        titles = {t: f"frame {t}" for t in shown_S.tolist()}
+        titles = {t: f"frame {self.frame_numbers[t]}" for t in shown_S.tolist()}
         return film_strip(self.rows, titles, self.frame_size, caption=self.caption, max_columns=MAX_SHOWN)
 
     def movie(self) -> list[NDArray[np.uint8]]:
         """All frames in order."""
-        titles = {t: f"frame {t}" for t in range(self.num_frames)}
+        titles = {t: f"frame {number}" for t, number in enumerate(self.frame_numbers)}
         return movie(self.rows, titles, self.frame_size, caption=self.caption)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A clip with its motion vectors, the same clip with the guidance in their place, and labelled boxes, if any."""
+    """A clip with its motion vectors, the same clip with the guidance in their place, and labelled boxes, if any.
+
+    `indices_T` are the numbers of its frames in the stored video.
+    """
 
     clip: Clip
     guided: Clip
+    indices_T: NDArray[np.int64]
     boxes_T: list[list[Box]]
     config: PretrainConfig
 
@@ -94,7 +103,7 @@ class Subject:
         (guided,) = read_clips(video, indices_T, views, read_field=Guidance.of(config).read)
         found_T = [boxes_at(boxes, video, t) if boxes else [] for t in indices_T.tolist()]
         boxes_T = [[_in_view(box, square, config.image_px) for box in found] for found in found_T]
-        return cls(clip=clip, guided=guided, boxes_T=boxes_T, config=config)
+        return cls(clip=clip, guided=guided, indices_T=indices_T, boxes_T=boxes_T, config=config)
 
     @property
     def grid(self) -> TokenGrid:
@@ -111,7 +120,7 @@ class Subject:
         caption = f"{self.clip.sample_id} · {remark}"
         return ClipFigure(
             rows=rows,
-            num_frames=self.config.num_frames,
+            frame_numbers=self.indices_T.tolist(),
             frames_per_slice=self.config.tubelet,
             frame_size=(side_px, side_px),
             caption=caption,
@@ -132,7 +141,7 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
     return Row(name=name, draw=lambda axis, t: axis.imshow(frames_THWC[t]))
 
 
-def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
+def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_], *, is_marked: bool = False) -> Row:
     """The clip with its boxes, and its masked patches in fog."""
     shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw, subject.grid.patch)
 
@@ -141,18 +150,21 @@ def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_]) -> Row:
         draw_outline(axis, mask_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
         draw_boxes(axis, subject.boxes_T[t])
 
-    return Row(name=name, draw=draw)
+    return Row(name=name, draw=draw, is_marked=is_marked)
 
 
-def _heat(name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float32], unit: str) -> Row:
-    """A heat map over the grey clip, with a colour scale."""
-    full = float(np.quantile(heat_TYX, HEAT_QUANTILE)) or 1.0
+def _heat(
+    name: str, frames_THWC: NDArray[np.uint8], heat_TYX: NDArray[np.float32], unit: str, full: float = 0.0
+) -> Row:
+    """A heat map over the grey clip, with a colour scale that ends at `full`, or near the largest values for 0."""
+    full = full or float(np.quantile(heat_TYX, HEAT_QUANTILE)) or 1.0
     step = len(frames_THWC) // len(heat_TYX)
 
     def draw(axis: "Axes", t: int) -> None:
         draw_heat(axis, frames_THWC[t], heat_TYX[t // step], full)
 
-    return Row(name=name, draw=draw, legend=lambda axis: draw_heat_scale(axis, full, unit, FONT_POINTS))
+    scale = f"full colour: {full:.3g} {unit}"
+    return Row(name=name, draw=draw, legend=lambda axis: draw_heat_scale(axis, full, unit, FONT_POINTS), scale=scale)
 
 
 def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
@@ -166,14 +178,16 @@ def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
 
 
 def mask_picture(subject: Subject) -> ClipFigure:
-    """Figures 2 and 5: a clip, its motion, and its mask by each strategy."""
+    """Figures 2 and 5: a clip, its motion, and its mask by each strategy; that of the run is marked."""
     arrows, _ = motion_rows(subject.clip.frames_THWC, subject.clip.motion_TYX2)
     rows = [arrows]
     if subject.config.guidance != "vectors":
         strength_TYX = Guidance.of(subject.config).strength(subject.guided)
         rows.append(_heat(f"guidance\n({subject.config.guidance})", subject.clip.frames_THWC, strength_TYX, "strength"))
     for strategy in STRATEGIES:
-        rows.append(_masked(STRATEGY_NAMES.get(strategy, strategy), subject, subject.mask_thw(strategy)))
+        is_own = strategy == subject.config.mask
+        name = STRATEGY_NAMES.get(strategy, strategy) + "\n(this run)" * is_own
+        rows.append(_masked(name, subject, subject.mask_thw(strategy), is_marked=is_own))
     return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are masked (in fog)")
 
 
@@ -196,7 +210,7 @@ def attention_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     depth = model.config.depth
     blocks = sorted({depth // 2 - 1, depth - 1} - {-1})
     rows = [_attention(subject, model, block, f"block {block + 1}\nof {depth}") for block in blocks]
-    remark = "attention of the patch in the ring, mean of the heads; 1 would be an even spread"
+    remark = "attention of the patch in the ring, mean of the heads; 1 is an even spread"
     return subject.picture([_queried(subject, "clip"), *rows], remark)
 
 
@@ -217,7 +231,7 @@ def _queried(subject: Subject, name: str) -> Row:
 def _attention(subject: Subject, model: VideoMAE, block: int, name: str) -> Row:
     frames_BCTHW = torch.from_numpy(subject.clip.frames_CTHW)[None]
     (share_thw,) = attention_map(model, frames_BCTHW, centre_token(subject.grid), block)
-    return _heat(name, subject.clip.frames_THWC, share_thw * share_thw.size, "× even\nspread")
+    return _heat(name, subject.clip.frames_THWC, share_thw * share_thw.size, "× even\nspread", FULL_ATTENTION)
 
 
 def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
@@ -251,7 +265,7 @@ def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
 
 
 def loss_figure(run: Path) -> "Figure":
-    """The loss of a run over its steps, with the learning rate below."""
+    """The loss of a run over its steps, with the line of a blind guess, and the learning rate below."""
     from matplotlib.ticker import MaxNLocator
 
     rows = [row for row in RunFolder(run).read_metrics() if "loss" in row]
@@ -265,5 +279,9 @@ def loss_figure(run: Path) -> "Figure":
         axis.tick_params(labelsize=FONT_POINTS)
         axis.spines[["left", "bottom"]].set_visible(True)
         axis.grid(linewidth=0.3, alpha=0.6)
+    axes.flat[0].axhline(BLIND_GUESS, color="0.4", linewidth=0.8, linestyle=(0, (2, 3)))
+    style: dict[str, Any] = {"color": "0.35", "ha": "right", "va": "bottom", "fontsize": FONT_POINTS - 1}
+    axes.flat[0].text(0.995, BLIND_GUESS, "a blind guess", transform=axes.flat[0].get_yaxis_transform(), **style)
     axes.flat[1].set_xlabel("step", fontsize=FONT_POINTS)
+    axes.flat[0].set_title(f"{run.name}: loss of pretraining", fontsize=FONT_POINTS + 1)
     return figure

@@ -7,8 +7,6 @@ Axes: B clips · N tokens · O output tokens, the last ones · D width · G head
 heads of all clips. `rotation_BNR2` are rotary positions of the tokens (see rope.py); None where tokens have others.
 """
 
-from functools import partial
-
 import numpy as np
 import torch
 from timm.layers import DropPath, Mlp
@@ -18,8 +16,21 @@ from torch.utils.checkpoint import checkpoint
 
 from mgm_train.models.rope import rotate
 
-# VideoMAE's epsilon for every norm of its models. torch's default is 1e-5.
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, with VideoMAE's epsilon (torch's default is 1e-5). Float32 inputs are normalised in float32.
+
+    FSDP may gather its weights in bfloat16. On a GPU autocast makes all float32; on a CPU torch rejects the mixture.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype is not torch.float32:
+            return super().forward(input)
+        return F.layer_norm(input, self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
 
 # Plain attention keeps its scores for the backward pass. Above this size fused attention is used, which keeps none.
 MAX_SCORES_BYTES = 2**28

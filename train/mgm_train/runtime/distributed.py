@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
@@ -64,6 +65,11 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier()
 
+    def wait_for_device(self) -> None:
+        """Wait until the device of this process has done all that it was given, to measure time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Iterator[Distributed]:
@@ -101,22 +107,50 @@ def _place(device: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+# GPUs from this compute capability on multiply float16 matrices in tensor cores (V100, T4), and run Triton's kernels.
+VOLTA = (7, 0)
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16, or None for float32. auto: bfloat16 on a GPU that computes in it, float32 elsewhere."""
+    """bfloat16, float16, or None for float32.
+
+    auto: bfloat16 on a GPU that computes in it, float16 on an older one with tensor cores, float32 elsewhere.
+    """
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and not _is_bf16_emulated(device) else None
-    return torch.bfloat16 if precision == "bf16" else None
+        if device.type != "cuda":
+            return None
+        if not _is_bf16_emulated(device):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= VOLTA else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def precision_remark(precision: str, device: torch.device) -> str:
     """What to say where a GPU only emulates bfloat16, which is slower than float32; empty everywhere else."""
-    if precision == "fp32" or not _is_bf16_emulated(device):
+    if precision in ("fp16", "fp32") or not _is_bf16_emulated(device):
         return ""
     name = torch.cuda.get_device_name(device)
-    if precision == "auto":
+    if precision == "bf16":
+        return f"warning: {name} only emulates bfloat16; --precision fp16 is faster, or fp32"
+    if autocast_dtype(precision, device) is None:
         return f"{name} has no bfloat16 arithmetic: computing in float32"
-    return f"warning: {name} only emulates bfloat16; --precision fp32 is faster"
+    return (
+        f"{name} has no bfloat16 arithmetic: computing in float16, with a loss that is scaled; --precision fp32 is "
+        "slower and safer"
+    )
 
 
 def _is_bf16_emulated(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def is_compiled(setting: bool | str, device: str) -> bool:
+    """Whether to compile the model, for the options `compile` and `device`; all processes find the same.
+
+    auto: on a GPU for which Triton generates code, if Triton is installed.
+    """
+    if isinstance(setting, bool):
+        return setting
+    if device == "cpu" or not torch.cuda.is_available() or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability() >= VOLTA

@@ -10,7 +10,7 @@ from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.store import open_store
 from mgm_train.ablation import runner
-from mgm_train.ablation.grid import Run, Table, choose, read_grid, runs_of
+from mgm_train.ablation.grid import NO_PRETRAINING, SAME_STORE, Run, Table, choose, read_grid, runs_of
 from mgm_train.ablation.results import markdown, write_results
 from mgm_train.ablation.runner import Ablation, RunResult, check_records, progress_of
 
@@ -40,7 +40,7 @@ def ablate(
     """Run every run of a grid file that is not finished, each in a process of its own, and tabulate all of them.
 
     The same call again continues: finished runs are kept, failed ones are tried again. `results.md`, `results.json` and
-    `results.png` in the folder hold the tables.
+    `results.png` in the folder hold the tables, `rows.jsonl` a line for each run.
 
     Args:
         grid: YAML file; see `mgm_train.ablation.grid`.
@@ -53,8 +53,8 @@ def ablate(
     Raises:
         UserError: The grid has a setting that does not exist, or a finished run had other settings.
     """
-    out, all_tables, chosen, runs, digest = _read(grid, store, run, tables)
-    ablation = Ablation(out, str(store), digest, runner.launcher(gpus), progress.say)
+    out, all_tables, chosen, runs, digests = _read(grid, store, run, tables)
+    ablation = Ablation(out, str(store), digests, runner.launcher(gpus), progress.say)
     with one_writer(out, progress.say):
         ablation.run(runs)
         outcomes = {one.name: ablation.outcome(one) for one in runs_of(all_tables)}
@@ -93,9 +93,11 @@ def _read(
     store: str | os.PathLike[str],
     run: str | os.PathLike[str] | None,
     names: Sequence[str],
-) -> tuple[Path, list[Table], list[Table], list[Run], str]:
+) -> tuple[Path, list[Table], list[Table], list[Run], dict[str, str]]:
     out, tables = folder_of(grid, run), read_grid(Path(grid))
     chosen = choose(tables, names)
-    runs, digest = runs_of(chosen), open_store(store).select().digest
-    check_records(runs, out, str(store), digest)
-    return out, tables, chosen, runs, digest
+    runs = runs_of(chosen)
+    others = {run.pretrain_on for run in runs} - {SAME_STORE, NO_PRETRAINING}
+    digests = {path: open_store(path).select().digest for path in (str(store), *sorted(others))}
+    check_records(runs, out, str(store), digests)
+    return out, tables, chosen, runs, digests

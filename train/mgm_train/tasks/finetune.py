@@ -5,6 +5,9 @@ import os
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
@@ -66,6 +69,8 @@ def finetune_job(
     store: str | StorePath, run: str | os.PathLike[str], config: FinetuneConfig, progress: Progress
 ) -> tuple[Job, MakeEpochTest | None]:
     """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
+    if config.augment_on == "cuda" and not torch.cuda.is_available():
+        raise UserError("augment-on is cuda but torch sees no GPU; set augment-on to cpu or auto")
     opened = open_store(store).select(config.samples)
     say_samples(opened, progress)
     weights = load_source(config.init) if config.init else None
@@ -86,6 +91,7 @@ def finetune_job(
         classes=classes,
         class_map=class_map,
         sampling=config.sampling,
+        label_fraction=config.label_fraction,
     )
     job = Job(
         task="finetune",
@@ -95,6 +101,7 @@ def finetune_job(
         dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs=_inputs(config, weights),
         layer_decay=config.layer_decay,
         flops_per_clip=finetune_flops(model.config, len(classes)),

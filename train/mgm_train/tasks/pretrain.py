@@ -13,6 +13,7 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.data.labels import mirror_warning
+from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator, num_masked
 from mgm_train.models.flops import pretrain_flops
@@ -78,8 +79,10 @@ def pretrain_job(
         dataset=pretrain_dataset(opened, config),
         run=RunFolder(Path(run)),
         store=opened.digest,
+        store_path=opened.address,
         inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+        draw=logged_pictures(opened, config),
     )
 
 

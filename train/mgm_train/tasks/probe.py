@@ -2,8 +2,11 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mgm_shared.errors import UserError
 from mgm_shared.lock import one_writer
@@ -16,10 +19,18 @@ from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ProbeConfig
-from mgm_train.data.labels import class_names, read_class_map
+from mgm_train.data.labels import class_names, label_subset, read_class_map
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
 from mgm_train.evaluation.groups import recordings_of
-from mgm_train.evaluation.linear_probe import Choice, fit_and_score, grid, held_out_videos, write_choices
+from mgm_train.evaluation.knn import knn_predictions
+from mgm_train.evaluation.linear_probe import (
+    Choice,
+    fit_and_score,
+    grid,
+    held_out_videos,
+    some_features,
+    write_choices,
+)
 from mgm_train.evaluation.metrics import Scores, score, write_reports
 from mgm_train.evaluation.multiview import ViewDataset
 from mgm_train.runtime.distributed import Distributed, init_distributed
@@ -34,6 +45,8 @@ class ProbeResult:
     choice: Choice
     best_top1: float
     """The best accuracy of any head: an upper bound that was chosen on the scored videos."""
+    knn_top1: float
+    """The accuracy of the nearest neighbours in the same features, without training; see `evaluation.knn`."""
     num_training_videos: int
     num_listed_training_videos: int
     files: dict[str, Path]
@@ -107,10 +120,12 @@ def probe(
         train, scored = _features(opened, Path(run), config, distributed, progress)
         if not distributed.is_main:
             return None
+        train = _with_labels(train, opened.datasets[0], config)
         choices, best, predictions = fit_and_score(train, scored, len(opened.classes), config, distributed.device)
         heads = Path(run) / "heads.csv"
         write_choices(heads, choices, best)
         scores = score(predictions, scored.unreadable)
+        by_neighbours = score(knn_predictions(train, scored, len(opened.classes)), scored.unreadable)
         files = write_reports(
             Path(run),
             config.split,
@@ -123,6 +138,7 @@ def probe(
         scores=scores,
         choice=choices[best],
         best_top1=max(choice.top1 for choice in choices),
+        knn_top1=by_neighbours.top1,
         num_training_videos=len(train.sample_ids),
         num_listed_training_videos=train.num_listed,
         files={"heads": heads, **files},
@@ -135,7 +151,10 @@ def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
     train, scored = opened.datasets
     num_held = _num_held_out(opened, config)
     return ProbePreview(
-        training_videos=len(train), held_out_videos=num_held, scored_videos=len(scored), heads=len(grid(config))
+        training_videos=len(_labelled_samples(train, config)[0]),
+        held_out_videos=num_held,
+        scored_videos=len(scored),
+        heads=len(grid(config)),
     )
 
 
@@ -152,10 +171,25 @@ def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
 def _num_held_out(opened: _Probe, config: ProbeConfig) -> int:
     """The number of training videos that choose the head. UserError, before any feature is computed, for none."""
     train, _ = opened.datasets
-    table = opened.samples.table.take(train.rows)
-    names = recordings_of(table["sample_id"].to_pylist(), table["video_id"].to_pylist(), config.group_pattern)
-    is_held_N = held_out_videos(train.labels, names, config.held_out, config.seed, config.group_pattern)
+    sample_ids, video_ids, label_N = _labelled_samples(train, config)
+    recordings = recordings_of(sample_ids, video_ids, config.group_pattern)
+    is_held_N = held_out_videos(label_N, recordings, config.held_out, config.seed, config.group_pattern)
     return int(is_held_N.sum())
+
+
+def _labelled_samples(dataset: ViewDataset, config: ProbeConfig) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """The sample ids, the video ids and the class numbers of the training samples whose labels are used."""
+    kept = label_subset(dataset.labels, config.label_fraction, config.seed)
+    table = dataset.store.table.take(dataset.rows[kept])
+    return table["sample_id"].to_pylist(), table["video_id"].to_pylist(), dataset.labels[kept]
+
+
+def _with_labels(train: Features, dataset: ViewDataset, config: ProbeConfig) -> Features:
+    """The features of the training samples whose labels are used. All samples have features, for every fraction."""
+    kept = set(_labelled_samples(dataset, config)[0])
+    is_kept_N = np.array([sample_id in kept for sample_id in train.sample_ids])
+    unreadable = {sample_id: reason for sample_id, reason in train.unreadable.items() if sample_id in kept}
+    return replace(some_features(train, is_kept_N), unreadable=unreadable)
 
 
 def _features(
@@ -164,7 +198,8 @@ def _features(
     """The features of the training and of the scored videos. KeyboardInterrupt when a stop was requested."""
     distributed.on_main(lambda: check_task(RunFolder(run), "probe"))
     if distributed.is_main:
-        RunFolder(run).start("probe", config, {"store": opened.datasets[0].store.digest})
+        store = opened.datasets[0].store
+        RunFolder(run).start("probe", config, {"store": store.digest, "store_path": store.address})
     model = FrozenEncoder(opened.weights).to(distributed.device)
     caches = [FeatureCache.of(run, opened.weights, dataset, distributed) for dataset in opened.datasets]
     for cache, dataset in zip(caches, opened.datasets, strict=True):

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mgm_shared.boxes import box_file, read_boxes
-from mgm_shared.errors import UserError
 from mgm_shared.figures import save, save_gif
 from mgm_shared.lock import one_writer
+from mgm_shared.mp4 import save_mp4
 from mgm_shared.samples import SampleKind
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.checkpoint.run_folder import read_config
-from mgm_train.checkpoint.weights import load_weights
 from mgm_train.config import PretrainConfig
 from mgm_train.data.labels import split_rows
 from mgm_train.figures import paper_figures
-from mgm_train.figures.mp4 import save_mp4
-from mgm_train.models.videomae import VideoMAE
+from mgm_train.figures.pretrained import pretrained
 
 MovieFormat = Literal["gif", "mp4"]
 SAVE_MOVIE: dict[str, Callable[[list[Any], Path, float], None]] = {"gif": save_gif, "mp4": save_mp4}
@@ -38,7 +36,8 @@ def visualize(
     Args:
         store: Path or URL of a store.
         run: Folder of a pretraining run.
-        video: Id of the video or of the segment; by default the first sample of the training split.
+        video: The video or segment, as in `store[video]`: an id, a path, or a part of one id; by default the first
+            sample of the training split.
         boxes: MOT file with its boxes, or a folder with one for each video.
         out: Folder of the figures; by default `figures` in the run folder.
         movies: Also write each figure as a movie in these formats.
@@ -52,7 +51,7 @@ def visualize(
     opened, run, folder = open_store(store), Path(run), Path(out or Path(run) / "figures")
     config = read_config(run, "pretrain", PretrainConfig)
     shown = _video(opened, video, config.samples)
-    model = _model(run)
+    model = pretrained(run)
     labelled = read_boxes(box_file(Path(boxes), shown.video_id)) if boxes else None
     subject = paper_figures.Subject.of(shown, config, labelled)
     with one_writer(folder):
@@ -83,13 +82,4 @@ def _video(store: Store, video: str | None, kind: SampleKind) -> Video:
     if video is None:
         samples = store.select(kind)
         return samples.video_at(int(split_rows(samples, "train")[0]))
-    if video not in store:
-        raise UserError(f"{store.path} has no video {video!r}; `mgm-prep inspect` lists them")
     return store[video]
-
-
-def _model(run: Path) -> VideoMAE:
-    loaded = load_weights(run)
-    model = VideoMAE(loaded.model)
-    model.load_state_dict(loaded.state, strict=True)
-    return model

@@ -29,14 +29,18 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
+from mgm_train.data.augment import noise_levels
+from mgm_train.data.device_augment import change_batch
 from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.models.flops import Peak, peak
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
+from mgm_train.training.loggers import Loggers, Picture, check_loggers
 from mgm_train.training.losses import Objective
 from mgm_train.training.optim import planned_rate
 from mgm_train.training.throughput import Meter, step_line, time_left
@@ -48,10 +52,11 @@ from mgm_train.training.unreadable import UnreadableVideos
 class Job:
     """What is trained, on what, and where it goes.
 
-    `store` names the data (a hash), so that a run does not go on with other data; `inputs` has, by the name of the
-    option, the digest of the file that it names. `metadata` goes into the weights files. `flops_per_clip` is what
-    `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1;
-    what it returns joins metrics.jsonl. With `fsdp` all must call the model equally often.
+    `store` names the data (a hash), so that a run does not go on with other data; `store_path` is where it lies, for
+    reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
+    weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
+    process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
+    equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
     """
 
     task: str
@@ -61,11 +66,13 @@ class Job:
     dataset: KeyedDataset
     run: RunFolder
     store: str = ""
+    store_path: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
     flops_per_clip: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+    draw: Callable[[Path], Mapping[str, Picture]] | None = None
     say: Callable[[str], None] = SILENT.say
     save_last_every_s: float = 600.0
     """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
@@ -85,6 +92,8 @@ class TrainResult:
     num_epochs: int
     first_loss: float | None
     last_loss: float | None
+    flops: float | None = None
+    """Floating-point operations of the whole training, by `models.flops`; recomputed activations count once."""
 
 
 def train(job: Job, distributed: Distributed) -> TrainResult:
@@ -105,6 +114,7 @@ class _Trainer:
         self.to_device = ToDevice(distributed.device)
         self.stop = StopRequest()
         self.saved_s, self.saving_s = time.perf_counter(), 0.0
+        self.loggers = Loggers()
 
     def run(self) -> TrainResult:
         with self._holding_folder() as self.check_lock:
@@ -119,6 +129,7 @@ class _Trainer:
 
     def _run(self) -> TrainResult:
         run, job = self.job.run, self.job
+        check_loggers(self.config.loggers)
         state = load_state(run)
         check_resumable(run, state, job.task, self.config, job.store, job.inputs)
         if state is not None:
@@ -131,7 +142,10 @@ class _Trainer:
         self._open_folder()
         if self.step < self.plan.num_steps:
             self.learner = Learner(self.job.model, self.config, self.distributed, self.job.layer_decay, state)
-            self._run_steps()
+            try:
+                self._run_steps()
+            finally:
+                self.loggers.close()
         return self._outcome()
 
     def _open_folder(self) -> None:
@@ -140,12 +154,20 @@ class _Trainer:
         self.peak = self._peak()
         if not self.distributed.is_main:
             return
-        about = {"store": self.job.store, "inputs": self.job.inputs, "peak_flops": vars(self.peak)}
+        about = {
+            "store": self.job.store,
+            "store_path": self.job.store_path,
+            "inputs": self.job.inputs,
+            "peak_flops": vars(self.peak),
+        }
         self.job.run.start(self.job.task, self.config, about)
         self.job.run.cut_metrics(self.step)
         self._say(f"continuing after step {self.step} of {self.plan.num_steps}" if self.step else self._describe())
         if dropped := dropped_line(self.plan):
             self._say(dropped)
+        if self.step < self.plan.num_steps:
+            options = self.config.to_dict()
+            self.loggers = Loggers.open(self.config.loggers, self.job.run, self.job.task, options, self.step)
 
     def _peak(self) -> Peak:
         return peak(
@@ -163,16 +185,18 @@ class _Trainer:
 
     def _run_steps(self) -> None:
         self.job.model.train()
+        num_workers = self._num_workers()
         loader = make_loader(
-            self.job.dataset, self.plan, self.step, self.distributed, self.config.num_workers, self.config.worker_start
+            self.job.dataset, self.plan, self.step, self.distributed, num_workers, self.config.worker_start
         )
         first_step = self.saved_step = self.step
         with self.stop.listening(), reading(loader) as batches:
             while self.step < self.plan.num_steps:
                 start_s = time.perf_counter()
                 self._one_step(batches)
-                if self.step == first_step + 1:
-                    self._say_first(time.perf_counter() - start_s)
+                if self.step - first_step in (1, 2):
+                    self.distributed.wait_for_device()
+                    self._say_early(time.perf_counter() - start_s, is_first=self.step == first_step + 1)
                 is_epoch_end = self.step % self.plan.steps_per_epoch == 0
                 if self._is_logged(self.step):
                     self._log()
@@ -186,10 +210,34 @@ class _Trainer:
                     self._say(f"stopped after step {self.step} and saved; run the same command again to continue")
                     return
 
-    def _say_first(self, step_s: float) -> None:
-        """A sign of life after the first step, long before the first line of metrics may come."""
-        left = time_left((self.plan.num_steps - self.step) * step_s)
-        self._say(f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, start-up included: about {left} left")
+    def _say_early(self, step_s: float, is_first: bool) -> None:
+        """A sign of life after the first step, long before the first line of metrics may come.
+
+        The wait for the first batch, in which the workers start, is not counted. A first step that compiles the model
+        says nothing of the others, so the second one is measured.
+        """
+        compiles = self.learner.is_compiled
+        start_up_s = self.meter.exclude_start_up() if is_first else 0.0
+        if is_first == compiles:
+            if compiles:
+                took = f"step {self.step}/{self.plan.num_steps} took {step_s:.1f} s, compiling the model included"
+                self._say(f"{took}; --no-compile starts faster")
+            return
+        own_s = max(step_s - start_up_s, 1e-9)
+        left = time_left((self.plan.num_steps - self.step) * own_s)
+        speed = f"{self.plan.clips_per_step / own_s:.1f} clips/s | about {left} left"
+        started = f" | started in {start_up_s:.1f} s" if is_first else ""
+        self._say(f"step {self.step}/{self.plan.num_steps} | {speed}{started}")
+
+    def _num_workers(self) -> int:
+        """The number of data loading workers, whose batches fit into shared memory."""
+        config, plan = self.config, self.plan
+        num_clips = plan.clips_per_step // (plan.grad_accum_steps * self.distributed.world_size)
+        batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+        workers = count_workers(config.num_workers, batch_bytes, self.distributed.device)
+        if workers.remark:
+            self._say(workers.remark)
+        return workers.number
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.num_steps
@@ -209,7 +257,7 @@ class _Trainer:
                 batch = next(batches)
             self.meter.data_wait_s += time.perf_counter() - start_s
             self.unreadable.note(batch)
-            self._one_micro_step(self.to_device(batch), micro_step)
+            self._one_micro_step(change_batch(self.to_device(batch), noise_levels), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
@@ -276,6 +324,7 @@ class _Trainer:
         }
         if self.distributed.is_main:
             self.job.run.append_metrics(row)
+            self.loggers.row(row)
             num_clips_left = (self.plan.num_steps - self.step) * self.plan.clips_per_step
             self._say(step_line(row, self.plan.num_steps, num_clips_left / row["clips_per_s"]))
         self.meter = Meter(self.distributed)
@@ -287,7 +336,9 @@ class _Trainer:
             scores = self.job.on_epoch_end(epoch, self.learner.scored_model)
             self.job.model.train()
             if self.distributed.is_main and scores:
-                self.job.run.append_metrics({"step": self.step, "epoch": epoch, **scores})
+                row = {"step": self.step, "epoch": epoch, **scores}
+                self.job.run.append_metrics(row)
+                self.loggers.row(row)
         if epoch % self.config.save_every_epochs == 0 or epoch == self.config.epochs:
             self._save_weights(epoch)
         self.meter.pause(time.perf_counter() - start_s)
@@ -301,6 +352,17 @@ class _Trainer:
         if self.distributed.is_main:
             self.check_lock()
             save_weights(self.job.run.weights(epoch), weights, self.job.model.config, metadata)
+            self._log_pictures(epoch)
+
+    def _log_pictures(self, epoch: int) -> None:
+        if self.loggers.loggers and self.job.draw is not None:
+            try:
+                pictures = self.job.draw(self.job.run.weights(epoch))
+            except (UserError, OSError) as error:
+                # A training does not end because of a picture.
+                self._say(f"no pictures were logged: {error}")
+                return
+            self.loggers.pictures(self.step, pictures)
 
     def _save_last(self) -> None:
         self._check_finite()
@@ -337,6 +399,7 @@ class _Trainer:
             num_epochs=self.step // self.plan.steps_per_epoch,
             first_loss=losses[0],
             last_loss=losses[-1],
+            flops=self.step * self.plan.clips_per_step * self.job.flops_per_clip if self.job.flops_per_clip else None,
         )
 
 

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.augment import global_random
+from mgm_train.data.operations import global_random
 from mgm_train.models.videomae import normalise, split_mask
+from mgm_train.runtime.distributed import is_compiled
 from mgm_train.training.targets import target_pixels
 
 Batch = dict[str, Any]
@@ -56,7 +57,7 @@ class PretrainObjective:
     @classmethod
     def of(cls, config: PretrainConfig) -> "PretrainObjective":
         """The objective of a configuration; with `compile` the error is compiled like the model."""
-        error = torch.compile(masked_mse) if config.compile else masked_mse
+        error = torch.compile(masked_mse, dynamic=False) if is_compiled(config.compile, config.device) else masked_mse
         return cls(error=error, patch=config.patch)
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:

@@ -59,6 +59,13 @@ class Meter:
         """Exclude time that was not spent on training."""
         self.start_s += seconds
 
+    def exclude_start_up(self) -> float:
+        """After the first step: exclude the wait for its first batch, in which workers start; returns it in seconds."""
+        start_up_s = self.data_wait_s
+        self.pause(start_up_s)
+        self.data_wait_s = 0.0
+        return start_up_s
+
     def speed(self, flops_per_clip: float | None, peak_flops_per_s: float) -> dict[str, Any]:
         """Speed for metrics.jsonl: throughput of all processes, wait and memory of this one.
 

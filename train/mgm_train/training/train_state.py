@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.models.attention import Block
 from mgm_train.models.divided_attention import DividedBlock
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
-from mgm_train.runtime.distributed import Distributed, autocast_dtype
+from mgm_train.runtime.distributed import Distributed, autocast_dtype, is_compiled
 from mgm_train.training.optim import make_optimizer, set_rate
 
 
@@ -40,12 +42,18 @@ class Learner:
         state: Mapping[str, Any] | None,
     ) -> None:
         self.config, self.distributed = config, distributed
+        self.dtype = autocast_dtype(config.precision, distributed.device)
+        self.is_compiled = is_compiled(config.compile, config.device)
         self.model = model.to(distributed.device)
         self.model.set_grad_checkpointing(config.grad_checkpointing)
         # Without warm-up, a decay of 0.9999 leaves a third of the initial weights in the average after 10,000 steps.
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.is_sharded = config.fsdp and distributed.world_size > 1
         self.grad_norm: Tensor | None = None
+        if self.is_sharded and self.dtype is torch.float16:
+            raise UserError("this GPU would compute in float16, which fsdp does not do; set precision to fp32")
+        # Gradients below 6e-8 are 0 in float16: the loss is scaled up, the gradients down again before the step.
+        self.scaler = GradScaler(distributed.device.type, enabled=self.dtype is torch.float16)
         # Weights are loaded before the model is sharded, the moments of the optimizer after.
         if state is not None:
             self.model.load_state_dict(state["model"])
@@ -55,6 +63,7 @@ class Learner:
         self.optimizer = make_optimizer(self.model, config, layer_decay)
         if state is not None:
             self._load_moments(state["optimizer"])
+            self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
 
     @property
     def scored_model(self) -> nn.Module:
@@ -73,17 +82,21 @@ class Learner:
             # The only buffers are position tables, which are equal on all processes and never change. The attribute,
             # because the argument's name depends on the version of torch.
             model.broadcast_buffers = False
-        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+        # All batches of a run have the same shape.
+        return torch.compile(model, dynamic=False) if self.is_compiled else model  # type: ignore[return-value]
 
     def _shard(self) -> None:
         """Shard each block on its own, so that a process gathers one block at a time, and then the rest."""
         mesh = init_device_mesh(self.distributed.device.type, (self.distributed.world_size,))
+        # Half the bytes are gathered; shards, gradients and their sums stay float32. Autocast casts the inputs.
+        halved = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for model in filter(None, (self.model, self.ema and self.ema.module)):
+            policy = halved if model is self.model and self.dtype is not None else MixedPrecisionPolicy()
             for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
-                if self.config.compile and model is self.model:
-                    block.compile()
-                fully_shard(block, mesh=mesh)
-            fully_shard(model, mesh=mesh)
+                if self.is_compiled and model is self.model:
+                    block.compile(dynamic=False)
+                fully_shard(block, mesh=mesh, mp_policy=policy)
+            fully_shard(model, mesh=mesh, mp_policy=policy)
 
     def _load_moments(self, state: Mapping[str, Any]) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -96,11 +109,10 @@ class Learner:
     def forward_backward(self, objective: Callable[[nn.Module], Tensor], micro_step: int) -> Tensor:
         """Forward and backward pass of a micro-step; returns its loss."""
         device_type = self.distributed.device.type
-        dtype = autocast_dtype(self.config.precision, self.distributed.device)
         with self._exchange(is_last=micro_step == self.config.grad_accum_steps - 1):
-            with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
+            with torch.autocast(device_type, dtype=self.dtype, enabled=self.dtype is not None):
                 loss = objective(self.parallel_model)
-            (loss / self.config.grad_accum_steps).backward()
+            self.scaler.scale(loss / self.config.grad_accum_steps).backward()
         return loss.detach()
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
@@ -119,12 +131,15 @@ class Learner:
         and 1 − n^(−2/3), timm's warm-up. `grad_norm` becomes the norm before clipping, still on the device.
         """
         set_rate(self.optimizer, rate)
+        # Without scaling these three do nothing but step.
+        self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         if self.config.clip_grad:
             self.grad_norm = _whole(clip_grad_norm_(parameters, self.config.clip_grad))
         elif is_norm_wanted:
             self.grad_norm = _whole(get_total_norm([parameter.grad for parameter in parameters]))  # type: ignore[misc]
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, step=step)
@@ -146,7 +161,7 @@ class Learner:
         modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         state = {name: module.state_dict() for name, module in modules.items()}
         gathered: dict[str, Any] = self._gathered(state | {"optimizer": self.optimizer.state_dict()})
-        return gathered
+        return gathered | ({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {})
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the scored model, whole and on the CPU; complete on the main process only."""
