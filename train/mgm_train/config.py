@@ -33,9 +33,11 @@ Samples = Literal["auto", "videos", "segments"]
 AugmentOn = Literal["auto", "cpu", "cuda"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
+EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
@@ -517,3 +519,13 @@ class ProbeConfig(ViewConfig):
         """The same with the views of the training videos."""
         temporal, spatial = self.train_temporal_views, self.train_spatial_views
         return self.replace(split="train", num_temporal_views=temporal, num_spatial_views=spatial)
+
+
+class EmbedConfig(ViewConfig):
+    """Options of the features of all videos of a store."""
+
+    split: str = option("all", "Split of the videos, or all", group=CLIPS)
+    init: str = option("", "The model: anything that `mgm_train.load` takes", group=MODEL)
+    num_temporal_views: int = with_default(ViewConfig, "num_temporal_views", 1)
+    num_spatial_views: int = with_default(ViewConfig, "num_spatial_views", 1)
+    per_view: bool = option(False, "A row for each view instead of one, their mean, for each video", group=TESTING)

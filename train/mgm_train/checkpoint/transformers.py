@@ -1,18 +1,20 @@
-"""Our weights under transformers' names, for its VideoMAEForPreTraining and VideoMAEForVideoClassification.
+"""Our weights under transformers' names, and the way back: VideoMAEForPreTraining, …ForVideoClassification, …Model.
 
-Two pure functions; let the installed class save itself, for its names differ between versions 4 and 5. Weights
-are those of version 5. The decoder's last norm and the classifier's norm of the mean token have epsilon 1e-5 in
-transformers, whatever its configuration says, and 1e-6 in VideoMAE and here: set `decoder.norm.eps` or `fc_norm.eps` to
-1e-6 for equal outputs. Axes: D width.
+Nothing here imports transformers. Names are those of the modules of version 5; files of versions 4 and 5 are read. The
+decoder's last norm and the classifier's norm of the mean token have epsilon 1e-5 in transformers, whatever its
+configuration says, and 1e-6 in VideoMAE and here: set `decoder.norm.eps` or `fc_norm.eps` to 1e-6 for equal outputs.
+The other norms take transformers' `layer_norm_eps`, 1e-12 by default; the difference is below 1e-4. Axes: D width.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mgm_shared.errors import UserError
+from mgm_train.checkpoint.foreign import Clip, joined_biases
 from mgm_train.model_config import ModelConfig
 
 # Regular expressions, applied in this order to each of our names.
@@ -69,3 +71,48 @@ def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str
         "layer_norm_eps": 1e-6,
         "use_mean_pooling": is_classifier,
     }
+
+
+# The way back, in this order, of the names of files and of modules.
+_RENAMES_BACK = (
+    (r"^videomae\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "encoder.patch_embed.proj."),
+    (r"^embeddings\.position_embeddings", "encoder.pos_embed"),
+    (r"^encoder\.layer\.", "encoder.blocks."),
+    (r"^layernorm\.", "encoder.norm."),
+    (r"^decoder\.decoder_layers\.", "decoder.blocks."),
+    (r"^classifier\.", "head."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.attention\.attention\.query\.bias$", ".attn.q_bias"),
+    (r"\.attention\.attention\.value\.bias$", ".attn.v_bias"),
+    (r"\.attention\.attention\.", ".attn."),
+)
+
+
+def from_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of one of transformers' three VideoMAE classes under our names; undoes `to_transformers_state`."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAMES_BACK:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    for name in [name for name in renamed if name.endswith(".attn.query.weight")]:
+        stem = name.removesuffix("query.weight")
+        parts = [f"{stem}{part}.weight" for part in ("query", "key", "value")]
+        if all(part in renamed for part in parts):
+            renamed[f"{stem}qkv.weight"] = torch.cat([renamed.pop(part) for part in parts])
+    return joined_biases(renamed)
+
+
+def clip_of(settings: Mapping[str, Any]) -> Clip:
+    """The clips and heads of a `config.json` of transformers, with its defaults."""
+    return Clip(
+        num_frames=settings.get("num_frames", 16),
+        image_px=settings.get("image_size", 224),
+        num_heads=settings.get("num_attention_heads", 12),
+        decoder_num_heads=settings.get("decoder_num_attention_heads", 6),
+    )
