@@ -1,7 +1,7 @@
 """Read clips from a store: frames, their motion, and the datasets of pretraining and fine-tuning.
 
 A sample depends on (seed, epoch, index) only. Workers therefore hold no state, and a resumed run reads the same
-samples. Augmentation and masking are passed in; see `augment.py` and `masking/`.
+samples. Augmentation and masking are passed in; see `augmentation/` and `masking/`.
 
 Axes: T sampled frames · S stored frames, from the first sampled to the last · H,W pixels · C = RGB ·
 Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens · B clips of a batch.
@@ -23,7 +23,7 @@ from mgm_shared.kernel import kernel
 from mgm_shared.samples import SampleSource
 from mgm_shared.schema import MISSING, MOTION_UNITS_PER_PX
 from mgm_shared.store import Video
-from mgm_train.data.device_augment import Changes
+from mgm_train.data.augmentation.device_augment import Changes
 from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion

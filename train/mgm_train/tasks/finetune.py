@@ -17,7 +17,7 @@ from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.transfer import fitted, load_encoder
 from mgm_train.checkpoint.weights import Weights, find_weights, load_weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
-from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
