@@ -372,9 +372,10 @@ def test_doctor_names_the_slower_of_reading_and_computing(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("free_gib", "num_workers", "is_good"),
     [
-        # 16 cores for each of 2 GPUs, one left for the training process. 512 videos a step are split to fit 24 GiB.
+        # 16 cores for each of 2 GPUs, of which one is left for the training process.
         (64, 15, True),
-        (1, 6, False),
+        # 24 GiB hold 32 clips at once, as in one_gpu.yaml: 2 processes × 2 batches × 32 clips × 2.3 MiB for a worker.
+        (1, 3, False),
     ],
 )
 def test_doctor_counts_workers_as_training_does(
@@ -387,7 +388,7 @@ def test_doctor_counts_workers_as_training_does(
         monkeypatch.setattr(module, "free_shared_bytes", lambda: free_gib * 2**30)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     machine = Machine(is_gpu=True, world_size=1, memory_bytes=24 * 2**30)
-    monkeypatch.setattr(doctor_module.Machine, "of", lambda config: machine)
+    monkeypatch.setattr(Machine, "of", lambda config: machine)
     workers = doctor_module.default_workers(torch.device("cuda"), model_config("vit_base"))
     assert workers.number == num_workers
     finding = doctor_module._shared_memory(workers)

@@ -88,11 +88,16 @@ class DefaultWorkers:
     def in_all(self) -> int:
         return self.number * self.num_processes
 
+    @property
+    def text(self) -> str:
+        each = f" for each of {self.num_processes} GPUs" if self.num_processes > 1 else ""
+        return f"{self.number} data loading process{'es' * (self.number != 1)}{each}"
+
 
 def default_workers(device: torch.device, shape: ModelConfig) -> DefaultWorkers:
     """Count the data loading processes as a training does, with batches as large as the memory of the device allows."""
     num_processes = torch.cuda.device_count() if device.type == "cuda" else 1
-    config = PretrainConfig(device=device.type)
+    config = PretrainConfig(device="cuda" if device.type == "cuda" else "cpu")
     machine = replace(Machine.of(config), world_size=num_processes)
     config, _ = choose_options(config, shape, MANY_VIDEOS, machine, {})
     num_clips = config.batch_size * config.repeats // (config.grad_accum_steps * num_processes)
@@ -173,10 +178,7 @@ def _video() -> Iterator[Finding]:
 
 
 def _shared_memory(workers: DefaultWorkers) -> Finding:
-    each = f" for each of {workers.num_processes} GPUs" if workers.num_processes > 1 else ""
-    found = (
-        f"{free_shared_bytes() / 2**30:.1f} GiB free in {SHARED_MEMORY}, {workers.number} data loading processes{each}"
-    )
+    found = f"{free_shared_bytes() / 2**30:.1f} GiB free in {SHARED_MEMORY}, enough for {workers.text}"
     return Finding(name="shared memory", found=found, is_good=not workers.remark, advice=workers.remark)
 
 
@@ -201,10 +203,8 @@ def _clips_per_s(store: str | StorePath) -> float:
 
 
 def _reading(clips_per_s: float, read_per_s: float, workers: DefaultWorkers) -> Finding:
-    processes = f"{workers.in_all} data loading processes" if workers.in_all > 1 else "one data loading process"
-    return Finding(
-        name="store", found=f"{clips_per_s:.0f} clips/s on one core, about {read_per_s:.0f} with {processes}"
-    )
+    found = f"{clips_per_s:.0f} clips/s on one core, about {read_per_s:.0f} with {workers.text}"
+    return Finding(name="store", found=found)
 
 
 def _trained_per_s(device: torch.device, shape: ModelConfig) -> tuple[float, str]:
