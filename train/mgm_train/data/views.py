@@ -86,14 +86,15 @@ def view_motion(motion_TYX2: NDArray[np.float32], view: View) -> NDArray[np.floa
 
 def _shown(image: NDArray[np.uint8], view: View, subsampling: int, size_px: int) -> NDArray[np.uint8]:
     """What a view shows of an image of the frame at full resolution or a part of it, contiguous."""
-    left, top, width, height = (int(side) // subsampling for side in _sides(view.box))
+    left, top, width, height = (int(side) // subsampling for side in sides(view.box))
     resized = _resized(image[top : top + height, left : left + width], size_px)
     # Here, where it is small and near: mirroring the whole clip costs ten times as much. It takes 0.06 to 0.2 ms of a
     # clip on average, 1 to 2 %; on the GPU each batch would be copied once more, and say which clips to mirror.
     return np.asarray(cv2.flip(resized, 1) if view.is_mirrored else resized, np.uint8)
 
 
-def _sides(box: Box) -> tuple[float, float, float, float]:
+def sides(box: Box) -> tuple[float, float, float, float]:
+    """Left, top, width and height."""
     return box.x, box.y, box.width, box.height
 
 
@@ -102,10 +103,14 @@ def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if height == width == size_px:
         return np.ascontiguousarray(image)
-    # Between half and whole size OpenCV's area mean takes five times as long as bilinear, and differs by a blur.
-    is_far = min(height, width) >= size_px and max(height, width) > 2 * size_px
-    method = cv2.INTER_AREA if is_far else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if is_shrunk_far(height, width, size_px) else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=method), np.uint8)
+
+
+def is_shrunk_far(height: int, width: int, size_px: int) -> bool:
+    """Whether a picture is resized to a square by area, because a side shrinks to less than half and none grows."""
+    # Between half and whole size OpenCV's area mean takes five times as long as bilinear, and differs by a blur.
+    return min(height, width) >= size_px and max(height, width) > 2 * size_px
 
 
 @kernel

@@ -147,7 +147,7 @@ class FinetuneAugment:
         """The augmentation of a configuration."""
         names = ("flip", "randaug", "random_erasing", "crop_min_scale")
         kept = {name: getattr(config, name) for name in names}
-        return cls(size_px=config.image_px, is_on_device=config.augment_on == "cuda", **kept)
+        return cls(size_px=config.image_px, is_on_device=config.is_augmented_on_device, **kept)
 
     def view(self, height: int, width: int, rng: Generator) -> View:
         """A view of a video of this size."""
