@@ -31,6 +31,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 AugmentOn = Literal["auto", "cpu", "cuda"]
+DecodeOn = Literal["auto", "cpu", "cuda", "hybrid"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
@@ -85,6 +86,7 @@ SHORT_VIDEOS = option(
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
     "auto",
@@ -170,6 +172,17 @@ class TrainConfig(Config):
     )
     precision: Precision = PRECISION
     device: Device = DEVICE
+    decode_on: DecodeOn = option(
+        "auto",
+        "Where the frames of a jpeg store are decoded: cpu (data loading processes), cuda (nvJPEG on the GPU), or "
+        "hybrid (both, each a share of the samples); auto: cpu",
+        group=HARDWARE,
+    )
+    decode_share: Share = option(
+        "auto",
+        "Share of the samples that the GPU decodes with decode-on hybrid; auto: measured when the run starts, and kept",
+        group=HARDWARE,
+    )
     compile: bool | Literal["auto"] = option(
         "auto",
         "Compile the model with torch.compile: slower start, faster steps; auto: on a GPU that can, not on a CPU",
@@ -218,6 +231,8 @@ class TrainConfig(Config):
         check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
         is_whole = self.image_px % self.patch_px == 0
         check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
+        has_decoder = not self.decodes_on_device or self.device != "cpu"
+        check(has_decoder, "decode_on", self.decode_on, "auto or cpu with device cpu")
         check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
@@ -227,6 +242,11 @@ class TrainConfig(Config):
         check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
         return self
+
+    @property
+    def decodes_on_device(self) -> bool:
+        """Whether the GPU decodes some or all of the frames."""
+        return self.decode_on in ("cuda", "hybrid")
 
     @property
     def patch(self) -> Patch:
@@ -297,7 +317,10 @@ class PretrainConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_boxes(self) -> Self:
+    def _check_guidance(self) -> Self:
+        # It looks at the pixels, which the data loading processes do not have then.
+        is_blind = self.guidance == "clean" and self.decodes_on_device
+        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
         return self
@@ -364,7 +387,7 @@ class FinetuneConfig(TrainConfig):
     augment_on: AugmentOn = option(
         "auto",
         "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
-        "GPU); auto: cpu",
+        "GPU); auto: cpu, or cuda where decode-on has the GPU decode",
         group=HARDWARE,
     )
 
@@ -372,7 +395,14 @@ class FinetuneConfig(TrainConfig):
     def _check_device(self) -> Self:
         is_there = self.augment_on != "cuda" or self.device != "cpu"
         check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        is_apart = self.augment_on == "cpu" and self.decodes_on_device
+        check(not is_apart, "augment_on", self.augment_on, f"auto or cuda with decode-on {self.decode_on}")
         return self
+
+    @property
+    def is_augmented_on_device(self) -> bool:
+        """Whether RandAugment and random erasing are done on the GPU; always where it decodes."""
+        return self.augment_on == "cuda" or self.decodes_on_device
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:

@@ -28,7 +28,7 @@ from mgm_shared.samples import SampleSource
 from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import ToDevice, start_method
 from mgm_train.data.packed_batch import Packing

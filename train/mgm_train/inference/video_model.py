@@ -23,7 +23,7 @@ from mgm_shared.store import Video
 from mgm_train.checkpoint.foreign import HEAD_WEIGHT
 from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_views
 from mgm_train.evaluation.features import FrozenEncoder

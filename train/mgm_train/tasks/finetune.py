@@ -18,7 +18,7 @@ from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.transfer import fitted, inherited, load_encoder
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
-from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
