@@ -41,7 +41,7 @@ LENGTHS = (1, 2, 4, 8)
 START_STEP = 4
 NUM_FRAMES, HEIGHT, WIDTH = 49, 256, 344
 # The square of "square over ground": its side, and where it starts.
-SQUARE_PX, SQUARE_START = 96, (40, 80)
+SQUARE_PX, SQUARE_START = 96, (20, 0)
 
 Field = NDArray[np.float32]
 Moved = tuple[Field, NDArray[np.bool_]]
@@ -72,7 +72,7 @@ class Known:
         step = power(self.matrix, num_frames)
         middle_2 = np.array([WIDTH, HEIGHT]) / 2
         end_YX2 = (points_YX2 - middle_2) @ step[:, :2].T + step[:, 2] + middle_2
-        is_seen_YX = ((end_YX2 >= 0) & (end_YX2 < (WIDTH, HEIGHT))).all(-1)
+        is_seen_YX = np.asarray(((end_YX2 >= 0) & (end_YX2 < (WIDTH, HEIGHT))).all(-1), np.bool_)
         if self.square_velocity is not None:
             velocity_2 = np.array(self.square_velocity[::-1])
             corner_2 = np.array(SQUARE_START[::-1]) + start * velocity_2
@@ -84,8 +84,8 @@ class Known:
 
 
 def in_square(points_YX2: NDArray[Any], corner_2: NDArray[Any]) -> NDArray[np.bool_]:
-    is_in_YX: NDArray[np.bool_] = ((points_YX2 >= corner_2) & (points_YX2 < corner_2 + SQUARE_PX)).all(-1)
-    return is_in_YX
+    is_in_YX2 = (points_YX2 >= corner_2) & (points_YX2 < corner_2 + SQUARE_PX)
+    return np.asarray(is_in_YX2.all(-1), np.bool_)
 
 
 def affine(dx: float = 0, dy: float = 0, scale: float = 1, degrees: float = 0) -> NDArray[np.float64]:
@@ -108,7 +108,8 @@ def known_clips() -> list[Known]:
         Known("zoom 2.5 %", affine(scale=1.025)),
         Known("turn 0.5° a frame", affine(degrees=0.5)),
         Known("turn 1.5°", affine(degrees=1.5)),
-        Known("square (3, 1) over ground (−1, 0)", affine(-1, 0), (1, 3)),
+        Known("square (2, 1) over ground (−1, 0)", affine(-1, 0), (1, 2)),
+        Known("square (5, 2) over ground (−1, 0)", affine(-1, 0), (2, 5)),
     ]
 
 
@@ -117,7 +118,7 @@ def texture(seed: int) -> NDArray[np.uint8]:
     noise_HWC = np.random.default_rng(seed).normal(size=(1100, 1400, 3)).astype(np.float32)
     fine_HWC, coarse_HWC = cv2.GaussianBlur(noise_HWC, (0, 0), 2), cv2.GaussianBlur(noise_HWC, (0, 0), 8)
     mixed_HWC = fine_HWC / fine_HWC.std() + coarse_HWC / coarse_HWC.std()
-    return (128 + 35 * mixed_HWC).clip(0, 255).astype(np.uint8)
+    return np.asarray((128 + 35 * mixed_HWC).clip(0, 255), np.uint8)
 
 
 def warped(texture_HWC: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -135,8 +136,8 @@ def write_video(path: Path, frames: Iterator[NDArray[np.uint8]]) -> Path:
         stream = container.add_stream("libx264", rate=25)
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt, stream.options = "yuv420p", {"threads": "1"}
+        stream.height, stream.width = HEIGHT, WIDTH
         for frame_HWC in frames:
-            stream.height, stream.width = frame_HWC.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
         container.mux(stream.encode())
     return path

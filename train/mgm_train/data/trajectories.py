@@ -11,6 +11,8 @@ S, or of the clip · 2 = (dx, dy) px, right and down positive.
 """
 
 from dataclasses import dataclass
+from typing import Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +90,8 @@ def carry(
     motion_SYX2: NDArray[np.float32],
     start_t: NDArray[np.int64],
     stop_tL: NDArray[np.int64],
-    y_Y: NDArray[np.float64],
-    x_X: NDArray[np.float64],
+    y_Y: NDArray[np.floating[Any]],
+    x_X: NDArray[np.floating[Any]],
 ) -> Trajectories:
     """`trajectories` of the points at these rows and columns of the stored picture, in its pixels."""
     num_slices, num_stops = stop_tL.shape
