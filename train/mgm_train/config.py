@@ -9,11 +9,12 @@ import re
 from dataclasses import replace
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
+from mgm_train.target_weights import NEEDED, target_text, target_weights
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
@@ -39,6 +40,7 @@ MASKS: tuple[str, ...] = get_args(Mask)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
+TARGET = "Target"
 OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
 HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
 
@@ -264,6 +266,19 @@ class PretrainConfig(TrainConfig):
         group=MASKING,
     )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
+    target: str = option("pixels", f"What the decoder predicts of the masked tokens: {NEEDED}", group=TARGET)
+    motion_decoder_depth: int = option(
+        0,
+        "Blocks of a second decoder for the targets of motion (difference); 0: one decoder predicts all targets",
+        group=TARGET,
+        ge=0,
+    )
+
+    @field_validator("target")
+    @classmethod
+    def _shorten_target(cls, target: str) -> str:
+        """One text for the same targets, so that a run goes on however they are written."""
+        return target_text(target_weights(target))
 
     @model_validator(mode="after")
     def _check_mask(self) -> Self:

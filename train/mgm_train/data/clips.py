@@ -8,7 +8,7 @@ Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens ·
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -46,6 +46,8 @@ class Clip:
     problem: str = ""
     changes: Changes | None = None
     """What the device has still to do to the pixels."""
+    targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Targets of pretraining that are no function of the frames, by name: (N, P) each, NaN = missing."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -65,6 +67,20 @@ class Augment(Protocol):
 
 MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_]]
 ReadField = Callable[[Video, slice], NDArray[np.float32]]
+
+
+class ReadTarget(Protocol):
+    """Reads a target of pretraining for a clip, as a view shows it: (N, P) float32 for all tokens, NaN = missing.
+
+    It has no random numbers, and is pickled for the data loading workers.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, P)."""
+
+    def __call__(self, video: Video, indices_T: NDArray[np.int64], view: View) -> NDArray[np.float32]:
+        """The target of the clip of the stored frames `indices_T`. OSError for damaged data."""
 
 
 def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -153,6 +169,7 @@ class _ClipDataset(Dataset[list[Sample]]):
     repeats: int = 1
     seed: int = 0
     short_videos: str = "stride"
+    read_targets: Mapping[str, ReadTarget] = field(default_factory=dict)
 
     def _generators(self, key: tuple[int, int]) -> list[Generator]:
         """One generator per repeat. The first one also draws the frames, which all repeats share."""
@@ -174,29 +191,34 @@ class _ClipDataset(Dataset[list[Sample]]):
         views = [self.augment.view(video.height, video.width, rng) for rng in rngs]
         try:
             clips = read_clips(video, indices_T, views, label=label, read_field=read_field)
+            clips = [self._with_targets(*pair, video, indices_T) for pair in zip(clips, views, strict=True)]
         except OSError as error:
-            return [_blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
+            return [self._blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
 
+    def _with_targets(self, clip: Clip, view: View, video: Video, indices_T: NDArray[np.int64]) -> Clip:
+        return replace(clip, targets={name: read(video, indices_T, view) for name, read in self.read_targets.items()})
 
-def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
-    """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
-    size_px, num_cells = view.size_px, view.size_px // CELL_PX
-    return Clip(
-        frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
-        motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
-        label=label,
-        sample_id=sample_id,
-        problem=problem,
-    )
+    def _blank(self, sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+        """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
+        size_px, num_cells = view.size_px, view.size_px // CELL_PX
+        targets = {name: np.full(read.shape, np.nan, np.float32) for name, read in self.read_targets.items()}
+        return Clip(
+            frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
+            motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
+            label=label,
+            sample_id=sample_id,
+            problem=problem,
+            targets=targets,
+        )
 
 
 @dataclass(eq=False)
 class PretrainDataset(_ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
-    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
-    (sample_id, reason) where it is blank.
+    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, "targets" by name
+    where `read_targets` has some, and "unreadable": (sample_id, reason) where it is blank.
     """
 
     _: KW_ONLY
@@ -260,16 +282,18 @@ class LabelledDataset(_ClipDataset):
 def _sample(clip: Clip, index: int) -> Sample:
     sample = {"frames_CTHW": torch.from_numpy(clip.frames_CTHW), "label": clip.label, "index": index}
     sample |= {"changes": clip.changes} if clip.changes is not None else {}
+    if clip.targets:
+        sample["targets"] = {name: torch.from_numpy(values_NP) for name, values_NP in clip.targets.items()}
     return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
 def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     """Join the samples of several videos to a batch; the repeats of a video are adjacent.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
-    changes_B where their pixels are still to be changed on the device. If
-    videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples
-    that could; the others are blank.
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, changes_B
+    where their pixels are still to be changed on the device, and TARGET_BNP for each target that was read. If videos
+    could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that
+    could; the others are blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
@@ -280,6 +304,8 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
     }
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    for name in samples[0].get("targets", ()):
+        batch[f"{name}_BNP"] = default_collate([sample["targets"][name] for sample in samples])
     if "changes" in samples[0]:
         batch["changes_B"] = [sample["changes"] for sample in samples]
     unreadable = dict(sample["unreadable"] for sample in samples if "unreadable" in sample)

@@ -71,7 +71,7 @@ def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
     encoder = _encoder(config, num_visible)
     bridge = _linear(num_visible, config.width, config.decoder_width)
     decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_masked)
-    head = _linear(num_masked, config.decoder_width, config.patch.num_values)
+    head = _linear(num_masked, config.decoder_width, sum(config.decoder_widths))
     embedding = _linear(num_visible, config.patch.num_values, config.width)
     return _with_backward(encoder + bridge + decoder + head, embedding)
 

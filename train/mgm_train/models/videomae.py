@@ -8,7 +8,7 @@ Tokens are picked with sorted index tensors, never with boolean masks: nothing w
 keeps one graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -146,13 +146,22 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens, then the predicted pixels of the last `num_masked` tokens: (B, N, E) → (B, M, P)."""
+    """Blocks over all tokens, then the predicted values of the last `num_masked` tokens: (B, N, E) → (B, M, P).
 
-    def __init__(self, config: ModelConfig) -> None:
+    `widths` are the numbers of values of the targets, whose heads are the rows of one linear layer.
+    """
+
+    def __init__(self, config: ModelConfig, depth: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
+        self.blocks = Blocks(config.decoder_width, depth, config.decoder_num_heads)
         self.norm = LayerNorm(config.decoder_width)
-        self.head = nn.Linear(config.decoder_width, config.patch.num_values)
+        self.head = nn.Linear(config.decoder_width, sum(widths))
+        self.widths = tuple(widths)
+
+    def init_heads(self) -> None:
+        """Xavier's weights for each of several heads by itself: the bounds depend on the number of its outputs."""
+        for weight in self.head.weight.detach().split(self.widths) if len(self.widths) > 1 else ():
+            nn.init.xavier_uniform_(weight)
 
     def forward(self, tokens_BNE: Tensor, num_masked: int, rotation_BNR2: Tensor | None = None) -> Tensor:
         pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked, rotation_BNR2)))
@@ -175,13 +184,14 @@ class VideoMAE(nn.Module):
         self.encoder = Encoder(config, has_norm=True)
         self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, config.decoder_depth, config.decoder_widths)
         table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
         rotation_1NR2 = _rotation(config, config.decoder_width // config.decoder_num_heads)
         self.register_buffer("rotation_1NR2", rotation_1NR2, persistent=False)
         if linear_init == "xavier":
             self.apply(_init_for_pretraining)
+            self.decoder.init_heads()
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
