@@ -36,6 +36,7 @@ WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
 LOGGERS = ("tensorboard", "wandb")
 
+TrajectoryNorm = Literal["patch", "clip", "none"]
 MASKS: tuple[str, ...] = get_args(Mask)
 
 # Headings of --help.
@@ -274,11 +275,34 @@ class PretrainConfig(TrainConfig):
         ge=0,
     )
 
+    trajectory_steps: int = option(
+        0,
+        "Stored frames for which the target trajectory follows the points of a token, a displacement each (M3Video: "
+        "4); 0: one displacement, to the next slice (TrackMAE)",
+        group=TARGET,
+        ge=0,
+        le=64,
+    )
+    trajectory_norm: TrajectoryNorm = option(
+        "patch",
+        "Displacements of the target trajectory: patch (mean 0 and std 1 over the points of a token, as in M3Video and "
+        "TrackMAE), clip (divided by their root mean square over the clip), none (in units of 20 px)",
+        group=TARGET,
+    )
+
     @field_validator("target")
     @classmethod
     def _shorten_target(cls, target: str) -> str:
         """One text for the same targets, so that a run goes on however they are written."""
         return target_text(target_weights(target))
+
+    @model_validator(mode="after")
+    def _check_trajectory(self) -> Self:
+        has_one_point = self.patch.cells_per_side == 1 and "trajectory" in target_weights(self.target)
+        is_defined = not has_one_point or self.trajectory_norm != "patch"
+        needed = "clip or none where a token has one point (patch-px 8)"
+        check(is_defined, "trajectory_norm", self.trajectory_norm, needed)
+        return self
 
     @model_validator(mode="after")
     def _check_mask(self) -> Self:

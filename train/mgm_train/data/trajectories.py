@@ -12,7 +12,6 @@ S, or of the clip · 2 = (dx, dy) px, right and down positive.
 
 from dataclasses import dataclass
 from typing import Any
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

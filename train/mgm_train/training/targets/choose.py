@@ -9,9 +9,10 @@ from mgm_train.model_config import ModelConfig
 from mgm_train.target_weights import target_weights
 from mgm_train.training.targets.pixels import Pixels
 from mgm_train.training.targets.target import Target, WeightedTarget
+from mgm_train.training.targets.trajectory import Trajectory
 
 # By the names in `target_weights.TARGETS`.
-BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {"pixels": Pixels.of}
+BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {"pixels": Pixels.of, "trajectory": Trajectory.of}
 
 
 def make_targets(config: PretrainConfig) -> tuple[WeightedTarget, ...]:
