@@ -290,11 +290,19 @@ class PretrainConfig(TrainConfig):
         group=TARGET,
     )
 
+    codebook: str = option("", "File of `mgm-prep codebook`, for the target kmeans", group=TARGET)
+
     @field_validator("target")
     @classmethod
     def _shorten_target(cls, target: str) -> str:
         """One text for the same targets, so that a run goes on however they are written."""
         return target_text(target_weights(target))
+
+    @model_validator(mode="after")
+    def _check_codebook(self) -> Self:
+        has_codebook = ("kmeans" in target_weights(self.target)) == bool(self.codebook)
+        check(has_codebook, "codebook", self.codebook, "a file for the target kmeans, and empty without it")
+        return self
 
     @model_validator(mode="after")
     def _check_trajectory(self) -> Self:

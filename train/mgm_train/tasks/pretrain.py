@@ -83,7 +83,9 @@ def pretrain_job(
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
-        inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
+        inputs={
+            name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))
+        },
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
         draw=logged_pictures(opened, config),
     )

@@ -7,12 +7,13 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import ReadTarget
 from mgm_train.model_config import ModelConfig
 from mgm_train.target_weights import target_weights
+from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.pixels import Pixels
 from mgm_train.training.targets.target import Target, WeightedTarget
 from mgm_train.training.targets.trajectory import Trajectory
 
 # By the names in `target_weights.TARGETS`.
-BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {"pixels": Pixels.of, "trajectory": Trajectory.of}
+BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {"pixels": Pixels.of, "trajectory": Trajectory.of, "kmeans": KMeans.of}
 
 
 def make_targets(config: PretrainConfig) -> tuple[WeightedTarget, ...]:
