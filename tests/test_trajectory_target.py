@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from synthetic import StandIn
-from toy import CPU, SAVING_OFTEN, assert_same_run, losses_of
+from toy import CPU, SAVING_OFTEN, TOY, assert_same_run, losses_of
 
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import Box, Patch, TokenGrid
@@ -173,7 +173,7 @@ def test_only_known_values_of_masked_tokens_are_compared() -> None:
     known = [torch.cat([values_BNP[0, 3, :2], values_BNP[0, 7]]), values_BNP[1, :2].flatten()]
     expected = sum(float((values**2).mean()) for values in known) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert output_BMP.grad is not None
     assert not output_BMP.grad.isnan().any()
     assert not output_BMP.grad[0, 0, 2:].any()
@@ -226,8 +226,9 @@ def toy_job(run: Path, epochs: int, signal_at: int = -1, **changes: Any) -> Job:
     }
     config = PretrainConfig.model_validate(settings | changes)
     targets = make_targets(config)
-    small = {"width": 32, "depth": 1, "num_heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2}
-    shape = replace(pretrain_shape(config, targets), **small)
+    full = pretrain_shape(config, targets)
+    kept = ("num_frames", "image_px", "outputs", "motion_outputs", "motion_decoder_depth")
+    shape = replace(TOY, **{name: getattr(full, name) for name in kept})
     return Job(
         task="pretrain",
         config=config,

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
+    from mgm_prep.config import CodebookSettings, ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
     from mgm_prep.extraction.extract import ExtractSummary, extract
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
     from mgm_prep.extraction.preview import ExtractPreview, preview_extract

@@ -7,7 +7,6 @@ that a patch of 16×16 pixels is a vector of 3·8·8 numbers.
 Axes: N patches · H,W pixels of a patch · C = RGB · K codes · P numbers of a patch, in the order colour, row, column.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,16 +72,17 @@ def write_codebook(path: Path, codebook: Codebook) -> None:
 def read_codebook(path: Path) -> Codebook:
     """Read what `write_codebook` wrote. UserError when it is no codebook, damaged, or of a later version."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in ("format", "patch_px", "norm", "centres_KP")}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            file_format, patch_px = int(arrays["format"]), int(arrays["patch_px"])
+            centres_KP, norm_text = arrays["centres_KP"].astype(np.float32), str(arrays["norm"])
     except FileNotFoundError:
         raise UserError(f"there is no codebook {path}; `mgm-prep codebook STORE -o {path}` fits one") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # zipfile and numpy have half a dozen kinds of errors for files that are none of theirs, or damaged.
         raise UserError(f"{path} is no codebook of `mgm-prep codebook`, or damaged") from error
-    if found["format"] != FORMAT:
-        raise UserError(f"{path} is of version {found['format']} of the format; this program reads {FORMAT}")
-    centres_KP, patch_px = found["centres_KP"], int(found["patch_px"])
+    if file_format != FORMAT:
+        raise UserError(f"{path} is of version {file_format} of the format; this program reads {FORMAT}")
     if centres_KP.ndim != 2 or centres_KP.shape[1] != 3 * (patch_px // 2) ** 2 or not np.isfinite(centres_KP).all():
         raise UserError(f"{path} holds no centres of patches of {patch_px}×{patch_px} px")
-    norm: PatchNorm = "patch" if found["norm"] == "patch" else "none"
-    return Codebook(centres_KP=centres_KP.astype(np.float32), patch_px=patch_px, norm=norm)
+    norm: PatchNorm = "patch" if norm_text == "patch" else "none"
+    return Codebook(centres_KP=centres_KP, patch_px=patch_px, norm=norm)

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
-from mgm_train.target_weights import NEEDED, target_text, target_weights
+from mgm_train.target_weights import MOTION_TARGETS, NEEDED, target_text, target_weights
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
@@ -270,7 +270,7 @@ class PretrainConfig(TrainConfig):
     target: str = option("pixels", f"What the decoder predicts of the masked tokens: {NEEDED}", group=TARGET)
     motion_decoder_depth: int = option(
         0,
-        "Blocks of a second decoder for the targets of motion (difference); 0: one decoder predicts all targets",
+        f"Blocks of a second decoder for the targets of motion ({', '.join(MOTION_TARGETS)}); 0: one decoder for all",
         group=TARGET,
         ge=0,
     )
@@ -322,6 +322,17 @@ class PretrainConfig(TrainConfig):
             f"{self.image_px}); it masks {num_masked}"
         )
         check(0 < num_masked < num_patches, "mask_ratio", self.mask_ratio, needed)
+        return self
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        names = set(target_weights(self.target))
+        is_whole = "difference" not in names or self.tubelet == 2
+        check(is_whole, "tubelet", self.tubelet, "2 for the target difference, that of the frames of a tubelet")
+        num_moving = len(names & set(MOTION_TARGETS))
+        is_split = self.motion_decoder_depth == 0 or 0 < num_moving < len(names)
+        needed = "0 unless there is a target of motion and another one"
+        check(is_split, "motion_decoder_depth", self.motion_decoder_depth, needed)
         return self
 
     @model_validator(mode="after")

@@ -7,13 +7,21 @@ from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import ReadTarget
 from mgm_train.model_config import ModelConfig
 from mgm_train.target_weights import target_weights
+from mgm_train.training.targets.difference import Difference
+from mgm_train.training.targets.hog import Hog
 from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.pixels import Pixels
 from mgm_train.training.targets.target import Target, WeightedTarget
 from mgm_train.training.targets.trajectory import Trajectory
 
 # By the names in `target_weights.TARGETS`.
-BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {"pixels": Pixels.of, "trajectory": Trajectory.of, "kmeans": KMeans.of}
+BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {
+    Pixels.name: Pixels.of,
+    Hog.name: Hog.of,
+    Difference.name: Difference.of,
+    Trajectory.name: Trajectory.of,
+    KMeans.name: KMeans.of,
+}
 
 
 def make_targets(config: PretrainConfig) -> tuple[WeightedTarget, ...]:

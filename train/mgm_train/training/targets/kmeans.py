@@ -4,7 +4,8 @@ BEVT predicts the codes of DALL-E's discrete VAE, MAM² those of a VQGAN. Their 
 fit them quickly; here the codes are the nearest centres of k-means (`mgm-prep codebook`). As with BEVT, each frame of a
 token has a code, of its patch at half the size.
 
-Axes: B clips · M masked tokens · T frames of a token · K codes · Q pixels of a patch · P numbers of a patch at half size.
+Axes: B clips · M masked tokens · T frames of a token · K codes · Q pixels of a patch · P numbers of a
+patch at half size.
 """
 
 from collections.abc import Mapping
@@ -38,10 +39,9 @@ class KMeans(Target):
         """The target with the codebook of a configuration. UserError where it cannot be read or has other patches."""
         codebook = read_codebook(Path(config.codebook))
         if codebook.patch_px != config.patch_px:
-            px = codebook.patch_px
             raise UserError(
-                f"{config.codebook} has codes of patches of {px}×{px} px, but patch-px is {config.patch_px}; fit one by "
-                f"`mgm-prep codebook --patch-px {config.patch_px}`"
+                f"{config.codebook} has codes of patches of {codebook.patch_px} px, but patch-px is {config.patch_px}; "
+                f"fit one by `mgm-prep codebook --patch-px {config.patch_px}`"
             )
         return cls(patch=config.patch, norm=codebook.norm, centres_KP=torch.from_numpy(codebook.centres_KP))
 

@@ -17,23 +17,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mgm_train.data.clips import ReadTarget
+from mgm_train.target_weights import MOTION_TARGETS
 
 
 class Target(ABC):
     """What the decoder predicts of a masked token.
 
-    `inputs` are the tensors of the batch that it needs, with the clips on their first axis. `is_motion` says that a
-    second decoder predicts it, where the model has one.
+    `inputs` are the tensors of the batch that it needs, with the clips on their first axis.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]] = ("frames_BCTHW",)
-    is_motion: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def width(self) -> int:
         """The number of outputs of the model for a token."""
+
+    @property
+    def is_motion(self) -> bool:
+        """Whether a second decoder predicts it, where the model has one."""
+        return self.name in MOTION_TARGETS
 
     @property
     def blind_loss(self) -> float:

@@ -54,7 +54,8 @@ class ReadTrajectory:
     def __call__(self, video: Video, indices_T: NDArray[np.int64], view: View) -> NDArray[np.float32]:
         """The normalised displacements of all tokens; NaN where they are not valid. OSError for damaged data."""
         found = self.displacements(video, indices_T, view)
-        return self.normalised(self.in_tokens(found)).reshape(self.shape)
+        values_NP: NDArray[np.float32] = self.normalised(self.in_tokens(found)).reshape(self.shape)
+        return values_NP
 
     def displacements(self, video: Video, indices_T: NDArray[np.int64], view: View) -> Trajectories:
         """The displacements of the points of a clip in its pixels, at most `UNIT_PX` a stored frame, as in M3Video."""
@@ -105,7 +106,6 @@ class Trajectory(Target):
 
     name: ClassVar[str] = "trajectory"
     inputs: ClassVar[tuple[str, ...]] = ("trajectory_BNP",)
-    is_motion: ClassVar[bool] = True
     read: ReadTrajectory
 
     @classmethod
