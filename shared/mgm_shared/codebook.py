@@ -43,7 +43,7 @@ class Codebook:
         vectors_NP = patch_vectors(patches_NHWC, self.norm)
         # |v − c|² without |v|², which is the same for all centres.
         distance_NK = (self.centres_KP**2).sum(1) - 2 * vectors_NP @ self.centres_KP.T
-        return distance_NK.argmin(1)
+        return np.asarray(distance_NK.argmin(1), np.int64)
 
 
 def patch_vectors(patches_NHWC: NDArray[np.uint8], norm: PatchNorm) -> NDArray[np.float32]:
@@ -59,12 +59,17 @@ def patch_vectors(patches_NHWC: NDArray[np.uint8], norm: PatchNorm) -> NDArray[n
 
 def write_codebook(path: Path, codebook: Codebook) -> None:
     """Write a codebook as .npz, whole or not at all. The same codebook gives the same bytes."""
-    texts = {"format": np.int64(FORMAT), "patch_px": np.int64(codebook.patch_px), "norm": np.array(codebook.norm)}
 
     def write(beside: Path) -> None:
         # Given a name, numpy would add .npz to it.
         with beside.open("wb") as file:
-            np.savez(file, centres_KP=codebook.centres_KP, **texts)
+            np.savez(
+                file,
+                format=np.int64(FORMAT),
+                patch_px=np.int64(codebook.patch_px),
+                norm=np.array(codebook.norm),
+                centres_KP=codebook.centres_KP,
+            )
 
     replace_file(path, write)
 

@@ -72,4 +72,5 @@ def patch_vectors(patches_BM3Q: Tensor, patch: Patch, norm: PatchNorm) -> Tensor
     if norm == "patch":
         variance, mean = torch.var_mean(vectors_BMT3Q, dim=4, keepdim=True)
         vectors_BMT3Q = (vectors_BMT3Q - mean) / (variance.sqrt() + STD_EPSILON)
-    return vectors_BMT3Q.flatten(3)
+    vectors_BMTP: Tensor = vectors_BMT3Q.flatten(3)
+    return vectors_BMTP

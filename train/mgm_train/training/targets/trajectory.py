@@ -90,9 +90,9 @@ class ReadTrajectory:
         none: in units of 20 px, as in M3Video without PatchStd.
         """
         if self.norm == "patch":
-            mean = moved_thw2Lp.mean(-1, keepdims=True)
+            from_mean_thw2Lp = moved_thw2Lp - moved_thw2Lp.mean(-1, keepdims=True)
             std = moved_thw2Lp.std(-1, ddof=1, keepdims=True)
-            return (moved_thw2Lp - mean) / (std + np.float32(TOKEN_STD_PX))
+            return np.asarray(from_mean_thw2Lp / (std + np.float32(TOKEN_STD_PX)), np.float32)
         if self.norm == "clip":
             known = moved_thw2Lp[~np.isnan(moved_thw2Lp)]
             rms_px = np.sqrt((known**2).mean()) if len(known) else 0
