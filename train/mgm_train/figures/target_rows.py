@@ -99,7 +99,7 @@ def _draw_hog(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.
     # token, cell row, pixel row, cell column, pixel column
     light = np.einsum("nkyx,kab->nyaxb", shares_NKyx, _edge_lines())
     tiles_NHW = (255 * light.clip(0, 1)).reshape(len(light), side * GLYPH_PX, side * GLYPH_PX)
-    return tiles_NHW[..., None].repeat(3, axis=3).astype(np.uint8)
+    return np.asarray(tiles_NHW[..., None].repeat(3, axis=3), np.uint8)
 
 
 def _edge_lines() -> NDArray[np.float64]:
