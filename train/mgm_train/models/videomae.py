@@ -228,6 +228,11 @@ class VideoMAE(nn.Module):
         tokens_BNE = self._with_masked(self.encoder_to_motion(visible_BVD), visible_BV, masked_BM)
         return torch.cat([output_BMP, self.motion_decoder(tokens_BNE, num_masked, rotation_BNR2)], dim=2)
 
+    def by_target(self, output_BMP: Tensor) -> dict[str, Tensor]:
+        """The outputs of each target, (B, M, P), by its name."""
+        widths = self.config.target_widths
+        return dict(zip(widths, output_BMP.split(list(widths.values()), dim=2), strict=True))
+
     def _with_masked(self, visible_BVE: Tensor, visible_BV: Tensor, masked_BM: Tensor) -> Tensor:
         """The input of a decoder, (B, N, E): visible tokens first, then masked ones.
 

@@ -16,6 +16,7 @@ from mgm_train.checkpoint.run_folder import read_config
 from mgm_train.config import PretrainConfig
 from mgm_train.data.labels import split_rows
 from mgm_train.figures import paper_figures
+from mgm_train.figures.loss_curve import loss_figure
 from mgm_train.figures.pretrained import pretrained
 
 MovieFormat = Literal["gif", "mp4"]
@@ -43,7 +44,8 @@ def visualize(
         movies: Also write each figure as a movie in these formats.
 
     Returns:
-        The files by figure: loss, masks, saliency, attention, reconstruction, and with movies `masks_gif` and so on.
+        The files by figure: loss, masks, saliency, attention, reconstruction for a model of pixels, targets for one of
+        other targets, and with movies `masks_gif` and so on.
 
     Raises:
         UserError: The folder holds no pretraining run, or the store has no such video.
@@ -67,7 +69,7 @@ def _draw(
 ) -> dict[str, Path]:
     """Write the figures; their files by name."""
     written = {"loss": folder / "loss.png"}
-    save(paper_figures.loss_figure(run), written["loss"])
+    save(loss_figure(run), written["loss"])
     for name, picture in pictures.items():
         written[name] = folder / f"{name}.png"
         save(picture.strip(), written[name])
