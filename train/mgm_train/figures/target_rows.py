@@ -12,14 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgm_shared.geometry import TokenGrid
+from mgm_shared.geometry import CELL_PX, TokenGrid
+from mgm_shared.overlays import motion_colours
 from mgm_train.figures.reconstruct import NEUTRAL_MEAN, NEUTRAL_STD
 from mgm_train.models.videomae import VideoMAE, split_mask
 from mgm_train.training.targets.hog import NUM_BINS
+from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.target import Target
+from mgm_train.training.targets.trajectory import Trajectory
 
-# Of a token that is not shown.
-EMPTY_GREY = 255
+# Of a token that is not shown; in the colours of motion white means that nothing moves.
+EMPTY_GREY, EMPTY_MOTION_GREY = 255, 128
+# The displacement of full colour, by the norm of trajectories.
+FULL_COLOUR = {"patch": 1.5, "clip": 2.0, "none": 0.5}
 # Pixels of a cell's histogram in a picture.
 GLYPH_PX = 24
 
@@ -71,10 +76,10 @@ def _aligned(is_valid: Tensor, values: Tensor) -> Tensor:
 
 
 def draw(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
-    """A picture of each slice, (t, H, W, 3), of a target's values or of the model's outputs; NaN tokens are white."""
+    """A picture of each slice, (t, H, W, 3), of a target's values or of the model's outputs; NaN tokens are empty."""
     is_empty_N = values_NP.isnan().all(1).numpy()
     tiles_NHWC = DRAWERS[target.name](target, values_NP, grid)
-    tiles_NHWC[is_empty_N] = EMPTY_GREY
+    tiles_NHWC[is_empty_N] = EMPTY_MOTION_GREY if isinstance(target, Trajectory) else EMPTY_GREY
     return _joined(tiles_NHWC, grid)
 
 
@@ -113,6 +118,34 @@ def _edge_lines() -> NDArray[np.float64]:
     return lines
 
 
+def _draw_trajectory(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
+    """The displacements of the points of a token, or the mean of several, as colours; grey where there is none."""
+    assert isinstance(target, Trajectory)
+    side = grid.patch.cells_per_side
+    mean_N2yx = values_NP.reshape(len(values_NP), 2, -1, side, side).mean(2).numpy()
+    tiles_NyxC = motion_colours(mean_N2yx.transpose(0, 2, 3, 1), FULL_COLOUR[target.read.norm])
+    return tiles_NyxC.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)
+
+
+def _draw_codes(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
+    """The patch that stands for the code of a token's first frame; of a prediction the most likely one."""
+    assert isinstance(target, KMeans)
+    num_codes, half = len(target.centres_KP), grid.patch.px // 2
+    is_code = not values_NP.is_floating_point()
+    code_N = values_NP[:, 0] if is_code else values_NP[:, :num_codes].nan_to_num().argmax(1)
+    patches_N3yx = target.centres_KP[code_N].reshape(-1, 3, half, half)
+    mean, contrast = (NEUTRAL_MEAN, NEUTRAL_STD) if target.norm == "patch" else (0, 255)
+    grey_N3yx = mean + contrast * patches_N3yx
+    tiles_NyxC = grey_N3yx.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return tiles_NyxC.repeat(2, axis=1).repeat(2, axis=2)
+
+
 Drawer = Callable[[Target, Tensor, TokenGrid], NDArray[np.uint8]]
 # By target: a picture of each token, (N, S, S, 3), of its true values or of the model's outputs for it, (N, P).
-DRAWERS: dict[str, Drawer] = {"pixels": _draw_pixels, "hog": _draw_hog, "difference": _draw_pixels}
+DRAWERS: dict[str, Drawer] = {
+    "pixels": _draw_pixels,
+    "hog": _draw_hog,
+    "difference": _draw_pixels,
+    "trajectory": _draw_trajectory,
+    "kmeans": _draw_codes,
+}
