@@ -32,7 +32,7 @@ from mgm_train.masking.strategies import STRATEGIES, make_mask
 from mgm_train.models.flops import finetune_flops, pretrain_flops
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, patchify
 from mgm_train.training.losses import masked_mse
-from mgm_train.training.targets import target_pixels
+from mgm_train.training.targets.pixels import target_pixels
 
 PATCHES = [Patch(px=8, frames=1), Patch(px=8, frames=2), Patch(px=16, frames=1), Patch(px=16, frames=2)]
 by_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: f"{patch.px}px{patch.frames}")

@@ -9,11 +9,12 @@ import re
 from dataclasses import replace
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mgm_shared.config import Config, check, option, with_default
 from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
+from mgm_train.target_weights import MOTION_TARGETS, NEEDED, target_text, target_weights
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
@@ -37,11 +38,13 @@ EvalSplit = Literal["val", "test"]
 ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 LOGGERS = ("tensorboard", "wandb")
 
+TrajectoryNorm = Literal["patch", "clip", "none"]
 MASKS: tuple[str, ...] = get_args(Mask)
 EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
+TARGET = "Target"
 OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
 HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
 DETECTION = "Action detection"
@@ -303,6 +306,50 @@ class PretrainConfig(TrainConfig):
         group=MASKING,
     )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
+    target: str = option("pixels", f"What the decoder predicts of the masked tokens: {NEEDED}", group=TARGET)
+    motion_decoder_depth: int = option(
+        0,
+        f"Blocks of a second decoder for the targets of motion ({', '.join(MOTION_TARGETS)}); 0: one decoder for all",
+        group=TARGET,
+        ge=0,
+    )
+
+    trajectory_steps: int = option(
+        0,
+        "Stored frames for which the target trajectory follows the points of a token, a displacement each (M3Video: "
+        "4); 0: one displacement, to the next slice (TrackMAE)",
+        group=TARGET,
+        ge=0,
+        le=64,
+    )
+    trajectory_norm: TrajectoryNorm = option(
+        "patch",
+        "Displacements of the target trajectory: patch (mean 0 and std 1 over the points of a token, as in M3Video and "
+        "TrackMAE), clip (divided by their root mean square over the clip), none (in units of 20 px)",
+        group=TARGET,
+    )
+
+    codebook: str = option("", "File of `mgm-prep codebook`, for the target kmeans", group=TARGET)
+
+    @field_validator("target")
+    @classmethod
+    def _shorten_target(cls, target: str) -> str:
+        """One text for the same targets, so that a run goes on however they are written."""
+        return target_text(target_weights(target))
+
+    @model_validator(mode="after")
+    def _check_codebook(self) -> Self:
+        has_codebook = ("kmeans" in target_weights(self.target)) == bool(self.codebook)
+        check(has_codebook, "codebook", self.codebook, "a file for the target kmeans, and empty without it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_trajectory(self) -> Self:
+        has_one_point = self.patch.cells_per_side == 1 and "trajectory" in target_weights(self.target)
+        is_defined = not has_one_point or self.trajectory_norm != "patch"
+        needed = "clip or none where a token has one point (patch-px 8)"
+        check(is_defined, "trajectory_norm", self.trajectory_norm, needed)
+        return self
 
     @model_validator(mode="after")
     def _check_mask(self) -> Self:
@@ -321,6 +368,21 @@ class PretrainConfig(TrainConfig):
         # It looks at the pixels, which the data loading processes do not have then.
         is_blind = self.guidance == "clean" and self.decodes_on_device
         check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
+        return self
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        names = set(target_weights(self.target))
+        is_whole = "difference" not in names or self.tubelet == 2
+        check(is_whole, "tubelet", self.tubelet, "2 for the target difference, that of the frames of a tubelet")
+        num_moving = len(names & set(MOTION_TARGETS))
+        is_split = self.motion_decoder_depth == 0 or 0 < num_moving < len(names)
+        needed = "0 unless there is a target of motion and another one"
+        check(is_split, "motion_decoder_depth", self.motion_decoder_depth, needed)
+        return self
+
+    @model_validator(mode="after")
+    def _check_boxes(self) -> Self:
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
         return self

@@ -83,11 +83,11 @@ class Reconstruction:
 
 @torch.inference_mode()
 def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_]) -> Reconstruction:
-    """Predict the masked patches of a clip, uint8. True in the mask means masked."""
+    """Predict the masked patches of a clip, uint8, by a model that predicts pixels. True in the mask means masked."""
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
     visible_BV, masked_BM = split_mask(mask_BN, int(mask_N.sum()))
-    predicted_BMP, patch = model(frames_BCTHW, mask_BN), model.config.patch
+    predicted_BMP, patch = model.by_target(model(frames_BCTHW, mask_BN))["pixels"], model.config.patch
     return Reconstruction(
         shape_THWC=(*frames_CTHW.shape[1:], 3),
         patch=patch,

@@ -57,6 +57,14 @@ def _encoder(config: ModelConfig, num_tokens: int) -> int:
     return config.depth * (projections_and_mlp + 2 * _linear(num_pairs, config.width, 1))
 
 
+def _decoder(config: ModelConfig, depth: int, num_values: int, num_masked: int) -> int:
+    """Forward operations of a decoder with the layer before it and its heads."""
+    num_tokens = config.grid.num_tokens
+    bridge = _linear(num_tokens - num_masked, config.width, config.decoder_width)
+    blocks = _blocks(depth, num_tokens, config.decoder_width, num_masked)
+    return bridge + blocks + _linear(num_masked, config.decoder_width, num_values)
+
+
 def _with_backward(rest: int, embedding: int) -> int:
     """Forward and backward operations: two products backward for each one forward, one less for the patch embedding,
     because the gradient of the pixels is not computed.
@@ -69,11 +77,11 @@ def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
     num_tokens = config.grid.num_tokens
     num_visible = num_tokens - num_masked
     encoder = _encoder(config, num_visible)
-    bridge = _linear(num_visible, config.width, config.decoder_width)
-    decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_masked)
-    head = _linear(num_masked, config.decoder_width, config.patch.num_values)
+    decoder = _decoder(config, config.decoder_depth, sum(config.decoder_widths), num_masked)
+    if config.motion_outputs:
+        decoder += _decoder(config, config.motion_decoder_depth, sum(config.motion_widths), num_masked)
     embedding = _linear(num_visible, config.patch.num_values, config.width)
-    return _with_backward(encoder + bridge + decoder + head, embedding)
+    return _with_backward(encoder + decoder, embedding)
 
 
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:

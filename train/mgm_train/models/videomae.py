@@ -2,13 +2,14 @@
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · V visible tokens · M masked tokens
 (N = V + M) · K tokens picked, or classes · D width of the encoder · E width of the decoder · Q pixels of a patch
-(2·16·16) · P = Q·3 values of it, colour fastest · R pairs of values that rotary positions turn, 2 = (cosine, sine).
+(2·16·16) · P values of the targets, such as Q·3 of pixels, colour fastest · R pairs of values that rotary positions
+turn, 2 = (cosine, sine).
 Shapes, initial weights and the epsilon of the norms are VideoMAE's.
 Tokens are picked with sorted index tensors, never with boolean masks: nothing waits for the GPU, and torch.compile
 keeps one graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -173,17 +174,26 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens, then the predicted pixels of the last `num_masked` tokens: (B, N, E) → (B, M, P)."""
+    """Blocks over all tokens, then the predicted values of the last `num_masked` tokens: (B, N, E) → (B, M, P).
 
-    def __init__(self, config: ModelConfig) -> None:
+    `widths` are the numbers of values of the targets, whose heads are the rows of one linear layer.
+    """
+
+    def __init__(self, config: ModelConfig, depth: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.blocks = Blocks(config.decoder_width, config.decoder_depth, config.decoder_num_heads)
+        self.blocks = Blocks(config.decoder_width, depth, config.decoder_num_heads)
         self.norm = LayerNorm(config.decoder_width)
-        self.head = nn.Linear(config.decoder_width, config.patch.num_values)
+        self.head = nn.Linear(config.decoder_width, sum(widths))
+        self.widths = tuple(widths)
+
+    def init_heads(self) -> None:
+        """Xavier's weights for each of several heads by itself: the bounds depend on the number of its outputs."""
+        for weight in self.head.weight.detach().split(self.widths) if len(self.widths) > 1 else ():
+            nn.init.xavier_uniform_(weight)
 
     def forward(self, tokens_BNE: Tensor, num_masked: int, rotation_BNR2: Tensor | None = None) -> Tensor:
-        pixels_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked, rotation_BNR2)))
-        return pixels_BMP
+        output_BMP: Tensor = self.head(self.norm(self.blocks(tokens_BNE, num_masked, rotation_BNR2)))
+        return output_BMP
 
 
 class VideoMAE(nn.Module):
@@ -202,17 +212,30 @@ class VideoMAE(nn.Module):
         self.encoder = Encoder(config, has_norm=True)
         self.encoder_to_decoder = nn.Linear(config.width, config.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, config.decoder_depth, config.decoder_widths)
+        self.motion_decoder: Decoder | None = None
+        if config.motion_outputs:
+            self.encoder_to_motion = nn.Linear(config.width, config.decoder_width, bias=False)
+            self.motion_decoder = Decoder(config, config.motion_decoder_depth, config.motion_widths)
         table_1NE = position_table(config.grid, config.trained_grid, config.decoder_width, config.positions)
         self.register_buffer("position_1NE", table_1NE, persistent=False)
         rotation_1NR2 = _rotation(config, config.decoder_width // config.decoder_num_heads)
         self.register_buffer("rotation_1NR2", rotation_1NR2, persistent=False)
         if linear_init == "xavier":
             self.apply(_init_for_pretraining)
+            for decoder in self.decoders:
+                decoder.init_heads()
         trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
 
+    @property
+    def decoders(self) -> list[Decoder]:
+        """The decoder, and the second one of the targets of motion, if there is one."""
+        return [self.decoder] if self.motion_decoder is None else [self.decoder, self.motion_decoder]
+
     def forward(self, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None) -> Tensor:
-        """Predict the pixels (B, M, P) of the masked tokens, in ascending order of token.
+        """Predict the targets (B, M, P) of the masked tokens, in ascending order of token.
+
+        The values of the targets are side by side, as in `config.target_widths`; for most models they are the pixels.
 
         Args:
             frames_BCTHW: uint8, or float normalised by `normalise`.
@@ -221,19 +244,35 @@ class VideoMAE(nn.Module):
         """
         num_masked = int(mask_BN[0].sum()) if num_masked is None else num_masked
         visible_BV, masked_BM = split_mask(mask_BN, num_masked)
-        visible_BVE = self.encoder_to_decoder(self.encoder(frames_BCTHW, visible_BV))
-        # Visible tokens first, then masked ones. Their order does not matter, since each takes its position with it.
-        visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
-        masked_BME = self.mask_token + pick(self.position_1NE, masked_BM)
+        visible_BVD = self.encoder(frames_BCTHW, visible_BV)
         rotation_BNR2 = self.rotation_1NR2
         if rotation_BNR2 is not None:
             rotation_BNR2 = pick(rotation_BNR2, torch.cat([visible_BV, masked_BM], dim=1))
-        pixels_BMP: Tensor = self.decoder(torch.cat([visible_BVE, masked_BME], dim=1), num_masked, rotation_BNR2)
-        return pixels_BMP
+        tokens_BNE = self._with_masked(self.encoder_to_decoder(visible_BVD), visible_BV, masked_BM)
+        output_BMP: Tensor = self.decoder(tokens_BNE, num_masked, rotation_BNR2)
+        if self.motion_decoder is None:
+            return output_BMP
+        tokens_BNE = self._with_masked(self.encoder_to_motion(visible_BVD), visible_BV, masked_BM)
+        return torch.cat([output_BMP, self.motion_decoder(tokens_BNE, num_masked, rotation_BNR2)], dim=2)
+
+    def by_target(self, output_BMP: Tensor) -> dict[str, Tensor]:
+        """The outputs of each target, (B, M, P), by its name."""
+        widths = self.config.target_widths
+        return dict(zip(widths, output_BMP.split(list(widths.values()), dim=2), strict=True))
+
+    def _with_masked(self, visible_BVE: Tensor, visible_BV: Tensor, masked_BM: Tensor) -> Tensor:
+        """The input of a decoder, (B, N, E): visible tokens first, then masked ones.
+
+        Their order does not matter, since each takes its position with it.
+        """
+        visible_BVE = visible_BVE + pick(self.position_1NE, visible_BV)
+        return torch.cat([visible_BVE, self.mask_token + pick(self.position_1NE, masked_BM)], dim=1)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them (timm's name)."""
-        self.encoder.blocks.is_recomputing = self.decoder.blocks.is_recomputing = enable
+        self.encoder.blocks.is_recomputing = enable
+        for decoder in self.decoders:
+            decoder.blocks.is_recomputing = enable
 
     def no_weight_decay(self) -> set[str]:
         """timm's protocol: parameters without weight decay, in addition to biases and norms."""

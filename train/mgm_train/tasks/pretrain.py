@@ -21,6 +21,8 @@ from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
+from mgm_train.training.targets.choose import make_targets, pretrain_shape, readers
+from mgm_train.training.targets.target import WeightedTarget
 
 
 def pretrain(
@@ -70,24 +72,29 @@ def pretrain_job(
     say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
-    shape = config.shape
+    targets = make_targets(config)
+    shape = pretrain_shape(config, targets)
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
-        objective=PretrainObjective.of(config),
-        dataset=pretrain_dataset(opened, config),
+        objective=PretrainObjective.of(config, targets),
+        dataset=pretrain_dataset(opened, config, targets),
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
-        inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
+        inputs={
+            name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))
+        },
         flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
         draw=logged_pictures(opened, config),
     )
 
 
-def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
-    """The masked clips that pretraining with these options reads of a store."""
+def pretrain_dataset(
+    store: SampleSource, config: PretrainConfig, targets: tuple[WeightedTarget, ...] | None = None
+) -> PretrainDataset:
+    """The masked clips that pretraining with these options reads of a store, and what its targets read."""
     return PretrainDataset(
         store,
         num_frames=config.num_frames,
@@ -98,4 +105,5 @@ def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDat
         short_videos=config.short_videos,
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
+        read_targets=readers(make_targets(config) if targets is None else targets),
     )

@@ -279,7 +279,7 @@ class _Trainer:
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
         loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
-        self.meter.add_loss(loss)
+        self.meter.add_loss(loss, getattr(self.job.objective, "parts", {}))
 
     def _checked_loss(self) -> float:
         """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
@@ -316,6 +316,7 @@ class _Trainer:
             "step": self.step,
             "epoch": (self.step - 1) // self.plan.steps_per_epoch + 1,
             "loss": self._checked_loss(),
+            **self.meter.parts(),
             "lr": planned_rate(self.step - 1, self.config, self.plan),
             "grad_norm": float(norm) if norm is not None else math.nan,
             "num_clips": self.step * self.plan.clips_per_step,
