@@ -32,7 +32,7 @@ from mgm_train.masking.strategies import MaskOptions, make_mask
 
 NUM_FRAMES, SIZE_PX, NUM_DRAWS = 16, 224, 2000
 SOURCES = ("vectors", "clean", "flow")
-MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block")
+MASKS = ("mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "motion-bins", "random", "block")
 
 
 @dataclass(frozen=True, kw_only=True)

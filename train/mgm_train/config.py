@@ -16,7 +16,7 @@ from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
-Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
+Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "motion-bins", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
 Attention = Literal["joint", "divided"]
 Positions = Literal["sinusoid", "separable", "rope3d"]
