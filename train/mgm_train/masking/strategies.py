@@ -198,7 +198,7 @@ def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, 
 
 
 def motion_bins(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
-    """The same patches in every slice, half of the visible ones from the half of the picture that moves most (TrackMAE).
+    """The same patches in every slice, half of the visible ones from the half that moves most (TrackMAE).
 
     The patches are ranked by their mean strength over the clip and halved: the moving half and the still half, which
     has one patch more where their number is odd. Of the visible patches of a slice, half, rounded down, are drawn from
