@@ -18,6 +18,7 @@ from mgm_train.model_config import MODEL_SIZES, ModelConfig
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "motion-bins", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
+MissingMotion = Literal["nearest", "strong", "spread", "change"]
 Attention = Literal["joint", "divided"]
 Positions = Literal["sinusoid", "separable", "rope3d"]
 LinearInit = Literal["xavier", "torch"]
@@ -263,6 +264,12 @@ class PretrainConfig(TrainConfig):
         "how well the picture supports them); flow (of `mgm-prep flow`); boxes",
         group=MASKING,
     )
+    missing_motion: MissingMotion = option(
+        "nearest",
+        "What guides mgm where a block of a P or B picture has no vector: nearest (the nearest frame that has one); "
+        "strong (the longest vector of the picture); spread (the vectors around); change (the change of the picture)",
+        group=MASKING,
+    )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
 
     @model_validator(mode="after")
@@ -281,6 +288,8 @@ class PretrainConfig(TrainConfig):
     def _check_boxes(self) -> Self:
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
+        is_used = self.missing_motion == "nearest" or self.guidance in ("vectors", "clean")
+        check(is_used, "missing_motion", self.missing_motion, "nearest for guidance flow and boxes")
         return self
 
 

@@ -26,7 +26,7 @@ from mgm_shared.store import Video
 from mgm_train.data.device_augment import Changes
 from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
-from mgm_train.data.views import View, read_views, view_motion
+from mgm_train.data.views import View, read_views, view_motion, view_share
 
 Sample = dict[str, Any]
 
@@ -46,6 +46,8 @@ class Clip:
     problem: str = ""
     changes: Changes | None = None
     """What the device has still to do to the pixels."""
+    intra_TYX: NDArray[np.float32] | None = None
+    """Share of the stored frames since the frame before in which a cell is intra, if it was read with the motion."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -72,6 +74,7 @@ def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64
 
     The motion of a sampled frame is measured from the sampled frame before it: the mean of the existing vectors of the
     stored frames since then, which also bridges I frames. The first frame keeps its own motion; a repeated one has 0.
+    Fields with another number of components are averaged in the same way.
     """
     motion_TYX2 = np.empty((len(indices_T), *motion_SYX2.shape[1:]), np.float32)
     flat_SK = np.ascontiguousarray(motion_SYX2).reshape(len(motion_SYX2), -1)
@@ -127,16 +130,20 @@ def read_clips(
 ) -> list[Clip]:
     """Read the frames at ascending `indices_T` and the motion between them, once per view. OSError for damaged data.
 
-    `read_field` reads what stands in the place of the motion; None reads nothing.
+    `read_field` reads what stands in the place of the motion, of two components, or three if the last one tells which
+    cells are intra; None reads nothing.
     """
     motions = [np.zeros((len(indices_T), 0, 0, 2), np.float32)] * len(views)
+    intras: list[NDArray[np.float32] | None] = [None] * len(views)
     if read_field is not None:
-        motion_SYX2 = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
-        motion_TYX2 = motion_between(motion_SYX2, indices_T)
-        motions = [view_motion(motion_TYX2, view) for view in views]
+        field_SYXK = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
+        field_TYXK = motion_between(field_SYXK, indices_T)
+        motions = [view_motion(field_TYXK[..., :2], view) for view in views]
+        if field_TYXK.shape[-1] > 2:
+            intras = [view_share(field_TYXK[..., 2], view) for view in views]
     return [
-        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, sample_id=video.sample_id)
-        for frames_CTHW, motion_TYX2 in zip(read_views(video, indices_T, views), motions, strict=True)
+        Clip(frames_CTHW=frames, motion_TYX2=motion, label=label, sample_id=video.sample_id, intra_TYX=intra)
+        for frames, motion, intra in zip(read_views(video, indices_T, views), motions, intras, strict=True)
     ]
 
 
