@@ -17,8 +17,9 @@ from mgm_train.model_config import MODEL_SIZES, ModelConfig
 from mgm_train.target_weights import MOTION_TARGETS, NEEDED, target_text, target_weights
 
 Model = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
-Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "random", "block"]
+Mask = Literal["mgm", "mgm-sparse", "smm", "smm-sparse", "tube", "motion-bins", "random", "block"]
 GuidanceSource = Literal["vectors", "clean", "flow", "boxes"]
+MissingMotion = Literal["nearest", "strong", "spread", "change"]
 Attention = Literal["joint", "divided"]
 Positions = Literal["sinusoid", "separable", "rope3d"]
 LinearInit = Literal["xavier", "torch"]
@@ -305,6 +306,12 @@ class PretrainConfig(TrainConfig):
         "how well the picture supports them); flow (of `mgm-prep flow`); boxes",
         group=MASKING,
     )
+    missing_motion: MissingMotion = option(
+        "nearest",
+        "What guides mgm where a block of a P or B picture has no vector: nearest (the nearest frame that has one); "
+        "strong (the longest vector of the picture); spread (the vectors around); change (the change of the picture)",
+        group=MASKING,
+    )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
     target: str = option("pixels", f"What the decoder predicts of the masked tokens: {NEEDED}", group=TARGET)
     motion_decoder_depth: int = option(
@@ -385,6 +392,8 @@ class PretrainConfig(TrainConfig):
     def _check_boxes(self) -> Self:
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
+        is_used = self.missing_motion == "nearest" or self.guidance in ("vectors", "clean")
+        check(is_used, "missing_motion", self.missing_motion, "nearest for guidance flow and boxes")
         return self
 
 

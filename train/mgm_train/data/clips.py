@@ -27,7 +27,7 @@ from mgm_train.data.augmentation.device_augment import Changes
 from mgm_train.data.device_decoding import EncodedClip, pack_encoded
 from mgm_train.data.labels import label_numbers, label_subset, split_rows
 from mgm_train.data.sampling import sample_indices, segment_indices
-from mgm_train.data.views import View, read_views, view_motion
+from mgm_train.data.views import View, read_views, view_motion, view_share
 
 Sample = dict[str, Any]
 
@@ -54,6 +54,8 @@ class Clip:
     """The frames as they are stored, for the device to decode; `frames_CTHW` has only their shape then."""
     targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Targets of pretraining that are no function of the frames, by name: (N, P) each, NaN = missing."""
+    intra_TYX: NDArray[np.float32] | None = None
+    """Share of the stored frames since the frame before in which a cell is intra, if it was read with the motion."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -94,6 +96,7 @@ def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64
 
     The motion of a sampled frame is measured from the sampled frame before it: the mean of the existing vectors of the
     stored frames since then, which also bridges I frames. The first frame keeps its own motion; a repeated one has 0.
+    Fields with another number of components are averaged in the same way.
     """
     motion_TYX2 = np.empty((len(indices_T), *motion_SYX2.shape[1:]), np.float32)
     flat_SK = np.ascontiguousarray(motion_SYX2).reshape(len(motion_SYX2), -1)
@@ -149,24 +152,32 @@ def read_clips(
 ) -> list[Clip]:
     """Read the frames at ascending `indices_T` and the motion between them, once per view. OSError for damaged data.
 
-    `read_field` reads what stands in the place of the motion; None reads nothing.
+    `read_field` reads what stands in the place of the motion, of two components, or three if the last one tells which
+    cells are intra; None reads nothing.
     """
-    motions = _motions(video, indices_T, views, read_field)
+    fields = _fields(video, indices_T, views, read_field)
     return [
-        Clip(frames_CTHW=frames_CTHW, motion_TYX2=motion_TYX2, label=label, sample_id=video.sample_id)
-        for frames_CTHW, motion_TYX2 in zip(read_views(video, indices_T, views), motions, strict=True)
+        Clip(frames_CTHW=frames, motion_TYX2=motion, label=label, sample_id=video.sample_id, intra_TYX=intra)
+        for frames, (motion, intra) in zip(read_views(video, indices_T, views), fields, strict=True)
     ]
 
 
-def _motions(
+def _fields(
     video: Video, indices_T: NDArray[np.int64], views: Sequence[View], read_field: ReadField | None
-) -> list[NDArray[np.float32]]:
-    """What each view shows of the motion between the frames; empty where `read_field` is None."""
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    """What each view shows of the motion between the frames, and of its intra cells where `read_field` tells them.
+
+    The motion is empty where `read_field` is None.
+    """
     if read_field is None:
-        return [np.zeros((len(indices_T), 0, 0, 2), np.float32)] * len(views)
-    motion_SYX2 = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
-    motion_TYX2 = motion_between(motion_SYX2, indices_T)
-    return [view_motion(motion_TYX2, view) for view in views]
+        return [(np.zeros((len(indices_T), 0, 0, 2), np.float32), None)] * len(views)
+    field_SYXK = read_field(video, slice(int(indices_T[0]), int(indices_T[-1]) + 1))
+    field_TYXK = motion_between(field_SYXK, indices_T)
+    has_intra = field_TYXK.shape[-1] > 2
+    return [
+        (view_motion(field_TYXK[..., :2], view), view_share(field_TYXK[..., 2], view) if has_intra else None)
+        for view in views
+    ]
 
 
 def read_encoded_clips(
@@ -181,7 +192,7 @@ def read_encoded_clips(
     wanted, place_T = np.unique(indices_T, return_inverse=True)
     jpegs = video.stored_pictures(wanted)
     clips = []
-    for view, motion_TYX2 in zip(views, _motions(video, indices_T, views, read_field), strict=True):
+    for view, (motion_TYX2, intra_TYX) in zip(views, _fields(video, indices_T, views, read_field), strict=True):
         shape = (3, len(indices_T), *view.shape_px)
         clips.append(
             Clip(
@@ -190,6 +201,7 @@ def read_encoded_clips(
                 motion_TYX2=motion_TYX2,
                 label=label,
                 sample_id=video.sample_id,
+                intra_TYX=intra_TYX,
                 encoded=EncodedClip(jpegs=jpegs, place_T=place_T, view=view),
             )
         )

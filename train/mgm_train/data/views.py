@@ -88,6 +88,13 @@ def view_motion(motion_TYX2: NDArray[np.float32], view: View) -> NDArray[np.floa
     return resample_motion(motion_TYX2, view.box, *view.shape_px, is_mirrored=view.is_mirrored)
 
 
+def view_share(share_TYX: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """A share of each cell of whole frames as a view shows it, (T, Y, X); 0 where it is missing."""
+    # As the vertical part of a motion, which no mirror turns round; then without the scale of motion.
+    field_TYX2 = np.stack([share_TYX, share_TYX], axis=-1)
+    return np.nan_to_num(view_motion(field_TYX2, view)[..., 1] * np.float32(view.box.height / view.shape_px[0]))
+
+
 def _shown(image: NDArray[np.uint8], view: View, subsampling: int) -> NDArray[np.uint8]:
     """What a view shows of an image of the frame at full resolution or a part of it, contiguous."""
     left, top, width, height = (int(side) // subsampling for side in sides(view.box))

@@ -51,6 +51,7 @@ STRATEGY_NAMES = {
     "smm": "SMM",
     "smm-sparse": "SMM, sparse",
     "tube": "random tube\n(VideoMAE)",
+    "motion-bins": "motion bins\n(TrackMAE)",
     "random": "random\n(ST-MAE)",
     "block": "random block",
 }
