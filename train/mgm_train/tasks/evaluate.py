@@ -9,7 +9,8 @@ from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
-from mgm_train.checkpoint.weights import Weights, load_weights
+from mgm_train.checkpoint.sources import load_source
+from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig
 from mgm_train.data.labels import describe_map, read_class_map
 from mgm_train.evaluation.metrics import Scores, write_reports
@@ -49,7 +50,7 @@ def evaluate(
 
     Args:
         store: Path or URL of a store.
-        weights: A fine-tuned model: its run folder or a weights file.
+        weights: A fine-tuned model: its run folder, or anything else with a classifier that `load` takes.
         config: Split and views. Where `stride` and `sampling` are not set, they are those of the fine-tuning.
         out: Folder of the CSV files; by default the run folder of the weights.
         progress: Hears the number of videos that are done.
@@ -97,7 +98,7 @@ def preview_evaluate(
 def _open(
     store: str | StorePath, weights: str | os.PathLike[str], config: EvaluateConfig, progress: Progress
 ) -> tuple[Weights, ViewDataset]:
-    opened, loaded = open_store(store).select(config.samples), load_weights(Path(weights))
+    opened, loaded = open_store(store).select(config.samples), load_source(weights)
     say_samples(opened, progress)
     config, lines = sampled_as_trained(config, loaded)
     for line in lines:
