@@ -6,6 +6,7 @@ Axes: D width of the encoder · E width of the decoder.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
