@@ -36,6 +36,7 @@ class EvaluatePreview:
     """What a test would read."""
 
     videos: int
+    """Samples: videos, segments, or key frames."""
     views: int
     stride: int
     sampling: str
@@ -126,8 +127,7 @@ def preview_evaluate(
     loaded, config = load_source(weights), config or EvaluateConfig()
     if is_detector(loaded):
         config, clips, _ = open_detector_test(open_store(store), loaded, config, progress.say)
-        num_videos = len({name for name, _ in clips.frames.moments})
-        return EvaluatePreview(videos=num_videos, views=1, stride=clips.reader.stride, sampling="key frames")
+        return EvaluatePreview(videos=len(clips), views=1, stride=clips.reader.stride, sampling="key frames")
     dataset = _open(store, loaded, config, progress)
     views = dataset.config
     return EvaluatePreview(videos=len(dataset), views=dataset.num_views, stride=views.stride, sampling=views.sampling)
