@@ -14,7 +14,7 @@ from mgm_train.checkpoint.run_folder import recorded_options
 from mgm_train.data.loader import Plan
 from mgm_train.evaluation.multiview import EpochTest
 from mgm_train.runtime.distributed import Distributed, init_distributed, precision_remark
-from mgm_train.tasks.decoding import with_decoding
+from mgm_train.tasks.device_work import with_decoding
 from mgm_train.training.auto_config import Machine, choose_options
 from mgm_train.training.loop import Job, TrainResult, train
 
