@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch._dynamo.testing import CompileCounter
 from toy import TOY
 
 from mgm_train.checkpoint.transfer import load_encoder
@@ -84,6 +85,19 @@ def test_boxes_of_several_clips_do_not_mix() -> None:
         for row, (clip, *box) in enumerate(boxes):
             alone = model(frames_BCTHW[clip : clip + 1], torch.tensor([[0, *box]], dtype=torch.float32))
             torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_compiled_model_is_compiled_once_for_all_numbers_of_boxes() -> None:
+    model, counter = _model(), CompileCounter()
+    compiled = torch.compile(model, dynamic=False, backend=counter)
+    frames_BCTHW, box_R5 = _frames(2, 3, 4, 32, 32), torch.tensor([[0.0, 1, 1, 20, 20]])
+    num_compiled = []
+    for num_boxes in (1, 2, 3, 5):
+        boxes = box_R5.repeat(num_boxes, 1)
+        assert torch.equal(compiled(frames_BCTHW, boxes), model(frames_BCTHW, boxes))
+        num_compiled.append(counter.frame_count)
+    assert num_compiled[0] > 0
+    assert set(num_compiled) == {num_compiled[0]}
 
 
 def test_a_batch_without_boxes_has_no_loss_and_gradients_of_zero() -> None:

@@ -15,7 +15,7 @@ from toy import CPU, assert_same_run, losses_of, run_processes
 
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
-from mgm_train import DetectConfig, EvaluateConfig, detect, evaluate, preview_detect, visualize
+from mgm_train import DetectConfig, EvaluateConfig, detect, evaluate, preview_detect, preview_evaluate, visualize
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import load_weights
 from mgm_train.data.clips import collate
@@ -81,6 +81,7 @@ def test_it_trains_tests_and_reports(boxes: tuple[Path, list[Row]], tmp_path: Pa
     assert f"proposals: {folder / 'proposals.csv'} (sha256 " in said
     assert "): 12 of 12 boxes have a score of at least 0.8, in 6 key frames" in said
     assert "train: 6 of 6 labelled key frames, with 12 boxes" in said
+    assert " M weights · 6 key frames · 6 steps of 2 clips" in said
     assert "val: 6 key frames with 12 labelled boxes and 12 proposals; 0 key frames are excluded" in said
     (row,) = [row for row in RunFolder(tmp_path / "run").read_metrics() if "val_mean_ap" in row]
     tested = evaluate(folder / "boxes.store", tmp_path / "run", EvaluateConfig(num_workers=0, device="cpu"))
@@ -261,6 +262,29 @@ def test_a_preview_counts_key_frames(boxes: tuple[Path, list[Row]], tmp_path: Pa
     preview = preview_detect(folder / "boxes.store", tmp_path / "run", options(folder))
     assert (preview.task, preview.videos, preview.steps) == ("detect", 6, 6)
     assert not (tmp_path / "run").exists()
+    detect(folder / "boxes.store", tmp_path / "run", options(folder, epochs=1, eval_every_epochs=0))
+    tested = preview_evaluate(folder / "boxes.store", tmp_path / "run", EvaluateConfig(num_workers=0))
+    assert (tested.videos, tested.stride, tested.sampling) == (6, 2, "key frames")
+    with pytest.raises(UserError, match="there are 6 key frames to train on, but batch-size is 7"):
+        preview_detect(folder / "boxes.store", tmp_path / "run", options(folder, batch_size=7))
+
+
+def test_the_log_counts_the_boxes_that_crops_leave_out(boxes: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    """Against the boxes of the samples of the first epoch."""
+    folder, _ = boxes
+    heard, config = Recording(), options(folder, crop_scale=0.5, eval_every_epochs=0)
+    job, _ = detect_job(folder / "boxes.store", tmp_path / "run", config, heard)
+    num_kept = sum(len(job.dataset[0, index][0]["box_R4"]) for index in range(6))
+    assert 6 <= num_kept < 12
+    assert f"crops leave out {12 - num_kept} of 12 boxes of 6 key frames, drawn anew in each epoch" in heard.lines
+
+
+def test_a_sharded_detector_learns_what_a_whole_one_does(boxes: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    folder, _ = boxes
+    changes = {"eval_every_epochs": 0, "drop_path": 0.0}
+    run_detect(folder, tmp_path / "one", changes)
+    assert run_processes(2, run_detect, folder, tmp_path / "two", {**changes, "fsdp": True}) == [0, 0]
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
 
 
 def test_what_is_missing_is_said(boxes: tuple[Path, list[Row]], tmp_path: Path) -> None:

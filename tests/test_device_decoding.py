@@ -29,7 +29,7 @@ from mgm_train.data.loader import Plan, ToDevice, collate_counted, make_loader
 from mgm_train.data.packed_batch import Packed
 from mgm_train.data.views import View, read_views
 from mgm_train.runtime.distributed import Distributed
-from mgm_train.tasks import decoding
+from mgm_train.tasks import device_work
 from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.training import loop
 
@@ -180,7 +180,7 @@ def test_workers_change_nothing(pan_store: Store, num_workers: int) -> None:
 
 def with_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU decode what a GPU would."""
-    monkeypatch.setattr(decoding, "check_device_decoding", lambda device: None)
+    monkeypatch.setattr(device_work, "check_device_decoding", lambda device: None)
 
 
 @pytest.mark.parametrize("decode_on", ["cuda", "hybrid"])
@@ -190,7 +190,7 @@ def test_a_run_goes_on_bit_for_bit(
     """Also where the share was measured: a later start takes the recorded one, whatever it would measure."""
     with_stand_in(monkeypatch)
     measured = iter([DecodeRates(decoded_s=1.0, read_s=0.0, on_device_s=1.0), None])
-    monkeypatch.setattr(decoding, "measure_decoding", lambda dataset, device: next(measured))
+    monkeypatch.setattr(device_work, "measure_decoding", lambda dataset, device: next(measured))
     config = PretrainConfig(decode_on=decode_on, **TINY)
     whole = pretrain(pan_store.path, tmp_path / "whole", config)
     assert whole.is_complete

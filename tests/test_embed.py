@@ -1,7 +1,10 @@
 """`mgm-train embed` against `load(...).features` and neighbours counted by hand."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
+from toy import run_processes
 
 from mgm_prep import extract
 from mgm_shared.errors import UserError
@@ -101,6 +105,51 @@ def test_a_stopped_run_goes_on(
     embed(pan_store.path, tmp_path / "a.parquet", config)
     assert computed == [range(4, 6), range(6, 8)]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "whole.parquet"))
+
+
+def _embed_in_twos(store: str, out: Path, weights: str, num_saves: int) -> None:
+    """Embed in chunks of two videos, and die after `num_saves` of them as by kill -9."""
+    features.VIDEOS_PER_CHUNK = 2
+    save, saved = features.FeatureCache._save, []
+
+    def save_and_die(cache: Any, chunk: range, computed: Any) -> None:
+        save(cache, chunk, computed)
+        saved.append(chunk)
+        if len(saved) == num_saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    features.FeatureCache._save = save_and_die  # type: ignore[method-assign, assignment]
+    sys.stderr = out.with_name("stderr.txt").open("a")
+    embed(store, out, EmbedConfig(init=weights, batch_size=3, **SMALL))
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "num_processes"), [(".parquet", 2), (".zarr", 1), pytest.param(".zarr", 2, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_and_two_processes_give_the_same_bytes(
+    pan_store: Store, weights: Path, tmp_path: Path, suffix: str, num_processes: int
+) -> None:
+    def run(name: str, num: int, num_saves: int = 0) -> list[int | None]:
+        place = tmp_path / name
+        place.mkdir(exist_ok=True)
+        return run_processes(num, _embed_in_twos, str(pan_store.path), place / f"a{suffix}", str(weights), num_saves)
+
+    assert run("whole", 1) == [0]
+    whole = _content(tmp_path / "whole" / f"a{suffix}")
+    assert whole
+    codes = run("killed", num_processes, num_saves=1)
+    assert -signal.SIGKILL in codes
+    assert 0 not in codes
+    assert not (tmp_path / "killed" / f"a{suffix}").exists()
+    assert len(list((tmp_path / "killed").rglob("*.safetensors"))) == num_processes
+    assert run("killed", num_processes) == [0] * num_processes
+    assert _content(tmp_path / "killed" / f"a{suffix}") == whole
+    assert not list((tmp_path / "killed").glob("*.parts"))
 
 
 def test_a_finished_file_is_left_alone_and_another_one_refused(pan_store: Store, weights: Path, tmp_path: Path) -> None:

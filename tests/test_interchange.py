@@ -204,6 +204,17 @@ def test_the_card_tells_data_recipe_masks_metrics_licence(tmp_path: Path) -> Non
         assert code in body
 
 
+@pytest.mark.parametrize("to", ["timm", "safetensors", "transformers"])
+@pytest.mark.parametrize("is_classifier", [True, False])
+def test_an_exported_folder_is_loaded_again(tmp_path: Path, to: Any, is_classifier: bool) -> None:
+    path = _saved(tmp_path / "weights.safetensors", TINY, is_classifier=is_classifier)
+    export(path, tmp_path / "out", to)
+    ours, again = load(path), load(tmp_path / "out")
+    assert again.classes == ours.classes
+    assert (again.config.num_frames, again.config.image_px) == (4, 32)
+    torch.testing.assert_close(again(_frames(TINY)), ours(_frames(TINY)), atol=1e-6, rtol=0)
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path, autoencoder: Path) -> None:
     separable = _saved(
         tmp_path / "s.safetensors", dataclasses.replace(TINY, positions="separable"), is_classifier=False
@@ -221,7 +232,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path, autoencoder: Path) 
         (tmp_path / "cut.safetensors", "onnx"): "cut.safetensors is damaged",
         (tmp_path / "resnet.safetensors", "onnx"): "no patch embedding of tubelets",
         (tmp_path / "unfinished", "onnx"): "unfinished and has no weights yet",
-        (tmp_path / "nowhere", "onnx"): "neither a weights file nor a run folder",
+        (tmp_path / "nowhere", "onnx"): "there is no file or folder",
     }
     for (source, to), message in cases.items():
         result = CliRunner().invoke(main, ["export", str(source), str(tmp_path / "out"), "--to", to])

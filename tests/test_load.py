@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from synthetic import pan, write_video
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from mgm_prep import extract
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
 from mgm_train import load
+from mgm_train.checkpoint.foreign import Clip, shape_of
 from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
@@ -132,7 +133,77 @@ def test_a_named_size_is_found_by_its_tensors(tmp_path: Path) -> None:
     size = dataclasses.replace(MODEL_SIZES["vit_tiny"], image_px=48, num_frames=4)
     torch.save({"model": _official(VideoMAE(size).state_dict(), False)}, tmp_path / "a.pth")
     found = load_source(tmp_path / "a.pth").model
-    assert dataclasses.replace(found, num_frames=4, image_px=48, decoder_num_heads=3) == size
+    assert dataclasses.replace(found, num_frames=4, image_px=48) == size
+
+
+@pytest.mark.parametrize("size", MODEL_SIZES)
+def test_the_heads_of_a_size_are_found(size: str) -> None:
+    """Their number is in no tensor: ViT-H has 16 of 80 columns, all others have 64 columns."""
+    with torch.device("meta"):
+        state = VideoMAE(MODEL_SIZES[size]).state_dict()
+    assert shape_of("a.pth", state, Clip()) == MODEL_SIZES[size]
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "state_dict", None])
+def test_where_a_checkpoint_keeps_its_weights(tmp_path: Path, key: str | None) -> None:
+    state = _official(VideoClassifier(TINY, 3).state_dict(), True)
+    torch.save({key: state, "epoch": 1} if key else state, tmp_path / "a.pth")
+    assert load_source(tmp_path / "a.pth").state.keys() == VideoClassifier(TINY, 3).state_dict().keys()
+
+
+def test_the_model_is_taken_before_its_ema(tmp_path: Path) -> None:
+    state = _official(VideoClassifier(TINY, 3).state_dict(), True)
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"model_ema": average, "model": state}, tmp_path / "a.pth")
+    torch.testing.assert_close(load_source(tmp_path / "a.pth").state["head.weight"], state["head.weight"])
+
+
+@pytest.mark.parametrize("part", ["encoder.", "module.encoder.", "backbone."])
+def test_a_whole_classifier_under_a_prefix(tmp_path: Path, part: str) -> None:
+    state = _official(VideoClassifier(TINY, 3).state_dict(), True)
+    torch.save({"module": {f"{part}{name}": tensor for name, tensor in state.items()}}, tmp_path / "a.pth")
+    assert load_source(tmp_path / "a.pth").state.keys() == VideoClassifier(TINY, 3).state_dict().keys()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ""])
+def test_official_names_in_safetensors(tmp_path: Path, suffix: str) -> None:
+    """Any name of the file: what it is, its first bytes tell."""
+    state = {f"_orig_mod.{name}": t for name, t in _official(VideoClassifier(TINY, 3).state_dict(), True).items()}
+    save_file(state, tmp_path / f"weights{suffix}")
+    assert len(load_source(tmp_path / f"weights{suffix}").classes) == 3
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("form", ["shards", "pickle"])
+def test_other_files_of_transformers(tmp_path: Path, form: str, is_compiled: bool) -> None:
+    """Shards with an index; the pickle of older versions; the names of a compiled model."""
+    theirs = _theirs("VideoMAEForVideoClassification", use_mean_pooling=True, num_labels=3)
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    expected = load_source(tmp_path).state
+    files = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(files) > 1
+    prefix = "_orig_mod." if is_compiled else ""
+    if form == "shards":
+        for file in files:
+            save_file({f"{prefix}{name}": tensor for name, tensor in load_file(file).items()}, file)
+    else:
+        for file in tmp_path.glob("model*"):
+            file.unlink()
+        state = {f"{prefix}{name}": tensor for name, tensor in theirs.state_dict().items()}
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    found = load_source(tmp_path).state
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], atol=0, rtol=0)
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    theirs = _theirs("VideoMAEModel", use_mean_pooling=False).half()
+    theirs.save_pretrained(tmp_path)
+    weights = load_source(tmp_path)
+    assert {tensor.dtype for tensor in weights.state.values()} == {torch.float32}
+    ours, half = weights.state["encoder.norm.weight"], theirs.layernorm.weight
+    torch.testing.assert_close(ours, half.float(), atol=0, rtol=0)
 
 
 def test_a_table_of_sines_is_dropped_and_another_one_refused(tmp_path: Path) -> None:
@@ -140,9 +211,10 @@ def test_a_table_of_sines_is_dropped_and_another_one_refused(tmp_path: Path) -> 
 
     config = dataclasses.replace(TINY, width=64, num_heads=1)
     state = _official(VideoClassifier(config, 3).state_dict(), True)
-    torch.save({"model": state | {"pos_embed": sinusoid_table(18, 64)}}, tmp_path / "a.pth")
+    options = argparse.Namespace(num_frames=4, input_size=48)
+    torch.save({"model": state | {"pos_embed": sinusoid_table(18, 64)}, "args": options}, tmp_path / "a.pth")
     load_source(tmp_path / "a.pth")
-    torch.save({"model": state | {"pos_embed": torch.zeros(1, 18, 64)}}, tmp_path / "a.pth")
+    torch.save({"model": state | {"pos_embed": torch.zeros(1, 18, 64)}, "args": options}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="learnt positions"):
         load_source(tmp_path / "a.pth")
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 import mgm_train
 from mgm_prep.config import ExtractSettings
 from mgm_prep.extraction.extract import extract
-from mgm_shared.boxes import Boxes, read_boxes
-from mgm_shared.progress import TerminalProgress
+from mgm_shared.cli import shown_progress
 from mgm_shared.store import Video, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 
@@ -27,7 +26,10 @@ NUM_KEY_FRAMES = 50
 # Half of the time over which a box's motion is measured, in frames.
 REACH = 8
 # Motion of a box's centre in its widths, and growth of its height, over that time, from which on it counts.
-MIN_SHIFT, MIN_GROWTH = 0.15, 0.06
+MIN_SHIFT, MIN_GROWTH = 0.15, 0.03
+
+Tracks = dict[tuple[int, int], NDArray[np.float64]]
+"""(frame, person) → left, top, width, height in pixels from 0."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tracks", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--epochs", type=int, default=80)
     arguments = parser.parse_args()
     store_path = arguments.out / "tracks.store"
     if not store_path.exists():
@@ -44,11 +46,12 @@ def main() -> None:
         arguments.tracks, arguments.out / "annotations", open_store(store_path).table["video_id"].to_pylist()
     )
     config = mgm_train.DetectConfig(
-        annotations=str(arguments.out / "annotations"), model="vit_tiny", num_frames=8, stride=2, image_px=144,
-        crop_scale=1.0, flip=False, box_jitter=False, colour_jitter=False, batch_size=5, epochs=arguments.epochs,
-        warmup_epochs=5, base_lr=4e-2, layer_decay=1.0, drop_path=0.0, eval_every_epochs=15, num_workers=0,
+        annotations=str(arguments.out / "annotations"), model="vit_tiny", patch_px=8, image_px=128, num_frames=4,
+        stride=4, crop_scale=1.0, flip=False, box_jitter=False, colour_jitter=False, batch_size=5,
+        epochs=arguments.epochs, warmup_epochs=5, base_lr=4e-2, layer_decay=1.0, drop_path=0.0, eval_every_epochs=10,
+        num_workers=0,
     )  # fmt: skip
-    with TerminalProgress() as progress:
+    with shown_progress() as progress:
         mgm_train.detect(store_path, arguments.out / "run", config, progress=progress)
     mgm_train.visualize(store_path, arguments.out / "run")
     rows = RunFolder(arguments.out / "run").read_metrics()
@@ -62,40 +65,31 @@ def write_annotations(tracks: Path, folder: Path, video_ids: list[str]) -> None:
     videos = [store[video_id] for video_id in video_ids]
     places = [(video, frame) for video in videos for frame in range(REACH, video.num_frames - REACH)]
     chosen = [places[k] for k in np.linspace(0, len(places) - 1, NUM_KEY_FRAMES).round().astype(int).tolist()]
-    boxes_of = {video.video_id: read_boxes(tracks / Path(video.video_id).with_suffix(".gt.txt")) for video in videos}
-    lines = [line for video, frame in chosen for line in key_frame_lines(video, boxes_of[video.video_id], frame)]
+    tracked = {video.video_id: read_tracks(tracks / Path(video.video_id).with_suffix(".gt.txt")) for video in videos}
+    lines = [line for video, frame in chosen for line in key_frame_lines(video, tracked[video.video_id], frame)]
     for split in ("train", "val"):
         (folder / f"tracks_{split}_v1.csv").write_text("\n".join([*lines, ""]))
     blocks = [f'label {{ name: "{name}" label_id: {number} }}\n' for number, name in enumerate(ACTIONS, 1)]
     (folder / "tracks_action_list.pbtxt").write_text("".join(blocks))
 
 
-def key_frame_lines(video: Video, boxes: Boxes, frame: int) -> Iterator[str]:
+def read_tracks(file: Path) -> Tracks:
+    """The boxes of a MOT file by frame, from 0, and person."""
+    rows_KX = np.loadtxt(file, delimiter=",")
+    return {(int(row_X[0]) - 1, int(row_X[1])): row_X[2:6] - (1, 1, 0, 0) for row_X in rows_KX}
+
+
+def key_frame_lines(video: Video, box_of: Tracks, frame: int) -> Iterator[str]:
     """A line for each action of each box of a frame whose track reaches far enough before and after it."""
     size_2 = np.array([video.record["source_width"], video.record["source_height"]])
-    time_s = video.time_s[frame]
-    for k in np.flatnonzero(boxes.frame_K == frame).tolist():
-        before, after = (nearest_box(boxes, k, frame + shift) for shift in (-REACH, REACH))
-        if before is None or after is None:
+    for person in sorted(person for at, person in box_of if at == frame):
+        before_4, after_4 = (box_of.get((frame + shift, person)) for shift in (-REACH, REACH))
+        if before_4 is None or after_4 is None:
             continue
-        left, top, width, height = boxes.box_K4[k]
-        first_2, last_2 = (
-            (np.array([left, top]) / size_2).clip(0, 1),
-            (np.array([left + width, top + height]) / size_2).clip(0, 1),
-        )
-        sides = ",".join(f"{side:.5f}" for side in (*first_2, *last_2))
-        yield from (f"{Path(video.video_id).stem},{time_s:.3f},{sides},{n},{k}" for n in actions(before, after))
-
-
-def nearest_box(boxes: Boxes, k: int, frame: int) -> NDArray[np.float64] | None:
-    """The box of another frame that is nearest to box k and of like height: the same person, `REACH` frames on."""
-    there_4 = boxes.box_K4[boxes.frame_K == frame]
-    if not len(there_4):
-        return None
-    own_4 = boxes.box_K4[k]
-    distance = np.hypot(*(there_4[:, :2] + there_4[:, 2:] / 2 - own_4[:2] - own_4[2:] / 2).T) / own_4[2]
-    best = int((distance + 2 * np.abs(np.log(there_4[:, 3] / own_4[3]))).argmin())
-    return there_4[best] if distance[best] < 1 else None
+        first_2, last_2 = box_of[frame, person][:2], box_of[frame, person][:2] + box_of[frame, person][2:]
+        sides = ",".join(f"{side:.5f}" for side in np.concatenate([first_2 / size_2, last_2 / size_2]).clip(0, 1))
+        moment = f"{Path(video.video_id).stem},{video.time_s[frame]:.3f}"
+        yield from (f"{moment},{sides},{number},{person}" for number in actions(before_4, after_4))
 
 
 def actions(before_4: NDArray[np.float64], after_4: NDArray[np.float64]) -> list[int]:

@@ -33,6 +33,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 AugmentOn = Literal["auto", "cpu", "cuda"]
+CompileMode = Literal["default", "reduce-overhead"]
 DecodeOn = Literal["auto", "cpu", "cuda", "hybrid"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
@@ -193,6 +194,13 @@ class TrainConfig(Config):
         group=HARDWARE,
         may_change=True,
     )
+    compile_mode: CompileMode = option(
+        "default",
+        "How torch.compile compiles: default; reduce-overhead: with CUDA graphs, which launch all kernels of a pass at "
+        "once and take more memory",
+        group=HARDWARE,
+        may_change=True,
+    )
     fsdp: bool = option(
         False,
         "Shard weights, gradients and optimizer state over the GPUs (FSDP2), for models too large for one",
@@ -238,6 +246,8 @@ class TrainConfig(Config):
         has_decoder = not self.decodes_on_device or self.device != "cpu"
         check(has_decoder, "decode_on", self.decode_on, "auto or cpu with device cpu")
         check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
+        has_graphs = self.compile_mode == "default" or not self.fsdp
+        check(has_graphs, "compile_mode", self.compile_mode, "default with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.

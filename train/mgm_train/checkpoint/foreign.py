@@ -9,20 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgm_shared.errors import UserError
+from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, num_rows
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
 from mgm_train.models.pos_embed import sinusoid_table
-from mgm_train.models.videomae import ENCODER_PREFIX, Encoder, VideoClassifier, VideoMAE
+from mgm_train.models.videomae import ENCODER_PREFIX
 
 PATCH_WEIGHT = f"{ENCODER_PREFIX}patch_embed.proj.weight"
-ENCODER_NORM = f"{ENCODER_PREFIX}norm.weight"
-BRIDGE_WEIGHT, HEAD_WEIGHT = "encoder_to_decoder.weight", "head.weight"
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-# All models of VideoMAE, but for the giant, have heads of this width.
+# The heads of a model of no named size, where nothing states their number. ViT-H has wider ones.
 HEAD_WIDTH = 64
-MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,42 +34,57 @@ class Clip:
 
 
 def joined_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`q_bias` and `v_bias` as the bias of `qkv`. Keys have none in VideoMAE: it would change nothing."""
-    joined = {name: tensor for name, tensor in state.items() if not name.endswith((".q_bias", ".v_bias"))}
+    """`q_bias` and `v_bias` as the bias of `qkv`. Keys have none in VideoMAE: it would change nothing.
+
+    Biases that do not belong together stay as they are, and `check_complete` lists them.
+    """
+    joined = dict(state)
     for name, query_D in state.items():
-        if name.endswith(".q_bias"):
+        value_D = state.get(f"{name.removesuffix('q_bias')}v_bias")
+        if name.endswith(".q_bias") and value_D is not None and query_D.ndim == 1 and query_D.shape == value_D.shape:
             stem = name.removesuffix("q_bias")
-            value_D = state.get(f"{stem}v_bias", torch.zeros_like(query_D))
             joined[f"{stem}qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
+            del joined[name], joined[f"{stem}v_bias"]
     return joined
 
 
 def shape_of(source: str, state: Mapping[str, Tensor], clip: Clip) -> ModelConfig:
-    """The model of a state dict under our names. UserError where it has no patch embedding of a video model."""
+    """The model of a state dict under our names.
+
+    UserError where it has no patch embedding of a video model, or its clips do not divide into patches.
+    """
     weight = state.get(PATCH_WEIGHT)
     if weight is None or weight.ndim != 5 or weight.shape[1] != 3 or weight.shape[3] != weight.shape[4]:
         raise UserError(f"{source} holds no VideoMAE: there is no patch embedding of tubelets in it")
-    width = len(weight)
-    num_heads = clip.num_heads or max(1, width // HEAD_WIDTH)
-    decoder: dict[str, Any] = _decoder(state, clip, width)
-    found = (width, _depth(state, "encoder"), num_heads)
-    name = next((size.name for size in MODEL_SIZES.values() if _sides(size) == found), f"vit_{width}x{found[1]}")
-    return replace(
-        MODEL_SIZES.get(name, MODEL_SIZES["vit_base"]),
-        name=name,
+    width, depth = len(weight), _depth(state, "encoder")
+    size = next((size for size in MODEL_SIZES.values() if (size.width, size.depth) == (width, depth)), None)
+    num_heads = clip.num_heads or (size.num_heads if size else max(1, width // HEAD_WIDTH))
+    is_named = size is not None and size.num_heads == num_heads
+    model = replace(
+        size or MODEL_SIZES["vit_base"],
+        name=size.name if size and is_named else f"vit_{width}x{depth}",
         width=width,
-        depth=found[1],
+        depth=depth,
         num_heads=num_heads,
         num_frames=clip.num_frames,
         image_px=clip.image_px,
         patch_px=weight.shape[3],
         tubelet=weight.shape[2],
-        **decoder,
+        **_decoder(state, clip, size),
     )
+    _check_shape(source, model)
+    return model
 
 
-def _sides(size: ModelConfig) -> tuple[int, int, int]:
-    return size.width, size.depth, size.num_heads
+def _check_shape(source: str, model: ModelConfig) -> None:
+    try:
+        model.grid  # noqa: B018
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{source}: {error}") from error
+    widths = ((model.width, model.num_heads), (model.decoder_width, model.decoder_num_heads))
+    for width, num_heads in widths:
+        if width % num_heads:
+            raise UserError(f"{source}: {num_heads} attention heads do not divide a width of {width}")
 
 
 def _depth(state: Mapping[str, Tensor], part: str) -> int:
@@ -79,14 +92,15 @@ def _depth(state: Mapping[str, Tensor], part: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _decoder(state: Mapping[str, Tensor], clip: Clip, width: int) -> dict[str, int]:
+def _decoder(state: Mapping[str, Tensor], clip: Clip, size: ModelConfig | None) -> dict[str, Any]:
     if BRIDGE_WEIGHT not in state:
         return {}
-    decoder_width = len(state[BRIDGE_WEIGHT])
+    width = num_rows(state[BRIDGE_WEIGHT])
+    of_size = size.decoder_num_heads if size and size.decoder_width == width else 0
     return {
-        "decoder_width": decoder_width,
+        "decoder_width": width,
         "decoder_depth": _depth(state, "decoder"),
-        "decoder_num_heads": clip.decoder_num_heads or max(1, decoder_width // HEAD_WIDTH),
+        "decoder_num_heads": clip.decoder_num_heads or of_size or max(1, width // HEAD_WIDTH),
     }
 
 
@@ -95,42 +109,12 @@ def without_positions(source: str, state: Mapping[str, Tensor], config: ModelCon
     kept = dict(state)
     for name in [name for name in state if name.rpartition(".")[2] in ("pos_embed", "position_embeddings")]:
         table_1ND = kept.pop(name)
-        expected_1ND = sinusoid_table(table_1ND.shape[-2], table_1ND.shape[-1])
-        if not torch.allclose(table_1ND.float().reshape(expected_1ND.shape), expected_1ND, atol=1e-3):
+        num_tokens = config.grid.num_tokens
+        if table_1ND.ndim != 3 or table_1ND.shape[:2] != (1, num_tokens):
+            raise UserError(
+                f"{source}: {name} has the shape {tuple(table_1ND.shape)}, and clips of {config.num_frames} frames of "
+                f"{config.image_px} px have {num_tokens} tokens"
+            )
+        if not torch.allclose(table_1ND.float(), sinusoid_table(num_tokens, table_1ND.shape[2]), atol=1e-3):
             raise UserError(f"{source}: {name} is not VideoMAE's table of sines; learnt positions are not supported")
     return kept
-
-
-def check_complete(source: str, state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """UserError that lists the tensors which are missing, unknown or of another shape."""
-    expected = {name: tuple(tensor.shape) for name, tensor in _empty(state, config).state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    shapes = [
-        f"{name} {found[name]} instead of {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
-    ]
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unknown": sorted(found.keys() - expected.keys()),
-        "of another shape": shapes,
-    }
-    texts = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if texts:
-        raise UserError(f"{source} does not hold the {config.name} that its shapes suggest: tensors {'; '.join(texts)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
-
-
-def _empty(state: Mapping[str, Tensor], config: ModelConfig) -> nn.Module:
-    """The module whose tensors the state should hold, without memory for them."""
-    with torch.device("meta"):
-        if BRIDGE_WEIGHT in state or "mask_token" in state:
-            return VideoMAE(config)
-        if HEAD_WEIGHT in state:
-            return VideoClassifier(config, len(state[HEAD_WEIGHT]))
-        encoder = Encoder(config, has_norm=ENCODER_NORM in state)
-        return nn.ModuleDict({"encoder": encoder})

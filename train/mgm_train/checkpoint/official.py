@@ -19,19 +19,25 @@ from mgm_shared.errors import UserError
 from mgm_train.checkpoint.foreign import Clip, joined_biases
 
 # Where the weights are in what the programs save, and wrappers in front of their names.
-STATE_KEYS = ("model", "module", "state_dict")
+STATE_KEYS = ("model", "module", "state_dict", "model_ema", "state_dict_ema")
 WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.")
+# Where a whole classifier has the prefix of the encoder.
+OF_CLASSIFIER = re.compile(r"encoder\.((?:fc_norm|head)\.\w+)")
 # In a fine-tuned model the encoder is the model itself.
 OF_ENCODER = re.compile(r"(patch_embed|blocks|norm|pos_embed)\b")
+# What the last.pt of a run of ours has, among others; see `checkpoint.resume`.
+OF_RUN = {"task", "config", "position"}
 REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], Clip]:
     """The weights under our names, and the clips of their training. UserError for a file that cannot be trusted."""
-    content = _read(path)
-    options = content.get("args") if isinstance(content, Mapping) else None
+    content = read_pickle(path)
+    options = content.get("args")
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if content.keys() >= OF_RUN:
+        raise UserError(f"{path} is the state of a training; give the folder of the run, or weights of its checkpoints")
     if not tensors:
         raise UserError(f"{path} holds no weights: there is no tensor under {', '.join(STATE_KEYS)}")
     return official_names(tensors), _clip(options)
@@ -39,20 +45,24 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], Clip]:
 
 def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of VideoMAE's pretraining or fine-tuning model under our names."""
-    bare = {_unwrapped(name): tensor for name, tensor in state.items()}
+    bare = {unwrapped(name): tensor for name, tensor in state.items()}
+    if len(bare) < len(state):
+        raise UserError("two tensors have the same name without their prefixes: the file holds several models")
     is_pretraining = any(name.startswith("encoder.") for name in bare)
     if not is_pretraining:
         bare = {f"encoder.{name}" if OF_ENCODER.match(name) else name: tensor for name, tensor in bare.items()}
-    return joined_biases(bare)
+    return joined_biases({OF_CLASSIFIER.sub(r"\1", name): tensor for name, tensor in bare.items()})
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
+    """The name of a tensor without the prefixes of DistributedDataParallel, torch.compile and the like."""
     while wrapper := next((wrapper for wrapper in WRAPPERS if name.startswith(wrapper)), ""):
         name = name.removeprefix(wrapper)
     return name
 
 
-def _read(path: Path) -> Any:
+def read_pickle(path: Path) -> Mapping[Any, Any]:
+    """The dictionary in a file of `torch.save`. UserError for anything else, before any code of it runs."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             # About pickles that PyTorch did not write, which are refused below.
@@ -73,7 +83,8 @@ def _read(path: Path) -> Any:
 
 def _clip(options: object) -> Clip:
     """From the options of the program; VideoMAE's defaults where there are none."""
-    values = vars(options) if isinstance(options, argparse.Namespace) else {}
+    values = vars(options) if isinstance(options, argparse.Namespace) else options
+    values = values if isinstance(values, Mapping) else {}
     default = Clip()
     return Clip(
         num_frames=_number(values.get("num_frames"), default.num_frames),

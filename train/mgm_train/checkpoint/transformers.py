@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.foreign import Clip, joined_biases
+from mgm_train.checkpoint.official import unwrapped
 from mgm_train.model_config import ModelConfig
 
 # Regular expressions, applied in this order to each of our names.
@@ -83,6 +84,8 @@ def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str
     }
 
 
+_DEFAULTS = {"num_frames": 16, "image_size": 224, "num_attention_heads": 12, "decoder_num_attention_heads": 6}
+
 # The way back, in this order, of the names of files and of modules.
 _RENAMES_BACK = (
     (r"^videomae\.", ""),
@@ -107,22 +110,34 @@ def from_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of one of transformers' three VideoMAE classes under our names; undoes `to_transformers_state`."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
+        name = unwrapped(name)
         for pattern, replacement in _RENAMES_BACK:
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
     for name in [name for name in renamed if name.endswith(".attn.query.weight")]:
         stem = name.removesuffix("query.weight")
         parts = [f"{stem}{part}.weight" for part in ("query", "key", "value")]
-        if all(part in renamed for part in parts):
+        # Weights that do not belong together stay as they are, and `check_complete` lists them.
+        shapes = {renamed[part].shape if part in renamed else None for part in parts}
+        if len(shapes) == 1 and renamed[name].ndim == 2:
             renamed[f"{stem}qkv.weight"] = torch.cat([renamed.pop(part) for part in parts])
     return joined_biases(renamed)
 
 
-def clip_of(settings: Mapping[str, Any]) -> Clip:
-    """The clips and heads of a `config.json` of transformers, with its defaults."""
+def clip_of(source: str, settings: Mapping[str, Any]) -> Clip:
+    """The clips and heads of a `config.json` of transformers, with its defaults. UserError for what is not built here.
+
+    The other settings show in the shapes of the tensors, or matter in training only.
+    """
+    if (activation := settings.get("hidden_act", "gelu")) != "gelu":
+        raise UserError(f"{source}: hidden_act is {activation!r}; only gelu is supported")
+    counts = {name: settings.get(name, default) for name, default in _DEFAULTS.items()}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{source}: {name} is {value!r}, which is no positive whole number")
     return Clip(
-        num_frames=settings.get("num_frames", 16),
-        image_px=settings.get("image_size", 224),
-        num_heads=settings.get("num_attention_heads", 12),
-        decoder_num_heads=settings.get("decoder_num_attention_heads", 6),
+        num_frames=counts["num_frames"],
+        image_px=counts["image_size"],
+        num_heads=counts["num_attention_heads"],
+        decoder_num_heads=counts["decoder_num_attention_heads"],
     )

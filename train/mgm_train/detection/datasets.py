@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,12 +18,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mgm_shared.errors import UserError
+from mgm_shared.store import Video
 from mgm_train.data.clips import Sample
+from mgm_train.data.views import View
 from mgm_train.data.workers import clip_bytes
 from mgm_train.detection.box_tables import Moment
 from mgm_train.detection.boxes_in_view import BoxAugment, extended, in_view
 from mgm_train.detection.clip_frames import ClipReader, jitter_colours, padded, whole_frame
 from mgm_train.detection.key_frames import KeyFrames
+
+# Key frames whose crops are drawn to say how many boxes they leave out: AVA has 211,000.
+NUM_COUNTED = 1000
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,6 +38,8 @@ class DetectionDataset(Dataset[list[Sample]]):
     A sample is {"frames_CTHW": uint8, "box_R4": float32 px, "target_RK": float32, "label": −1, "index": int}. One that
     cannot be read is black, has no boxes, and "unreadable": (video id, reason). `row_of` has the video of each name.
     """
+
+    noun: ClassVar[str] = "key frames"
 
     reader: ClipReader
     frames: KeyFrames
@@ -48,14 +55,22 @@ class DetectionDataset(Dataset[list[Sample]]):
     def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
         return [self._sample(key, repeat) for repeat in range(self.repeats)]
 
+    def _rng(self, key: tuple[int, int], repeat: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *key, repeat))
+
+    def _cropped(self, index: int, rng: np.random.Generator) -> tuple[Video, View, NDArray[np.bool_]]:
+        """The video of a key frame, a crop of it, and which of the boxes it keeps."""
+        name, _ = self.frames.moments[index]
+        video = self.reader.store.video_at(self.row_of[name])
+        box_B4 = self.frames.box_B4[self.frames.boxes_of(index)]
+        return video, *self.augment.view(box_B4, video.height, video.width, rng)
+
     def _sample(self, key: tuple[int, int], repeat: int) -> Sample:
-        index = key[1]
-        rng = np.random.default_rng((self.seed, *key, repeat))
+        index, rng = key[1], self._rng(key, repeat)
         name, time_ms = self.frames.moments[index]
         of_frame = self.frames.boxes_of(index)
         box_B4, is_action_BK = self.frames.box_B4[of_frame], self.frames.is_action_BK[of_frame]
-        video = self.reader.store.video_at(self.row_of[name])
-        view, is_kept_B = self.augment.view(box_B4, video.height, video.width, rng)
+        video, view, is_kept_B = self._cropped(index, rng)
         box_R4 = self.augment.boxes(in_view(box_B4[is_kept_B], view, video.height, video.width), rng)
         sample = {"label": -1, "index": index}
         try:
@@ -72,6 +87,14 @@ class DetectionDataset(Dataset[list[Sample]]):
             "box_R4": torch.from_numpy(box_R4.astype(np.float32)),
             "target_RK": torch.from_numpy(is_action_BK[is_kept_B].astype(np.float32)),
         }
+
+    def describe_crops(self) -> str:
+        """How many boxes the crops of the first epoch leave out, by at most `NUM_COUNTED` of its key frames."""
+        counted = np.linspace(0, len(self) - 1, min(len(self), NUM_COUNTED)).round().astype(int).tolist()
+        is_kept = [self._cropped(index, self._rng((0, index), 0))[2] for index in counted]
+        num_kept, num_boxes = (sum(map(count, is_kept)) for count in (np.count_nonzero, len))
+        text = f"crops leave out {num_boxes - num_kept} of {num_boxes} boxes"
+        return f"{text} of {len(counted)} key frames, drawn anew in each epoch"
 
 
 @dataclass(frozen=True, kw_only=True)

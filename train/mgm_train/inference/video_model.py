@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
 from mgm_shared.store import Video
-from mgm_train.checkpoint.foreign import HEAD_WEIGHT
+from mgm_train.checkpoint.completeness import HEAD_WEIGHT
 from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.data.augmentation.augment import view_boxes

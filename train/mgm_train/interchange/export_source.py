@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.foreign import BRIDGE_WEIGHT, HEAD_WEIGHT
+from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, HEAD_WEIGHT
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import Weights
 

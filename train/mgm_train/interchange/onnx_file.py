@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.foreign import HEAD_WEIGHT
+from mgm_train.checkpoint.completeness import HEAD_WEIGHT
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.evaluation.features import FrozenEncoder
 from mgm_train.interchange.export_source import ExportSource

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.foreign import ENCODER_NORM
+from mgm_train.checkpoint.completeness import ENCODER_NORM
 from mgm_train.checkpoint.tensor_file import save_tensors
 from mgm_train.interchange.export_source import ExportSource
 from mgm_train.interchange.model_card import model_card

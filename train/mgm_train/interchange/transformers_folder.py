@@ -12,7 +12,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.foreign import ENCODER_NORM
+from mgm_train.checkpoint.completeness import ENCODER_NORM
 from mgm_train.checkpoint.transformers import to_transformers_state, transformers_config
 from mgm_train.interchange.export_source import ExportSource
 from mgm_train.interchange.model_card import model_card

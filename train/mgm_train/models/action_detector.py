@@ -47,8 +47,14 @@ class ActionDetector(nn.Module):
 
     def forward(self, frames_BCTHW: Tensor, box_R5: Tensor) -> Tensor:
         """Logits (R, K) of boxes in pixels, float32."""
+        logits_RK: Tensor = self._logits(self.features(frames_BCTHW), box_R5)
+        return logits_RK
+
+    # Batches differ in the number of boxes. torch.compile, which the encoder gains by, would compile for each anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _logits(self, features_BDhw: Tensor, box_R5: Tensor) -> Tensor:
         # torchvision's kernel wants one type, and coordinates in bfloat16 would be off by a pixel.
-        features_BDhw = self.features(frames_BCTHW).float()
+        features_BDhw = features_BDhw.float()
         with torch.autocast(features_BDhw.device.type, enabled=False):
             pooled_RDhw = roi_align(
                 features_BDhw, box_R5.float(), POOLED, spatial_scale=1 / self.config.patch_px, aligned=True

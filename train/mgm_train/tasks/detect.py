@@ -86,6 +86,7 @@ def detect_job(
         repeats=config.repeats,
         seed=config.seed,
     )
+    progress.say(dataset.describe_crops())
     job = Job(
         task="detect",
         config=config,

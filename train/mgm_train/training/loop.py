@@ -79,6 +79,11 @@ class Job:
     max_saving_share: float = 0.05
     """At the end of an epoch, which may take seconds, last.pt is written unless writing takes more of the time."""
 
+    @property
+    def noun(self) -> str:
+        """What messages call the samples: videos, segments, or what the dataset says, such as key frames."""
+        return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -108,7 +113,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
+        self.plan = Plan.of(job.config, len(job.dataset), job.noun)
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)

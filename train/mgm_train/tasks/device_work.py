@@ -1,4 +1,4 @@
-"""Where the frames of a training are decoded: in the data loading processes, on the GPU, or on both."""
+"""What the GPU does for the data of a training: decode frames, alone or beside the workers, and augment clips."""
 
 from dataclasses import replace
 
@@ -7,13 +7,19 @@ import torch
 from mgm_shared.errors import UserError
 from mgm_shared.progress import Progress
 from mgm_train.checkpoint.run_folder import recorded_options
-from mgm_train.config import TrainConfig
+from mgm_train.config import FinetuneConfig, TrainConfig
 from mgm_train.data.clips import ClipDataset
 from mgm_train.data.decode_share import measure_decoding
 from mgm_train.data.device_decoding import check_device_decoding
 from mgm_train.data.workers import count_workers
 from mgm_train.runtime.distributed import Distributed
 from mgm_train.training.loop import Job
+
+
+def check_device_augmentation(config: FinetuneConfig) -> None:
+    """UserError where clips are to be augmented on a GPU that is not there."""
+    if config.augment_on == "cuda" and not torch.cuda.is_available():
+        raise UserError("augment-on is cuda but torch sees no GPU; set augment-on to cpu or auto")
 
 
 def with_decoding(job: Job, distributed: Distributed, progress: Progress) -> Job:
