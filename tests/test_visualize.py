@@ -10,11 +10,11 @@ from mgm_shared.figures import panels
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
+from mgm_train.figures.loss_curve import loss_figure
 from mgm_train.figures.paper_figures import (
     FULL_ATTENTION,
     Subject,
     attention_picture,
-    loss_figure,
     mask_picture,
     reconstruction_picture,
     saliency_picture,

@@ -90,11 +90,14 @@ class Reconstruction:
 def reconstruct(
     model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_] | NDArray[np.int8]
 ) -> Reconstruction:
-    """Predict the masked patches of a clip, uint8. The mask is one of `MaskGenerator`."""
+    """Predict the masked patches of a clip, uint8, by a model that predicts pixels.
+
+    The mask is one of `MaskGenerator`.
+    """
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
     visible_BV, masked_BM = split_mask(mask_BN, int((mask_N > 0).sum()), int((mask_N < 0).sum()))
-    predicted_BMP, patch = model(frames_BCTHW, mask_BN), model.config.patch
+    predicted_BMP, patch = model.by_target(model(frames_BCTHW, mask_BN))["pixels"], model.config.patch
     return Reconstruction(
         shape_THWC=(*frames_CTHW.shape[1:], 3),
         patch=patch,

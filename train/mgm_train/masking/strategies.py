@@ -214,6 +214,30 @@ def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, 
     return lowest(rng.random((1, grid.h, grid.w)), num_masked_per_slice(grid, ratio)).repeat(grid.t, axis=0)
 
 
+def motion_bins(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """The same patches in every slice, half of the visible ones from the half that moves most (TrackMAE).
+
+    The patches are ranked by their mean strength over the clip and halved: the moving half and the still half, which
+    has one patch more where their number is odd. Of the visible patches of a slice, half, rounded down, are drawn from
+    the moving half and the others from the still half. TrackMAE ranks by the displacement of tracked points. Patches of
+    equal strength are ranked at random, so in a clip without motion this is `tube`.
+    """
+    num_patches = grid.patches_per_slice
+    num_visible = num_patches - num_masked_per_slice(grid, ratio)
+    cells = grid.patch.cells_per_side
+    strength_YX = strength_TYX.sum(0, dtype=np.float64)
+    strength_p = strength_YX.reshape(grid.h, cells, grid.w, cells).sum((1, 3)).ravel()
+    # A random order, ranked by a stable sort: the order is what decides between equal patches.
+    order_p = rng.permutation(num_patches)
+    order_p = order_p[np.argsort(-strength_p[order_p], kind="stable")]
+    moving_p, still_p = np.split(order_p, [num_patches // 2])
+    num_moving = num_visible // 2
+    mask_p = np.ones(num_patches, np.bool_)
+    mask_p[rng.permutation(moving_p)[:num_moving]] = False
+    mask_p[rng.permutation(still_p)[: num_visible - num_moving]] = False
+    return mask_p.reshape(1, grid.h, grid.w).repeat(grid.t, axis=0)
+
+
 def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Random tokens of the whole clip (ST-MAE). Only their total number is fixed, not the number per slice."""
     mask_1N = lowest(rng.random((1, 1, grid.num_tokens)), num_masked(grid, ratio))
@@ -226,6 +250,7 @@ STRATEGIES: dict[str, Strategy] = {
     "smm": smm,
     "smm-sparse": smm_sparse,
     "tube": tube,
+    "motion-bins": motion_bins,
     "random": random,
     "block": block,
 }

@@ -59,6 +59,16 @@ def _encoder(config: ModelConfig, num_tokens: int) -> int:
     return config.depth * (projections_and_mlp + 2 * _linear(num_pairs, config.width, 1))
 
 
+def _decoder(config: ModelConfig, depth: int, num_values: int, num_visible: int, num_masked: int) -> int:
+    """Forward operations of a decoder with the layer before it and its heads."""
+    bridge = _linear(num_visible, config.width, config.decoder_width)
+    if config.decoder == "cross":
+        blocks = depth * _cross_block(num_masked, num_visible, config.decoder_width)
+    else:
+        blocks = _blocks(depth, num_visible + num_masked, config.decoder_width, num_masked)
+    return bridge + blocks + _linear(num_masked, config.decoder_width, num_values)
+
+
 def _with_backward(rest: int, embedding: int) -> int:
     """Forward and backward operations: two products backward for each one forward, one less for the patch embedding,
     because the gradient of the pixels is not computed.
@@ -99,16 +109,14 @@ def forward_flops(config: ModelConfig, num_masked: int, num_left_out: int = 0) -
     `num_masked` tokens are predicted, `num_left_out` are neither seen nor predicted, and the encoder sees the others.
     """
     num_visible = config.grid.num_tokens - num_masked - num_left_out
-    width, depth = config.decoder_width, config.decoder_depth
-    if config.decoder == "cross":
-        blocks = depth * _cross_block(num_masked, num_visible, width)
-    else:
-        blocks = _blocks(depth, num_visible + num_masked, width, num_masked)
-    bridge, head = (_linear(num_visible, config.width, width), _linear(num_masked, width, config.patch.num_values))
+    decoder = _decoder(config, config.decoder_depth, sum(config.decoder_widths), num_visible, num_masked)
+    if config.motion_outputs:
+        motion = config.motion_decoder_depth, sum(config.motion_widths)
+        decoder += _decoder(config, *motion, num_visible, num_masked)
     return ForwardFlops(
         embedding=_linear(num_visible, config.patch.num_values, config.width),
         encoder=_encoder(config, num_visible),
-        decoder=bridge + blocks + head,
+        decoder=decoder,
     )
 
 

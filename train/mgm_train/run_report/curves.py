@@ -37,6 +37,7 @@ def _curves(runs: Sequence[RunRecord], task: str) -> list[Block]:
         "Loss", _series(runs, "loss"), x_label="step", y_label="loss", rules=rules, caption=caption, is_tall=True
     )
     charts: list[Block] = [
+        *_target_charts(runs),
         _chart("Learning rate", runs, "lr", "learning rate"),
         _chart("Norm of the gradient", runs, "grad_norm", "norm"),
         _chart("Throughput", runs, "clips_per_s", "clips a second"),
@@ -63,6 +64,12 @@ def _series(runs: Sequence[RunRecord], name: str, factor: float = 1.0) -> list[S
 
 def _chart(title: str, runs: Sequence[RunRecord], name: str, unit: str, factor: float = 1.0) -> Chart:
     return lines(title, _series(runs, name, factor), x_label="step", y_label=unit, floor=0.0)
+
+
+def _target_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """The loss of each target of the runs with several."""
+    names = sorted({name for run in runs for row in run.loss_rows for name in row if name.startswith("loss_")})
+    return [_chart(f"Loss of the target {name.removeprefix('loss_')}", runs, name, "loss") for name in names]
 
 
 def _test_chart(runs: Sequence[RunRecord]) -> Chart | None:

@@ -20,6 +20,7 @@ from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import find_weights
 from mgm_train.config import FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.target_weights import target_weights
 
 CONFIGS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
 RESULTS_FILE = "results.json"
@@ -154,9 +155,13 @@ class RunRecord:
 
     @property
     def blind_guess(self) -> float:
-        """The loss of a model that knows nothing: 1 for normalised pixels, ln K for K classes; NaN where unknown."""
+        """The loss of a model that knows nothing: 1 for normalised pixels, ln K for K classes.
+
+        NaN where it is unknown, as for other targets.
+        """
         if self.task == "pretrain":
-            return 1.0
+            weights = target_weights(str(self.options.get("target", "pixels")))
+            return weights["pixels"] if list(weights) == ["pixels"] else math.nan
         return math.log(self.num_classes) if self.task == "finetune" and self.num_classes > 1 else math.nan
 
     @property

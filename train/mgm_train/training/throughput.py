@@ -22,15 +22,18 @@ class Meter:
         if distributed.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(distributed.device)
         self.loss_sum = torch.zeros((), device=distributed.device)
+        self.part_sums: dict[str, Tensor] = {}
         self.num_micro_steps = 0
         self.num_steps = self.num_clips = 0
         self.flops: float | None = 0.0
         self.data_wait_s = 0.0
         self.start_s = time.perf_counter()
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Add the mean loss of a micro-step of this process."""
+    def add_loss(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
+        """Add the mean loss of a micro-step of this process, and its parts by name."""
         self.loss_sum += loss.detach()
+        for name, part in parts.items():
+            self.part_sums[name] = self.part_sums.get(name, torch.zeros_like(self.loss_sum)) + part.detach()
         self.num_micro_steps += 1
 
     def add_step(self, num_clips: int, flops_per_clip: float | None = None) -> None:
@@ -48,16 +51,29 @@ class Meter:
             return math.nan
         return float(self.distributed.sum(self.loss_sum)) / (self.num_micro_steps * self.distributed.world_size)
 
+    def parts(self) -> dict[str, float]:
+        """`loss_NAME` of each part, a mean like `loss`; none for one part. All processes must call it together."""
+        if len(self.part_sums) < 2:
+            return {}
+        num_losses = self.num_micro_steps * self.distributed.world_size
+        return {f"loss_{name}": float(self.distributed.sum(part)) / num_losses for name, part in self.part_sums.items()}
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the sums of `state`."""
         self.loss_sum.fill_(state["loss_sum"])
         self.num_micro_steps = state["num_micro_steps"]
+        device = self.distributed.device
+        self.part_sums = {name: torch.tensor(part, device=device) for name, part in state.get("part_sums", {}).items()}
 
     def state(self) -> dict[str, Any]:
         """The sums, averaged over processes. All processes must call it together."""
         return {
             "loss_sum": float(self.distributed.sum(self.loss_sum)) / self.distributed.world_size,
             "num_micro_steps": self.num_micro_steps,
+            "part_sums": {
+                name: float(self.distributed.sum(part)) / self.distributed.world_size
+                for name, part in self.part_sums.items()
+            },
         }
 
     def pause(self, seconds: float) -> None:
