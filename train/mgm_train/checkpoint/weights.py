@@ -87,10 +87,10 @@ def load_weights(path: Path) -> Weights:
     file = load_tensors(path)
     if MODEL_KEY not in file.metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
-    check_finite(str(path), file.tensors)
     try:
         model = ModelConfig(**json.loads(file.metadata[MODEL_KEY]))
     except (TypeError, ValueError):
         raise UserError(f"{path} holds a model of another version of mgm-train") from None
+    check_finite(str(path), file.tensors)
     check_complete(str(path), file.tensors, model)
     return Weights(path=path, state=file.tensors, model=model, metadata=file.metadata)
