@@ -191,4 +191,4 @@ def test_only_vectors_have_intra_blocks() -> None:
     with pytest.raises(UserError, match="missing-motion is 'strong' but must be nearest"):
         PretrainConfig(guidance="flow", missing_motion="strong")
     with pytest.raises(UserError, match="missing-motion"):
-        PretrainConfig(missing_motion="louder")
+        PretrainConfig(missing_motion="louder")  # type: ignore[arg-type]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mgm_shared.geometry import TokenGrid
+from mgm_shared.codebook import PatchNorm
+from mgm_shared.geometry import PAPER_PATCH, TokenGrid
+from mgm_shared.overlays import motion_colours
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
@@ -23,7 +25,9 @@ from mgm_train.tasks.visualize import visualize
 from mgm_train.training.targets.choose import make_targets, pretrain_shape
 from mgm_train.training.targets.difference import Difference
 from mgm_train.training.targets.hog import Hog
+from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.pixels import Pixels
+from mgm_train.training.targets.trajectory import ReadTrajectory, Trajectory
 
 GRID = TokenGrid(t=2, h=3, w=4)
 SHAPE_T = (2, 3, 16, 4, 16)
@@ -64,6 +68,44 @@ def test_a_line_of_a_histogram_runs_along_the_edge(angle_degrees: int) -> None:
     spread = np.cov(np.stack([columns.ravel(), rows.ravel()]), aweights=cell_HW.ravel())
     drawn = np.linalg.eigh(spread)[1][:, 1]
     assert abs(drawn @ along) > math.cos(math.radians(11)), "the middle of a bin is at most 10° away"
+
+
+@pytest.mark.parametrize("num_steps", [0, 3])
+def test_displacements_have_the_colour_of_their_direction(num_steps: int) -> None:
+    target = Trajectory(read=ReadTrajectory(grid=GRID, num_steps=num_steps, norm="clip"))
+    values_NP = torch.zeros(GRID.num_tokens, target.width)
+    # The lower right point of the token in slice 1, row 2, column 3 goes up, in every displacement.
+    token = (1 * 3 + 2) * 4 + 3
+    values_NP.view(GRID.num_tokens, 2, -1, 2, 2)[token, 1, :, 1, 1] = -5
+    values_NP[0] = values_NP.view(GRID.num_tokens, 2, -1, 2, 2)[5, :, :, 0, 1] = torch.nan
+    picture_tHWC = draw(target, values_NP, GRID)
+    up = motion_colours(np.array([0, -1], np.float32), 1.0)
+    assert len(set(up.tolist())) > 1
+    expected = np.full((2, 48, 64, 3), 255)
+    expected[1, 40:48, 56:64] = up
+    expected[0, :16, :16] = expected[0, 16:24, 24:32] = 128
+    np.testing.assert_array_equal(picture_tHWC, expected)
+
+
+@pytest.mark.parametrize("norm", ["none", "patch"])
+def test_a_code_is_drawn_as_its_patch_and_a_prediction_as_the_likeliest(norm: PatchNorm) -> None:
+    centres_KP = torch.tensor([0.1, 0.5, 0.9])[:, None].repeat(1, 192)
+    # The red of the pixel in row 2, column 5 of the half-size patch of code 2.
+    centres_KP[2, 2 * 8 + 5] = 0
+    target = KMeans(patch=PAPER_PATCH, norm=norm, centres_KP=centres_KP)
+    code_N = torch.arange(GRID.num_tokens) % 3
+    codes_NT = torch.stack([code_N, (code_N + 1) % 3], dim=1)
+    logits_NP = torch.zeros(GRID.num_tokens, 6)
+    logits_NP[torch.arange(GRID.num_tokens), code_N] = 1
+    logits_NP[:, 3] = 9
+    of_code, of_prediction = draw(target, codes_NT, GRID), draw(target, logits_NP, GRID)
+    np.testing.assert_array_equal(of_code, of_prediction)
+    grey = [int(255 * level if norm == "none" else 127.5 + 45 * level) for level in (0.1, 0.5, 0.9)]
+    assert of_code[0, :16, 5].tolist() == [[grey[0]] * 3] * 16
+    red = 0 if norm == "none" else 127
+    assert (of_code[0, 4:6, 32 + 10 : 32 + 12] == (red, grey[2], grey[2])).all()
+    logits_NP[1] = torch.nan
+    assert (draw(target, logits_NP, GRID)[0, :16, 16:32] == 255).all()
 
 
 def test_the_figure_has_two_rows_for_each_target_and_its_loss(pan_store: Store) -> None:

@@ -93,7 +93,8 @@ class ReadTrajectory:
             # The points on the first axis: numpy adds rows ten times as fast as it adds four neighbours.
             moved_pK = np.ascontiguousarray(moved_thw2Lp.reshape(-1, moved_thw2Lp.shape[-1]).T)
             scale_K = moved_pK.std(0, ddof=1) + np.float32(TOKEN_STD_PX)
-            return np.asarray(((moved_pK - moved_pK.mean(0)) / scale_K).T.reshape(moved_thw2Lp.shape), np.float32)
+            standard_Kp: NDArray[np.float32] = ((moved_pK - moved_pK.mean(0)) / scale_K).T
+            return standard_Kp.reshape(moved_thw2Lp.shape)
         if self.norm == "clip":
             known = moved_thw2Lp[~np.isnan(moved_thw2Lp)]
             rms_px = np.sqrt((known**2).mean()) if len(known) else 0
