@@ -61,8 +61,8 @@ def test_a_detector_learns_fifty_key_frames_by_heart(tmp_path: Path) -> None:
     pairs = [(actions[k % 4], actions[(k + 1 + k // 4) % 4]) for k in range(10)]
     make_set(tmp_path, pairs, [0.8, 1, 1.2, 1.4, 1.6])
     config = options(
-        tmp_path, num_frames=8, image_px=64, crop_scale=1.0, batch_size=10, epochs=40, warmup_epochs=5, base_lr=2e-2,
-        layer_decay=1.0, drop_path=0.0, box_jitter=False, colour_jitter=False, eval_every_epochs=20,
+        tmp_path, num_frames=8, image_px=64, crop_scale=1.0, batch_size=10, epochs=60, warmup_epochs=5, base_lr=2e-2,
+        layer_decay=1.0, drop_path=0.0, box_jitter=False, colour_jitter=False, eval_every_epochs=30,
     )  # fmt: skip
     heard = Recording()
     detect(tmp_path / "boxes.store", tmp_path / "run", config, progress=heard)

@@ -141,7 +141,7 @@ def test_change_is_what_loops_over_the_cells_give(stride: int) -> None:
     # The share of the pictures with vectors in which a cell has none: of each frame's own stored frames.
     assert clip.intra_TYX is not None
     start = 0
-    for t, stop in enumerate(indices_T + 1):
+    for t, stop in enumerate((indices_T + 1).tolist()):
         with_vectors_SYX2 = [motion_YX2 for motion_YX2 in motion_SYX2[start:stop] if not np.isnan(motion_YX2).all()]
         if with_vectors_SYX2:
             np.testing.assert_allclose(clip.intra_TYX[t], np.isnan(np.array(with_vectors_SYX2)[..., 0]).mean(0))
@@ -191,4 +191,4 @@ def test_only_vectors_have_intra_blocks() -> None:
     with pytest.raises(UserError, match="missing-motion is 'strong' but must be nearest"):
         PretrainConfig(guidance="flow", missing_motion="strong")
     with pytest.raises(UserError, match="missing-motion"):
-        PretrainConfig(missing_motion="louder")
+        PretrainConfig(missing_motion="louder")  # type: ignore[arg-type]

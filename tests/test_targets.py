@@ -135,11 +135,11 @@ def test_hog_is_of_the_first_frame_of_a_tubelet_and_of_the_masked_tokens() -> No
 
 def test_difference_is_that_of_numpy_and_nothing_where_nothing_moves() -> None:
     frames_BCTHW = torch.from_numpy(RNG.integers(0, 256, (2, 3, 4, 32, 32), dtype=np.uint8))
-    # A change of all pixels by one number, noise of one grey level, and a patch that stands still in one colour.
+    # A change of all pixels by one number, noise of a grey level or two, and a patch that stands still in one colour.
     frames_BCTHW[0, :, 1, :16, :16] = frames_BCTHW[0, :, 0, :16, :16] // 2
     frames_BCTHW[0, :, 0, :16, :16] = frames_BCTHW[0, :, 1, :16, :16] + 7
     frames_BCTHW[0, :, 0, :16, 16:] = 100
-    frames_BCTHW[0, :, 1, :16, 16:] = torch.from_numpy(RNG.integers(99, 102, (3, 16, 16), dtype=np.uint8))
+    frames_BCTHW[0, :, 1, :16, 16:] = torch.from_numpy(RNG.integers(98, 103, (3, 16, 16), dtype=np.uint8))
     frames_BCTHW[0, 1, 1, 16:, :16] = frames_BCTHW[0, 1, 0, 16:, :16]
     values, is_valid = Difference().values({"frames_BCTHW": frames_BCTHW}, torch.arange(8).expand(2, -1))
     assert is_valid is None
@@ -150,7 +150,7 @@ def test_difference_is_that_of_numpy_and_nothing_where_nothing_moves() -> None:
             for colour in range(3):
                 change = (second - first)[colour].ravel() / 255
                 std = change.std(ddof=1)
-                expected = (change - change.mean()) / (std + 1e-6) if std > 1 / 255 else np.zeros(256)
+                expected = (change - change.mean()) / (std + 1e-6) if std > 2 / 255 else np.zeros(256)
                 np.testing.assert_allclose(values[b, token].numpy()[:, colour], expected, atol=1e-4)
     assert not values[0, 0].any()
     assert not values[0, 1].any()
@@ -265,7 +265,7 @@ def test_a_toy_learns_more_than_the_mean(tmp_path: Path, target: str) -> None:
     assert losses[0] > 0.95 * mean_loss, "it knew nothing before"
 
 
-SEVERAL = {"target": "pixels+hog:0.5+difference:2", "motion_decoder_depth": 1}
+SEVERAL: dict[str, Any] = {"target": "pixels+hog:0.5+difference:2", "motion_decoder_depth": 1}
 
 
 def test_a_run_with_several_targets_logs_each_and_their_weighted_sum(tmp_path: Path) -> None:
@@ -284,16 +284,15 @@ def test_a_run_of_pixels_alone_logs_what_it_always_did(tmp_path: Path) -> None:
     assert not [name for row in RunFolder(tmp_path).read_metrics() for name in row if name.startswith("loss_")]
 
 
-@pytest.mark.parametrize("is_sharded", [False, True], ids=["copies", "shares"])
-def test_a_killed_run_with_several_targets_goes_on_in_processes_bit_for_bit(tmp_path: Path, is_sharded: bool) -> None:
+def test_a_killed_run_with_several_targets_goes_on_in_processes_bit_for_bit(tmp_path: Path) -> None:
     train(pretrain_job(tmp_path / "whole", toy_config(grad_accum_steps=2, **SEVERAL)), CPU)
-    assert 0 not in run_toy(tmp_path / "parts", 2, kill_at=9, fsdp=is_sharded, **SEVERAL)
-    assert run_toy(tmp_path / "parts", 2, fsdp=is_sharded, **SEVERAL) == [0, 0]
+    assert 0 not in run_toy(tmp_path / "parts", 2, kill_at=9, **SEVERAL)
+    assert run_toy(tmp_path / "parts", 2, **SEVERAL) == [0, 0]
     _assert_same_parts(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_run_with_several_targets_goes_on_bit_for_bit_between_two_lines(tmp_path: Path) -> None:
-    settings = SEVERAL | {"log_every_steps": 3, "ema_decay": 0.9}
+    settings: dict[str, Any] = SEVERAL | {"log_every_steps": 3, "ema_decay": 0.9}
     train(pretrain_job(tmp_path / "whole", toy_config(**settings)), CPU)
     # It has read two of the clips of step 5; step 4 was saved, and the line of step 6 begins there.
     assert run_toy(tmp_path / "parts", kill_at=18, **settings) == [-signal.SIGKILL]
@@ -448,7 +447,7 @@ class _Place(Target):
         return self
 
     def __call__(self, video: Video, indices_T: NDArray[np.int64], view: View) -> NDArray[np.float32]:
-        values_NP = np.tile(np.float32([indices_T[0], view.box.x]), (32, 1))
+        values_NP = np.tile(np.array([indices_T[0], view.box.x], np.float32), (32, 1))
         values_NP[0] = np.nan
         return values_NP
 

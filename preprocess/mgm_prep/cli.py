@@ -46,6 +46,11 @@ def main() -> None:
 @click.option(
     "--camera", "cameras", multiple=True, metavar="NAME", help="Only this camera of a LeRobot dataset; may be repeated."
 )
+@click.option(
+    "--images",
+    is_flag=True,
+    help="Take image files (JPEG, PNG, WebP, GIF) instead of videos; each is a video of one frame without motion.",
+)
 @click.option("--refresh", is_flag=True, help="Extract videos again whose files changed since they were extracted.")
 @click.option("--retry-failed", is_flag=True, help="Try rejected videos again.")
 @dry_run_option
@@ -59,6 +64,7 @@ def extract(
     labels: tuple[Path, ...],
     fold: int,
     cameras: tuple[str, ...],
+    images: bool,
     refresh: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -72,8 +78,8 @@ def extract(
     listed in STORE/failures.jsonl, and the exit code is 3.
     """
     if dry_run:
-        return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras))
-    choices = {"refresh": refresh, "retry_failed": retry_failed, "force": force}
+        return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras, images=images))
+    choices = {"images": images, "refresh": refresh, "retry_failed": retry_failed, "force": force}
     summary = mgm_prep.extract(videos, store, config, execution, labels=labels, fold=fold, cameras=cameras, **choices)
     problems = []
     if summary.failed:

@@ -82,7 +82,7 @@ def fit_codebook(
         codes=settings.num_codes,
         patches=len(vectors_NP),
         iterations=num_iterations,
-        explained=1 - missed / max(float(((vectors_NP - vectors_NP.mean(0)) ** 2).sum()), 1e-12),
+        explained=round(1 - missed / max(float(((vectors_NP - vectors_NP.mean(0)) ** 2).sum()), 1e-12), 4),
         smallest=int(np.bincount(label_N, minlength=settings.num_codes).min()),
         unreadable=num_unreadable,
     )

@@ -67,11 +67,12 @@ def find_weights(path: Path) -> Path:
         return found[-1]
     if not path.exists():
         raise UserError(f"there is no file or folder {path}; nothing is downloaded")
-    task = run.task
+    # The folder of a recipe has a config.yaml too.
+    task = run.task if run.checkpoints.is_dir() else ""
     if run.last.is_file() or task in ("pretrain", "finetune"):
         raise UserError(f"{path} is unfinished and has no weights yet; go on with `{run.command(task)}`")
-    if task:
-        raise UserError(f"{path} is the folder of a {task} run, which has no weights; give the run that it tested")
+    if run.task == "probe":
+        raise UserError(f"{path} is the folder of a probe, which has no weights; give the run that it tested")
     raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
 
 
@@ -87,10 +88,10 @@ def load_weights(path: Path) -> Weights:
     file = load_tensors(path)
     if MODEL_KEY not in file.metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
-    check_finite(str(path), file.tensors)
     try:
         model = ModelConfig(**json.loads(file.metadata[MODEL_KEY]))
     except (TypeError, ValueError):
         raise UserError(f"{path} holds a model of another version of mgm-train") from None
+    check_finite(str(path), file.tensors)
     check_complete(str(path), file.tensors, model)
     return Weights(path=path, state=file.tensors, model=model, metadata=file.metadata)

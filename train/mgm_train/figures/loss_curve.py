@@ -1,6 +1,6 @@
 """The loss of a pretraining run over its steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The loss of predicting the mean of each masked patch: its pixels are normalised to a variance of 1.
 BLIND_GUESS = 1.0
+# Of the targets, from Okabe and Ito's palette; the sum has its blue.
+COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def loss_figure(run: Path) -> "Figure":
@@ -36,17 +38,28 @@ def loss_figure(run: Path) -> "Figure":
         axis.tick_params(labelsize=FONT_POINTS)
         axis.spines[["left", "bottom"]].set_visible(True)
         axis.grid(linewidth=0.3, alpha=0.6)
-    weights = target_weights(recorded_options(run, "pretrain").get("target", "pixels"))
-    if len(weights) == 1:
-        _mark_blind_guess(axes.flat[0], weights)
-    for name in weights if len(weights) > 1 else ():
-        losses = [row.get(f"loss_{name}", np.nan) for row in rows]
-        axes.flat[0].plot([row["step"] for row in rows], losses, linewidth=0.8, label=name)
+    weights = target_weights(str(recorded_options(run, "pretrain").get("target", "pixels")))
     if len(weights) > 1:
-        axes.flat[0].legend(fontsize=FONT_POINTS - 1, frameon=False)
+        _add_targets(axes.flat[0], weights, rows)
+    else:
+        _mark_blind_guess(axes.flat[0], weights)
     axes.flat[1].set_xlabel("step", fontsize=FONT_POINTS)
-    axes.flat[0].set_title(f"{run.name}: loss of pretraining", fontsize=FONT_POINTS + 1)
+    axes.flat[0].set_title(
+        f"{run.name}: loss of pretraining", fontsize=FONT_POINTS + 1, pad=16 if len(weights) > 1 else 6
+    )
     return figure
+
+
+def _add_targets(axis: "Axes", weights: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The loss of each target, with a legend that also names the sum."""
+    axis.lines[0].set_label("all, weighted")
+    for place, name in enumerate(weights):
+        losses = [row.get(f"loss_{name}", np.nan) for row in rows]
+        colour, dashes = COLOURS[place % len(COLOURS)], (0, (4, 1 + place))
+        axis.plot([row["step"] for row in rows], losses, linewidth=1, color=colour, linestyle=dashes, label=name)
+    axis.legend(
+        fontsize=FONT_POINTS - 1, frameon=False, ncols=len(weights) + 1, loc="lower center", bbox_to_anchor=(0.5, 0.97)
+    )
 
 
 def _mark_blind_guess(axis: "Axes", weights: Mapping[str, float]) -> None:

@@ -91,11 +91,19 @@ def with_intra(motion_SYX2: NDArray[np.float32]) -> NDArray[np.float32]:
     Its mean over the stored frames of a clip's frame is the share of them in which the cell is intra.
     """
     motion_SYX3 = np.empty((*motion_SYX2.shape[:3], 3), np.float32)
-    motion_SYX3[..., :2] = motion_SYX2
-    is_missing_SYX = np.isnan(motion_SYX2[..., 0])
-    motion_SYX3[..., 2] = is_missing_SYX
-    motion_SYX3[is_missing_SYX.all((1, 2)), ..., 2] = np.nan
+    _with_intra(motion_SYX2, motion_SYX3)
     return motion_SYX3
+
+
+@kernel
+def _with_intra(motion_SYX2: NDArray[np.float32], motion_SYX3: NDArray[np.float32]) -> None:
+    for s in range(len(motion_SYX2)):
+        is_bare = _is_bare(motion_SYX2[s])
+        for y in range(motion_SYX2.shape[1]):
+            for x in range(motion_SYX2.shape[2]):
+                dx = motion_SYX2[s, y, x, 0]
+                motion_SYX3[s, y, x, 0], motion_SYX3[s, y, x, 1] = dx, motion_SYX2[s, y, x, 1]
+                motion_SYX3[s, y, x, 2] = np.float32(np.nan) if is_bare else np.float32(np.isnan(dx))
 
 
 @kernel

@@ -45,12 +45,14 @@ class ActionDetector(nn.Module):
         features_BDhw: Tensor = tokens_BND.unflatten(1, (grid.t, grid.h, grid.w)).mean(1).permute(0, 3, 1, 2)
         return features_BDhw
 
+    # Batches differ in the number of boxes, and torch.compile would compile the encoder anew for each. So it leaves out
+    # this function, but not `features`.
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def forward(self, frames_BCTHW: Tensor, box_R5: Tensor) -> Tensor:
         """Logits (R, K) of boxes in pixels, float32."""
         logits_RK: Tensor = self._logits(self.features(frames_BCTHW), box_R5)
         return logits_RK
 
-    # Batches differ in the number of boxes. torch.compile, which the encoder gains by, would compile for each anew.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _logits(self, features_BDhw: Tensor, box_R5: Tensor) -> Tensor:
         # torchvision's kernel wants one type, and coordinates in bfloat16 would be off by a pixel.

@@ -93,7 +93,7 @@ def _draw_detections(store: Store, run: Path, video: str | None, folder: Path) -
     _, dataset, classes = open_detector_test(store, weights, EvaluateConfig(), SILENT.say)
     written = {"loss": folder / "loss.png", "detections": folder / "detections.png"}
     with one_writer(folder):
-        save(paper_figures.loss_figure(run), written["loss"])
+        save(loss_figure(run), written["loss"])
         save(detections_figure(detector(weights), dataset, classes, video), written["detections"])
     return written
 

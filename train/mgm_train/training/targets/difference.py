@@ -18,8 +18,9 @@ from mgm_train.config import PretrainConfig
 from mgm_train.models.videomae import patchify, pick
 from mgm_train.training.targets.target import Target
 
-# Below this standard deviation, in grey levels, nothing moves in a patch: its noise is not amplified.
-MIN_STD = 1.0
+# Up to this standard deviation, in grey levels, a change is noise of the compression and is not amplified. Of patches
+# without motion in five real clips (JPEG, quality 90), 3 to 24 % have more than 2 levels, but 50 to 63 % more than 1.
+MIN_STD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
