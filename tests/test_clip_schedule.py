@@ -117,6 +117,19 @@ def test_positions_are_interpolated_and_come_back(attention: str, positions: str
     assert model.config == config, "the weights file describes the clips of the end"
 
 
+def test_a_compiled_model_takes_the_new_size() -> None:
+    model = build(lambda: VideoMAE(WIDE_TOY), seed=0).eval()
+    compiled = torch.compile(model, backend="eager", dynamic=False, fullgraph=True)
+    generator = torch.Generator().manual_seed(0)
+    for num_frames, image_px, num_masked in ((4, 64, 24), (2, 32, 2), (4, 64, 24)):
+        model.fit_clips(num_frames, image_px)
+        frames_BCTHW = torch.rand(2, 3, num_frames, image_px, image_px, generator=generator)
+        mask_BN = torch.arange(num_frames * image_px**2 // 512).repeat(2, 1) < num_masked
+        with torch.no_grad():
+            expected_BMP = model(frames_BCTHW, mask_BN, num_masked, 0)
+            torch.testing.assert_close(compiled(frames_BCTHW, mask_BN, num_masked, 0), expected_BMP)
+
+
 def _job(store: Store, run: Path, **changes: Any) -> Job:
     job = pretrain_job(store.path, run, PretrainConfig(**(CALL | changes)), SILENT)
     return replace(job, max_saving_share=float("inf"))
