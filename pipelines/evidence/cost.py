@@ -5,6 +5,7 @@ from typing import Any
 
 from mgm_train.ablation.grid import SAME_STORE, Run
 from mgm_train.models.flops import finetune_flops, pretrain_flops
+from mgm_train.training.targets.choose import pretrain_shape
 
 
 def planned_flops(runs: Iterable[Run], num_labelled: int, num_classes: int, num_videos: Mapping[str, int]) -> int:
@@ -19,7 +20,7 @@ def planned_flops(runs: Iterable[Run], num_labelled: int, num_classes: int, num_
         if run.is_pretrained:
             clips = num_videos[run.pretrain_on or SAME_STORE] * pretrain.epochs * pretrain.repeats
             num_masked = pretrain.grid.patches_at(pretrain.mask_ratio) * pretrain.grid.t
-            costs[f"pretrain {run.names['pretrain']}"] = clips * pretrain_flops(pretrain.shape, num_masked)
+            costs[f"pretrain {run.names['pretrain']}"] = clips * pretrain_flops(pretrain_shape(pretrain), num_masked)
         clips = round(num_labelled * finetune.label_fraction) * finetune.epochs * finetune.repeats
         costs[f"finetune {run.names['finetune']}"] = clips * finetune_flops(finetune.shape, num_classes)
     return round(sum(costs.values()))
