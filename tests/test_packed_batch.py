@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_readers import STARTS
-from toy import CPU, MovingStripes
+from toy import CPU, MovingStripes, process_server
 
 from mgm_train.data import packed_batch
 from mgm_train.data.loader import Plan, make_loader
@@ -45,6 +45,7 @@ def test_a_smaller_batch_takes_a_part_and_a_larger_one_takes_more() -> None:
 
 def slowly(num_workers: int, start: str) -> list[list[bool]]:
     """For each batch whether it is what one process reads: when it comes, and after a while in which workers go on."""
+    process_server()
     expected = list(make_loader(MovingStripes(), PLAN, 0, CPU, 0))
     same: list[list[bool]] = []
     with reading(make_loader(MovingStripes(), PLAN, 0, CPU, num_workers, start)) as batches:
