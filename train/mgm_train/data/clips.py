@@ -377,7 +377,7 @@ def collate(videos: Iterable[list[Sample]], allocate: Allocate = fresh) -> dict[
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
     for name in samples[0].get("targets", ()):
-        batch[f"{name}_BNP"] = default_collate([sample["targets"][name] for sample in samples])
+        batch[f"{name}_BNP"] = torch.stack([sample["targets"][name] for sample in samples])
     if "box_R4" in samples[0]:
         numbers = [torch.full((len(sample["box_R4"]), 1), float(k)) for k, sample in enumerate(samples)]
         boxes = [

@@ -281,7 +281,7 @@ def make_test_loader(
     dataset: Dataset[Any],
     indices: Sequence[int],
     config: ViewConfig,
-    collate: Callable[[Any], dict[str, Any]],
+    collate: Callable[[Any, Allocate], dict[str, Any]],
     sample_bytes: int,
     device: torch.device,
     progress: Progress,
