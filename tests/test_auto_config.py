@@ -16,7 +16,7 @@ from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import find_weights
-from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from mgm_train.config import DetectConfig, FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
 from mgm_train.model_config import model_config
 from mgm_train.runtime.distributed import Distributed
@@ -37,9 +37,11 @@ def effective_rate(config: TrainConfig) -> float:
     return config.base_lr * config.batch_size / 256
 
 
-@pytest.mark.parametrize("config", [PretrainConfig(), FinetuneConfig()], ids=["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    "config", [PretrainConfig(), FinetuneConfig(), DetectConfig()], ids=["pretrain", "finetune", "detect"]
+)
 def test_the_papers_options_on_the_papers_data_stay(config: TrainConfig) -> None:
-    """Something-Something v2 on eight GPUs of 80 GB."""
+    """As many samples as Something-Something v2 has videos, on eight GPUs of 80 GB; AVA has more key frames."""
     chosen, lines = choose(config, 168_913, EIGHT_GPUS)
     assert chosen.replace(grad_accum_steps=1) == config
     assert not [line for line in lines if "grad-accum-steps" not in line]

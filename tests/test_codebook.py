@@ -3,6 +3,7 @@
 Axes: N patches · H,W pixels · C = RGB · K codes · P numbers of a patch.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,30 @@ def test_too_few_patches_and_a_file_that_is_there_are_errors(pan_store: Store, t
     assert (tmp_path / "a").read_text() == "precious"
     fit_codebook(pan_store.path, tmp_path / "a", SMALL, force=True)
     assert read_codebook(tmp_path / "a").num_codes == 8
+
+
+def test_a_folder_is_not_written_over_and_a_missing_one_is_made(pan_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        fit_codebook(pan_store.path, tmp_path, SMALL, force=True)
+    fit_codebook(pan_store.path, tmp_path / "new" / "a.npz", SMALL)
+    assert read_codebook(tmp_path / "new" / "a.npz").num_codes == 8
+
+
+def test_frames_that_cannot_be_read_are_left_out_and_counted(pan_store: Store, tmp_path: Path) -> None:
+    shutil.copytree(str(pan_store.path), tmp_path / "a.store")
+    (shard,) = (tmp_path / "a.store").glob("parts/*/frames/c.*")
+    content = bytearray(shard.read_bytes())
+    # The index is at the end.
+    for place in range(100, len(content) // 2, 500):
+        content[place] ^= 255
+    shard.write_bytes(content)
+    summary = fit_codebook(tmp_path / "a.store", tmp_path / "a.npz", SMALL)
+    assert 0 < summary.unreadable < 20
+    assert summary.patches == 32 * (20 - summary.unreadable)
+    options = ["-o", str(tmp_path / "b.npz"), "--num-codes", "8", "--num-patches", "640"]
+    result = CliRunner().invoke(main, ["codebook", str(tmp_path / "a.store"), *options])
+    assert result.exit_code == 3
+    assert f"{summary.unreadable} frames cannot be read" in result.stderr
 
 
 def test_the_command(pan_store: Store, tmp_path: Path) -> None:

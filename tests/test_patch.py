@@ -195,11 +195,11 @@ def test_fine_tuning_takes_positions_over_and_rejects_other_patches(
     command = ["finetune", pan_store.path, "--run", tmp_path / "run", "--init", pretrained, *SHORT]
     result = _run(*command, "--model", "vit_tiny", *CLIP, "--patch-px", "16", "--tubelet", "1", "--image-px", "48")
     assert result.exit_code == 2
-    assert "patch-px 8 instead of 16" in result.stderr
-    assert "--patch-px 8" in result.stderr
+    assert "patch-px is 16 and not 8" in result.stderr
+    assert "leave out what the weights decide" in result.stderr
     result = _run(*command, *SMALL, "--positions", "separable")
     assert result.exit_code == 2
-    assert "positions rope3d instead of separable" in result.stderr
+    assert "positions is separable and not rope3d" in result.stderr
     for _ in range(2):
         # The second command finds the run complete: the positions it was begun with are those it continues with.
         result = _run(*command, *SMALL)

@@ -65,11 +65,12 @@ def test_every_strategy_has_a_row(subject: Subject) -> None:
         "SMM",
         "SMM, sparse",
         "random tube (VideoMAE)",
+        "motion bins (TrackMAE)",
         "random (ST-MAE)",
         "random block",
     ]
     figure = picture.strip()
-    assert [row.is_marked for row in picture.rows] == [False, True] + [False] * 6
+    assert [row.is_marked for row in picture.rows] == [False, True] + [False] * 7
     # The numbers are those of the stored video; after the two frames comes the legend.
     assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 8", "frame 12"]
     shown_HWC = np.asarray(figure.axes[4].images[0].get_array())

@@ -61,15 +61,19 @@ def fit_codebook(
 
     Args:
         store: A store made by `extract`.
-        out: The file to write, by convention NAME.npz.
+        out: The file to write, by convention NAME.npz; its folder is made.
         settings: The number of codes and what they are fitted on.
         force: Replace a file that is there. UserError without it.
         progress: Sees the frames that are read, and the iterations.
     """
     settings, out = settings or CodebookSettings(), Path(out)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file in it, such as {out / 'codes.npz'}")
     if out.exists() and not force:
         raise UserError(f"{out} exists; --force replaces it")
     opened = open_store(store)
+    # Before the work, not after it.
+    out.parent.mkdir(parents=True, exist_ok=True)
     vectors_NP, num_unreadable = _sample(opened, settings, progress)
     if len(vectors_NP) < settings.num_codes:
         raise UserError(f"{opened.path} gave {len(vectors_NP)} patches, fewer than num-codes, {settings.num_codes}")

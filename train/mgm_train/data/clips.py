@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
@@ -26,6 +26,7 @@ from mgm_shared.store import Video
 from mgm_train.data.augmentation.device_augment import Changes
 from mgm_train.data.device_decoding import EncodedClip, pack_encoded
 from mgm_train.data.labels import label_numbers, label_subset, split_rows
+from mgm_train.data.packed_batch import Allocate, fresh
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion, view_share
 
@@ -354,8 +355,8 @@ def _sample(clip: Clip, index: int) -> Sample:
     return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
-def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
-    """Join the samples of several videos to a batch; the repeats of a video are adjacent.
+def collate(videos: Iterable[list[Sample]], allocate: Allocate = fresh) -> dict[str, Any]:
+    """Join the samples of several videos to a batch; the repeats of a video are adjacent. `allocate` gives its memory.
 
     Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool or int8) where the samples have masks,
     changes_B where their pixels are still to be changed on the device, and TARGET_BNP for each target that was read.
@@ -370,14 +371,14 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
         "index_B": torch.tensor([sample["index"] for sample in samples]),
     }
     if decoded := [sample["frames_CTHW"] for sample in samples if "encoded" not in sample]:
-        # Not `torch.stack`: in a worker `default_collate` stacks into shared memory, which saves a copy.
-        batch["frames_BCTHW"] = default_collate(decoded)
+        # In a worker into shared memory, which saves a copy.
+        batch["frames_BCTHW"] = torch.stack(decoded, out=allocate("frames", (len(decoded), *decoded[0].shape)))
     if len(decoded) < len(samples):
-        batch |= pack_encoded([sample.get("encoded") for sample in samples])
+        batch |= pack_encoded([sample.get("encoded") for sample in samples], allocate)
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
     for name in samples[0].get("targets", ()):
-        batch[f"{name}_BNP"] = default_collate([sample["targets"][name] for sample in samples])
+        batch[f"{name}_BNP"] = torch.stack([sample["targets"][name] for sample in samples])
     if "box_R4" in samples[0]:
         numbers = [torch.full((len(sample["box_R4"]), 1), float(k)) for k, sample in enumerate(samples)]
         boxes = [

@@ -23,7 +23,7 @@ from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate
 from mgm_train.data.device_decoding import JPEG_BYTES, decode_batch
-from mgm_train.data.packed_batch import Packing
+from mgm_train.data.packed_batch import Allocate, Packing, fresh
 from mgm_train.data.readers import start_reader
 from mgm_train.runtime.distributed import Distributed
 
@@ -122,12 +122,12 @@ class StepKeys(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices[first : first + share].tolist()]
 
 
-def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
+def collate_counted(videos: list[list[Sample]], allocate: Allocate = fresh) -> dict[str, Any]:
     """`clips.collate` with `num_masked` and `num_left_out`, the numbers of masked and of left out tokens per clip.
 
     ValueError if clips differ in them, or if no token of a clip is masked, or none is visible.
     """
-    batch: dict[str, Any] = collate(videos)
+    batch: dict[str, Any] = collate(videos, allocate)
     if "mask_BN" in batch:
         mask_BN = batch["mask_BN"]
         num_masked, num_left_out = _count_of(mask_BN > 0), _count_of(mask_BN < 0)
@@ -190,12 +190,13 @@ def make_loader(
     `worker_start` is fork, spawn, forkserver, or auto, the default of this Python.
     """
     num_workers = min(num_workers, num_usable_cores())
+    is_pinned = distributed.device.type == "cuda"
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=StepKeys(plan, first_step, distributed),
         num_workers=num_workers,
         multiprocessing_context=start_method(num_workers, worker_start),
-        collate_fn=Packing(collate_counted),
-        pin_memory=distributed.device.type == "cuda",
+        collate_fn=Packing(collate_counted, is_pinned),
+        pin_memory=is_pinned,
         worker_init_fn=start_reader,
     )

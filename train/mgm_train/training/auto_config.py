@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from mgm_shared.config import flag
-from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from mgm_train.config import DetectConfig, FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
 from mgm_train.model_config import ModelConfig
 from mgm_train.token_counts import TokenCounts
@@ -25,12 +25,12 @@ MIN_STEPS_PER_EPOCH = 4
 # The paper warms up for 40 of 200 to 800 epochs; for shorter runs a tenth is taken.
 MAX_WARMUP_SHARE, WARMUP_SHARE = 0.25, 0.1
 # The paper's learning rate for a step of ViT-B (Tables 5 and 6); a narrower model takes a higher one.
-PAPER_RATE = {"pretrain": 2.5e-4, "finetune": 5e-4}
+PAPER_RATE = {"pretrain": 2.5e-4, "finetune": 5e-4, "detect": 1.25e-4}
 PAPER_WIDTH, MAX_RATE = 768, 1e-3
 # An effective rate below this share of the suggested one hardly moves the weights.
 MIN_RATE_SHARE = 0.1
 # In trials small models left the plateau of the pretraining loss after 450 to 750 steps.
-MIN_STEPS = {"pretrain": 500, "finetune": 100}
+MIN_STEPS = {"pretrain": 500, "finetune": 100, "detect": 100}
 WANTED_STEPS = 2000
 # Activations of a transformer block in bytes, for each token and unit of width, in 16 bits (Korthikanti et al. 2022).
 ACTIVATION_BYTES = 34
@@ -126,6 +126,8 @@ def suggested_rate(config: TrainConfig, shape: ModelConfig) -> float:
 
 
 def _task(config: TrainConfig) -> str:
+    if isinstance(config, DetectConfig):
+        return "detect"
     return "pretrain" if isinstance(config, PretrainConfig) else "finetune"
 
 
