@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
+from moving_boxes import write_annotations, write_proposals
 from synthetic import write_video
 
 from mgm_prep.cli import main as prep
@@ -33,6 +34,7 @@ TOY_RUN = f"{TOY_CLIP} --batch-size 2 --epochs 1 --warmup-epochs 0 --num-workers
 TOY_OPTIONS = {
     "pretrain": f"{TOY_RUN} --repeats 1",
     "finetune": f"{TOY_RUN} --repeats 1",
+    "detect": TOY_RUN,
     "embed": "--num-workers 0",
     "evaluate": "--num-workers 0",
     "probe": "--num-workers 0 --epochs 1",
@@ -49,6 +51,7 @@ TOY_CALL: dict[str, Any] = {"model": "vit_tiny", "num_frames": 4, "image_px": 32
 TOY_CALLS: dict[str, dict[str, Any]] = {
     "PretrainConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0},
     "FinetuneConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0, "repeats": 1},
+    "DetectConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0},
     "ProbeConfig": {"epochs": 1, "num_workers": 0},
     "EvaluateConfig": {"num_workers": 0},
     "Execution": {"workers": 0},
@@ -286,6 +289,14 @@ def make_videos(folder: Path) -> Path:
     for number in range(10):
         make_toy_video(folder / f"{number}.mp4", number)
     return folder
+
+
+def make_box_files(annotations: Path, proposals: Path, names: list[str]) -> None:
+    """Labels and proposals of one key frame with two boxes for each of the toy videos."""
+    boxes = [(0.1, 0.1, 0.5, 0.9), (0.4, 0.2, 0.9, 0.8)]
+    rows = [(name, 0.2, box, 1 + (number + k) % 2) for number, name in enumerate(names) for k, box in enumerate(boxes)]
+    write_annotations(annotations, rows)
+    write_proposals(proposals, rows)
 
 
 def make_toy_video(path: Path, seed: int, num_frames: int = 12, size: tuple[int, int] = (64, 80)) -> None:

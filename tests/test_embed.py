@@ -118,7 +118,7 @@ def _embed_in_twos(store: str, out: Path, weights: str, num_saves: int) -> None:
         if len(saved) == num_saves:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    features.FeatureCache._save = save_and_die  # type: ignore[method-assign]
+    features.FeatureCache._save = save_and_die  # type: ignore[method-assign, assignment]
     sys.stderr = out.with_name("stderr.txt").open("a")
     embed(store, out, EmbedConfig(init=weights, batch_size=3, **SMALL))
 

@@ -82,7 +82,8 @@ def exported_classifier(config: ModelConfig, clips_BCTHW: Tensor) -> Iterator[Ro
     with folder() as place:
         ours_BK = classifier_file(place / "a.safetensors", config)(clips_BCTHW)
         mgm_train.export(place / "a.safetensors", place / "hf", "transformers")
-        theirs: Any = transformers.VideoMAEForVideoClassification.from_pretrained(place / "hf").eval()
+        theirs: Any = transformers.VideoMAEForVideoClassification.from_pretrained(place / "hf")
+        theirs.eval()
         theirs.fc_norm.eps = EPSILON
         yield row(config, "classifier to transformers", ours_BK, theirs(normalise(clips_BCTHW).transpose(1, 2)).logits)
         del theirs
@@ -105,7 +106,8 @@ def exported_autoencoder(config: ModelConfig, clips_BCTHW: Tensor) -> Iterator[R
         ours_BMP = ours(clips_BCTHW, mask_BN)
         del ours
         mgm_train.export(place / "a.safetensors", place / "hf", "transformers")
-        theirs: Any = transformers.VideoMAEForPreTraining.from_pretrained(place / "hf").eval()
+        theirs: Any = transformers.VideoMAEForPreTraining.from_pretrained(place / "hf")
+        theirs.eval()
         theirs.decoder.norm.eps = EPSILON
         pixels_BMP = theirs(normalise(clips_BCTHW).transpose(1, 2), bool_masked_pos=mask_BN).logits
         yield row(config, "autoencoder to transformers", ours_BMP, pixels_BMP)
@@ -136,7 +138,11 @@ def read_from_transformers(config: ModelConfig, clips_BCTHW: Tensor) -> Iterator
 def read_from_timm(config: ModelConfig, clips_BCTHW: Tensor) -> Iterator[Row]:
     """A model that timm made, its weights saved as timm's training does, read here."""
     with folder() as place:
-        shape = {"num_frames": config.num_frames, "img_size": config.image_px, "num_classes": NUM_CLASSES}
+        shape: dict[str, Any] = {
+            "num_frames": config.num_frames,
+            "img_size": config.image_px,
+            "num_classes": NUM_CLASSES,
+        }
         model: Any = randomised(timm.create_model(f"mgm_{config.name}_patch16_224", **shape))
         torch.save({"state_dict": model.state_dict(), "arch": f"mgm_{config.name}_patch16_224"}, place / "a.pth.tar")
         theirs_BK = model(normalise(clips_BCTHW))
@@ -166,7 +172,7 @@ CHECKS = (exported_classifier, exported_autoencoder, read_from_transformers, rea
 def main(sizes: tuple[str, ...], num_frames: int, image_px: int, num_clips: int) -> None:
     """Print a table of the differences."""
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     click.echo("| size | outputs | largest difference | std of the outputs |\n|---|---|---|---|")
     for size in sizes or [name for name in MODEL_SIZES if name != "vit_huge"]:
         config = replace(MODEL_SIZES[size], num_frames=num_frames, image_px=image_px)

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 from mgm_train.timm_models import register
 
 if TYPE_CHECKING:
-    from mgm_train.config import EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+    from mgm_train.config import (
+        DetectConfig,
+        EmbedConfig,
+        EvaluateConfig,
+        FinetuneConfig,
+        PretrainConfig,
+        ProbeConfig,
+    )
+    from mgm_train.detection.scoring import DetectionScores
     from mgm_train.inference.video_model import VideoModel, load
     from mgm_train.run_report.report import ReportResult, report
     from mgm_train.tasks.ablate import AblateResult, ablate, preview_ablate
+    from mgm_train.tasks.detect import detect, preview_detect
     from mgm_train.tasks.doctor import Finding, doctor
     from mgm_train.tasks.embed import EmbedResult, embed
     from mgm_train.tasks.evaluate import EvaluateResult, evaluate, preview_evaluate
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
 # Imported on demand, so that `--help` need not wait for torch.
 _HOMES = {
+    "DetectConfig": "config",
     "EmbedConfig": "config",
     "EvaluateConfig": "config",
     "FinetuneConfig": "config",
@@ -40,6 +50,9 @@ _HOMES = {
     "AblateResult": "tasks.ablate",
     "ablate": "tasks.ablate",
     "preview_ablate": "tasks.ablate",
+    "detect": "tasks.detect",
+    "preview_detect": "tasks.detect",
+    "DetectionScores": "detection.scoring",
     "Finding": "tasks.doctor",
     "doctor": "tasks.doctor",
     "EmbedResult": "tasks.embed",
@@ -63,6 +76,8 @@ _HOMES = {
 
 __all__ = [
     "AblateResult",
+    "DetectConfig",
+    "DetectionScores",
     "EmbedConfig",
     "EmbedResult",
     "EvaluateConfig",
@@ -78,6 +93,7 @@ __all__ = [
     "TrainResult",
     "VideoModel",
     "ablate",
+    "detect",
     "doctor",
     "embed",
     "evaluate",
@@ -86,6 +102,7 @@ __all__ = [
     "load",
     "pretrain",
     "preview_ablate",
+    "preview_detect",
     "preview_evaluate",
     "preview_finetune",
     "preview_pretrain",

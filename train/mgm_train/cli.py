@@ -28,12 +28,20 @@ from mgm_shared.cli import (
 from mgm_shared.config_options import RecipeType, config_options
 from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
-from mgm_train.config import EXPORT_FORMATS, EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import (
+    EXPORT_FORMATS,
+    DetectConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+)
 from mgm_train.model_config import MODEL_SIZES
 from mgm_train.next_steps import NEXT_STEPS
 
 if TYPE_CHECKING:
-    from mgm_train import Finding, TrainPreview, TrainResult
+    from mgm_train import DetectionScores, Finding, TrainPreview, TrainResult
     from mgm_train.evaluation.metrics import Scores
 
 path_argument = click.Path(path_type=Path)
@@ -112,6 +120,28 @@ def probe(store: StorePath, run: Path, config: ProbeConfig, dry_run: bool, force
     _exit_if(result.has_unreadable)
 
 
+@main.command(
+    epilog="Example: mgm-train detect ava.store --run runs/ava --init runs/k400 --config ava "
+    "--annotations ava_v2.2 --proposals ava_val_predicted_boxes.csv"
+)
+@store_argument
+@run_option
+@config_options(DetectConfig)
+@dry_run_option
+@force_option
+@json_option
+def detect(store: StorePath, run: Path, config: DetectConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+    """Fine-tune a pretrained encoder (--init) to detect actions of people in boxes, as in AVA, and test it.
+
+    Training is on the labelled boxes of --annotations, the test on the boxes of --proposals and on the labelled ones.
+    """
+    with shown_progress() as progress:
+        if dry_run:
+            _emit_preview(mgm_train.preview_detect(store, run, config, progress=progress), is_json)
+        else:
+            _emit_result(mgm_train.detect(store, run, config, force=force, progress=progress), is_json)
+
+
 @main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config ssv2")
 @store_argument
 @click.argument("weights", type=path_argument)
@@ -127,7 +157,10 @@ def probe(store: StorePath, run: Path, config: ProbeConfig, dry_run: bool, force
 def evaluate(
     store: StorePath, weights: Path, out: Path | None, config: EvaluateConfig, dry_run: bool, is_json: bool
 ) -> None:
-    """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
+    """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views.
+
+    An action detector is tested on the key frames of its annotations.
+    """
     if dry_run:
         preview = mgm_train.preview_evaluate(store, weights, config, progress=shown_progress())
         emit({"task": "evaluate", **config.to_dict(), **asdict(preview)}, is_json)
@@ -346,7 +379,9 @@ def _emit_result(result: "TrainResult", is_json: bool) -> None:
     _exit_if(not result.is_complete, EXIT_INTERRUPTED)
 
 
-def _emit_scores(scores: "Scores", more: dict[str, Any], files: dict[str, Path], is_json: bool) -> None:
+def _emit_scores(
+    scores: "Scores | DetectionScores", more: dict[str, Any], files: dict[str, Path], is_json: bool
+) -> None:
     say(f"scored {scores.scored} of {scores.listed} listed")
     for video_id, reason in scores.unreadable.items():
         complain(f"not scored: {video_id}: {reason}")

@@ -43,6 +43,7 @@ def _after_embed(options: Mapping[str, Any]) -> str:
 NEXT_STEPS: dict[str, NextStep] = {
     "pretrain": "mgm-train finetune {store} --run {run}-ft --init {run}, or mgm-train visualize {store} --run {run}",
     "finetune": "mgm-train evaluate {store} {run}",
+    "detect": "mgm-train evaluate {store} {run}, or mgm-train visualize {store} --run {run}",
     "probe": "mgm-train finetune {store} --run runs/NAME --init RUN, if the features are good enough",
     "evaluate": _after_evaluate,
     "export": _after_export,

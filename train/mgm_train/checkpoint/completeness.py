@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
 from mgm_train.model_config import ModelConfig
+from mgm_train.models.action_detector import ActionDetector
 from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import ENCODER_PREFIX, Encoder, VideoClassifier, VideoMAE
 
@@ -19,7 +20,7 @@ MAX_LISTED = 5
 def check_complete(source: str, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     """UserError that lists the tensors which are missing, unknown or of another shape, or that are no finite numbers.
 
-    Whether it is a pretraining model, a classifier or an encoder, the names of the tensors tell.
+    Whether it is a pretraining model, a classifier, a detector or an encoder, the names of the tensors tell.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in _empty(source, state, config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -62,6 +63,8 @@ def _empty(source: str, state: Mapping[str, Tensor], config: ModelConfig) -> nn.
         with torch.device("meta"):
             if BRIDGE_WEIGHT in state or MASK_TOKEN in state:
                 return VideoMAE(config)
+            if HEAD_WEIGHT in state and ENCODER_NORM in state and POOLED_NORM not in state:
+                return ActionDetector(config, max(1, num_rows(state[HEAD_WEIGHT])))
             if HEAD_WEIGHT in state:
                 return VideoClassifier(config, max(1, num_rows(state[HEAD_WEIGHT])))
             parts: dict[str, nn.Module] = {"encoder": Encoder(config, has_norm=ENCODER_NORM in state)}

@@ -69,7 +69,7 @@ def find_weights(path: Path) -> Path:
         raise UserError(f"there is no file or folder {path}; nothing is downloaded")
     # The folder of a recipe has a config.yaml too.
     task = run.task if run.checkpoints.is_dir() else ""
-    if run.last.is_file() or task in ("pretrain", "finetune"):
+    if run.last.is_file() or task not in ("", "probe"):
         raise UserError(f"{path} is unfinished and has no weights yet; go on with `{run.command(task)}`")
     if run.task == "probe":
         raise UserError(f"{path} is the folder of a probe, which has no weights; give the run that it tested")
@@ -88,10 +88,10 @@ def load_weights(path: Path) -> Weights:
     file = load_tensors(path)
     if MODEL_KEY not in file.metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
-    check_finite(str(path), file.tensors)
     try:
         model = ModelConfig(**json.loads(file.metadata[MODEL_KEY]))
     except (TypeError, ValueError):
         raise UserError(f"{path} holds a model of another version of mgm-train") from None
+    check_finite(str(path), file.tensors)
     check_complete(str(path), file.tensors, model)
     return Weights(path=path, state=file.tensors, model=model, metadata=file.metadata)

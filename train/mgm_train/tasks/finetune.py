@@ -5,9 +5,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
@@ -18,12 +15,13 @@ from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.transfer import fitted, inherited, load_encoder
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
-from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
 from mgm_train.models.videomae import VideoClassifier, build
+from mgm_train.tasks.device_work import check_device_augmentation
 from mgm_train.tasks.training_run import (
     MakeEpochTest,
     TrainPreview,
@@ -69,8 +67,7 @@ def finetune_job(
     store: str | StorePath, run: str | os.PathLike[str], config: FinetuneConfig, progress: Progress
 ) -> tuple[Job, MakeEpochTest | None]:
     """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
-    if config.augment_on == "cuda" and not torch.cuda.is_available():
-        raise UserError("augment-on is cuda but torch sees no GPU; set augment-on to cpu or auto")
+    check_device_augmentation(config)
     opened = open_store(store).select(config.samples)
     say_samples(opened, progress)
     weights = load_source(config.init) if config.init else None
