@@ -69,7 +69,7 @@ def find_weights(path: Path) -> Path:
         raise UserError(f"there is no file or folder {path}; nothing is downloaded")
     # The folder of a recipe has a config.yaml too.
     task = run.task if run.checkpoints.is_dir() else ""
-    if run.last.is_file() or task in ("pretrain", "finetune"):
+    if run.last.is_file() or task not in ("", "probe"):
         raise UserError(f"{path} is unfinished and has no weights yet; go on with `{run.command(task)}`")
     if run.task == "probe":
         raise UserError(f"{path} is the folder of a probe, which has no weights; give the run that it tested")
