@@ -35,6 +35,7 @@ TOY_OPTIONS = {
     "pretrain": f"{TOY_RUN} --repeats 1",
     "finetune": f"{TOY_RUN} --repeats 1",
     "detect": TOY_RUN,
+    "embed": "--num-workers 0",
     "evaluate": "--num-workers 0",
     "probe": "--num-workers 0 --epochs 1",
     "ablate": "--dry-run",
@@ -61,6 +62,8 @@ BLOCK = re.compile(
     r"(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
+# A video file that snippets name.
+CLIP = "clip.mp4"
 RUN = re.compile(r"(?<!\S)runs/\S+")
 STORE = re.compile(r"(?:s3://\S+/)?[\w./-]+\.store")
 # `video.frames[0:64:4]  # uint8 (16, 256, 456, 3), and more`
@@ -148,6 +151,10 @@ class Desk:
             self._lay_out_videos(_text(call.args[0]))
         for name in _stores(tree):
             self._lay_out(name)
+        for call in _calls(tree, "load"):
+            self._make_run(_text(call.args[0]))
+        if CLIP in code and not (self.folder / CLIP).exists():
+            make_toy_video(self.folder / CLIP, 0)
         with chdir(self.folder):
             exec(compile(tree, "snippet", "exec"), names)
             for match in SHOWN_ARRAY.finditer(code):
@@ -159,8 +166,8 @@ class Desk:
     def _run_program(self, command: str) -> dict[str, Any]:
         own = next(iter(commands_by_run([command])), "")
         for run in dict.fromkeys(RUN.findall(command)):
-            if run != own and not (self.folder / run).exists():
-                self.run(self.makers[run])
+            if run != own:
+                self._make_run(run)
         self._lay_out_inputs(command)
         key = REPLACED.sub("", RUN.sub("RUN", f"{command} "))
         if key not in self.results.values:
@@ -169,6 +176,11 @@ class Desk:
         elif own and not (self.folder / own).exists():
             (self.folder / own).symlink_to(self.results.folders[key])
         return self.results.values[key]
+
+    def _make_run(self, run: str) -> None:
+        """Make a run folder by the first command of the pages that makes it."""
+        if not (self.folder / run).exists():
+            self.run(self.makers[run])
 
     def _lay_out_inputs(self, command: str) -> None:
         """The videos and the stores that a command reads."""
@@ -241,7 +253,9 @@ def _stores(tree: ast.AST) -> set[str]:
 
 
 def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
+    """The calls of a function of that name, or of a method."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in calls if name in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))]
 
 
 def _text(node: ast.AST) -> str:

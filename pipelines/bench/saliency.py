@@ -24,7 +24,7 @@ from mgm_shared.boxes import Boxes, cells_in_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, TokenGrid
 from mgm_shared.store import Video, open_store
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import Clip, motion_between
 from mgm_train.data.views import View, show, view_motion
 from mgm_train.masking.guidance import Guidance

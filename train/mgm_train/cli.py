@@ -28,7 +28,15 @@ from mgm_shared.cli import (
 from mgm_shared.config_options import RecipeType, config_options
 from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
-from mgm_train.config import DetectConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import (
+    EXPORT_FORMATS,
+    DetectConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+)
 from mgm_train.model_config import MODEL_SIZES
 from mgm_train.next_steps import NEXT_STEPS
 
@@ -162,6 +170,58 @@ def evaluate(
     if result is not None:
         _emit_scores(result.scores, {"views": result.num_views}, result.files, is_json)
         _exit_if(bool(result.scores.unreadable))
+
+
+@main.command(epilog="Example: mgm-train export runs/ft exported --to transformers --dataset SSv2")
+@click.argument("run", type=path_argument)
+@click.argument("out", type=path_argument)
+@click.option("--to", type=click.Choice(EXPORT_FORMATS), required=True, help="The format.")
+@click.option("--dataset", default="", metavar="NAME", help="Name of the training data, for the model card.")
+@click.option("--license", default="", metavar="NAME", help="Licence of the weights, for the model card.")
+@force_option
+@json_option
+def export(run: Path, out: Path, to: Any, dataset: str, license: str, force: bool, is_json: bool) -> None:
+    """Write the model of RUN into the folder OUT, in the format of another program, with a model card.
+
+    RUN is a run folder, a weights file, a folder of transformers or a checkpoint of VideoMAE. transformers: with its
+    processors and class names. safetensors: one file with our names. timm: for create_model("local-dir:OUT"). onnx:
+    encoder and classifier for any batch size, checked against torch.
+    """
+    with shown_progress() as progress:
+        result = mgm_train.export(run, out, to, dataset=dataset, license=license, force=force, progress=progress)
+    emit({name: value if name == "files" else str(value) for name, value in asdict(result).items()}, is_json)
+
+
+@main.command(epilog="Example: mgm-train embed ucf101.store --init runs/mgm -o ucf101.parquet --knn")
+@store_argument
+@click.option(
+    "-o",
+    "--out",
+    type=path_argument,
+    required=True,
+    metavar="FILE",
+    help="Table to write, ending in .parquet or .zarr.",
+)
+@click.option("--knn", is_flag=True, help="Classify the other videos by their 20 nearest training videos.")
+@click.option("--nearest", default="", metavar="ID", help="List and draw the videos nearest to this one.")
+@config_options(EmbedConfig)
+@force_option
+@json_option
+def embed(
+    store: StorePath, out: Path, knn: bool, nearest: str, config: EmbedConfig, force: bool, is_json: bool
+) -> None:
+    """Write the features that a frozen model (--init) has of the videos of STORE, a row for each video.
+
+    The same command again continues where it was stopped, and leaves a finished file as it is. `mgm-train probe` gives
+    the accuracy of linear classifiers of such features, for comparison with the one of the nearest neighbours.
+    """
+    with shown_progress() as progress:
+        result = mgm_train.embed(store, out, config, knn=knn, nearest_to=nearest, force=force, progress=progress)
+    if result is not None:
+        for video_id in result.unreadable:
+            say(f"no features, it cannot be read: {video_id}")
+        emit({**asdict(result), "file": str(result.file), "picture": str(result.picture or "")}, is_json)
+        _exit_if(bool(result.unreadable))
 
 
 @main.command(epilog="Example: mgm-train visualize tracking.store --run runs/mgm --video PETS09.mp4 --boxes gt.txt")

@@ -31,11 +31,15 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 AugmentOn = Literal["auto", "cpu", "cuda"]
+CompileMode = Literal["default", "reduce-overhead"]
+DecodeOn = Literal["auto", "cpu", "cuda", "hybrid"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
+EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
@@ -83,6 +87,7 @@ SHORT_VIDEOS = option(
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
     "auto",
@@ -168,9 +173,27 @@ class TrainConfig(Config):
     )
     precision: Precision = PRECISION
     device: Device = DEVICE
+    decode_on: DecodeOn = option(
+        "auto",
+        "Where the frames of a jpeg store are decoded: cpu (data loading processes), cuda (nvJPEG on the GPU), or "
+        "hybrid (both, each a share of the samples); auto: cpu",
+        group=HARDWARE,
+    )
+    decode_share: Share = option(
+        "auto",
+        "Share of the samples that the GPU decodes with decode-on hybrid; auto: measured when the run starts, and kept",
+        group=HARDWARE,
+    )
     compile: bool | Literal["auto"] = option(
         "auto",
         "Compile the model with torch.compile: slower start, faster steps; auto: on a GPU that can, not on a CPU",
+        group=HARDWARE,
+        may_change=True,
+    )
+    compile_mode: CompileMode = option(
+        "default",
+        "How torch.compile compiles: default; reduce-overhead: with CUDA graphs, which launch all kernels of a pass at "
+        "once and take more memory",
         group=HARDWARE,
         may_change=True,
     )
@@ -216,7 +239,11 @@ class TrainConfig(Config):
         check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
         is_whole = self.image_px % self.patch_px == 0
         check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
+        has_decoder = not self.decodes_on_device or self.device != "cpu"
+        check(has_decoder, "decode_on", self.decode_on, "auto or cpu with device cpu")
         check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
+        has_graphs = self.compile_mode == "default" or not self.fsdp
+        check(has_graphs, "compile_mode", self.compile_mode, "default with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
@@ -225,6 +252,11 @@ class TrainConfig(Config):
         check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
         return self
+
+    @property
+    def decodes_on_device(self) -> bool:
+        """Whether the GPU decodes some or all of the frames."""
+        return self.decode_on in ("cuda", "hybrid")
 
     @property
     def patch(self) -> Patch:
@@ -295,7 +327,10 @@ class PretrainConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_boxes(self) -> Self:
+    def _check_guidance(self) -> Self:
+        # It looks at the pixels, which the data loading processes do not have then.
+        is_blind = self.guidance == "clean" and self.decodes_on_device
+        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
         return self
@@ -362,7 +397,7 @@ class FinetuneConfig(TrainConfig):
     augment_on: AugmentOn = option(
         "auto",
         "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
-        "GPU); auto: cpu",
+        "GPU); auto: cpu, or cuda where decode-on has the GPU decode",
         group=HARDWARE,
     )
 
@@ -370,7 +405,14 @@ class FinetuneConfig(TrainConfig):
     def _check_device(self) -> Self:
         is_there = self.augment_on != "cuda" or self.device != "cpu"
         check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        is_apart = self.augment_on == "cpu" and self.decodes_on_device
+        check(not is_apart, "augment_on", self.augment_on, f"auto or cuda with decode-on {self.decode_on}")
         return self
+
+    @property
+    def is_augmented_on_device(self) -> bool:
+        """Whether RandAugment and random erasing are done on the GPU; always where it decodes."""
+        return self.augment_on == "cuda" or self.decodes_on_device
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
@@ -517,3 +559,13 @@ class ProbeConfig(ViewConfig):
         """The same with the views of the training videos."""
         temporal, spatial = self.train_temporal_views, self.train_spatial_views
         return self.replace(split="train", num_temporal_views=temporal, num_spatial_views=spatial)
+
+
+class EmbedConfig(ViewConfig):
+    """Options of the features of all videos of a store."""
+
+    split: str = option("all", "Split of the videos, or all", group=CLIPS)
+    init: str = option("", "The model: anything that `mgm_train.load` takes", group=MODEL)
+    num_temporal_views: int = with_default(ViewConfig, "num_temporal_views", 1)
+    num_spatial_views: int = with_default(ViewConfig, "num_spatial_views", 1)
+    per_view: bool = option(False, "A row for each view instead of one, their mean, for each video", group=TESTING)

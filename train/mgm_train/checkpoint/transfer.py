@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.model_config import ModelConfig
+from mgm_train.config import FinetuneConfig
+from mgm_train.model_config import MODEL_SIZES, ModelConfig
 from mgm_train.models.action_detector import ActionDetector
 from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
 
@@ -48,6 +49,21 @@ def _modules(names: Iterable[str]) -> str:
         ".".join(name.split(".")[:2]) if name.startswith(ENCODER_PREFIX) else name.split(".")[0] for name in names
     }
     return ", ".join(sorted(modules)) or "none"
+
+
+def inherited(config: FinetuneConfig, weights: Weights) -> FinetuneConfig:
+    """The options with the model and the clips of the pretrained weights, where they were not given.
+
+    Number of frames and size of the clips may be given and differ: then the positions are interpolated. UserError for
+    weights of a model that has no name here.
+    """
+    if weights.model.name not in MODEL_SIZES:
+        names = ", ".join(MODEL_SIZES)
+        raise UserError(f"{weights.path} holds a {weights.model.name}; only these can be fine-tuned: {names}")
+    of_weights = {option.replace("-", "_"): getattr(weights.model, name) for name, option in ENCODER_OPTIONS.items()}
+    of_weights |= {"num_frames": weights.model.num_frames, "image_px": weights.model.image_px}
+    taken = {name: value for name, value in of_weights.items() if name not in config.model_fields_set}
+    return config.replace(**taken)
 
 
 def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:

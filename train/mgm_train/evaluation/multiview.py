@@ -27,8 +27,8 @@ from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
 from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import ToDevice, start_method
 from mgm_train.data.packed_batch import Packing
@@ -50,6 +50,7 @@ MEMORY_SHARE = 0.5
 
 Item = TypeVar("Item")
 
+AnyViews = TypeVar("AnyViews", bound=ViewConfig)
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 """(epoch, model) → values to add to metrics.jsonl."""
 
@@ -126,7 +127,7 @@ def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
     return {"mgm_sampling": json.dumps({name: getattr(config, name) for name in SAMPLING_OPTIONS})}
 
 
-def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
+def sampled_as_trained(config: AnyViews, weights: Weights) -> tuple[AnyViews, list[str]]:
     """Take the sampling options that were not set from the model's training. Returns the options and lines to print.
 
     Options that were set stay as they are. Weights of an earlier version do not record their sampling; then nothing

@@ -50,7 +50,8 @@ class ActionDetector(nn.Module):
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def forward(self, frames_BCTHW: Tensor, box_R5: Tensor) -> Tensor:
         """Logits (R, K) of boxes in pixels, float32."""
-        return self._logits(self.features(frames_BCTHW), box_R5)
+        logits_RK: Tensor = self._logits(self.features(frames_BCTHW), box_R5)
+        return logits_RK
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _logits(self, features_BDhw: Tensor, box_R5: Tensor) -> Tensor:

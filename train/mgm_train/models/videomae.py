@@ -258,7 +258,7 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_features = config.width
+        self.num_features = self.head_hidden_size = config.width
         self.num_classes = num_classes
         self.encoder = Encoder(config, has_norm=False, drop_path=drop_path)
         self.fc_norm = LayerNorm(config.width)
@@ -266,17 +266,18 @@ class VideoClassifier(nn.Module):
         self.head = nn.Linear(config.width, num_classes)
         self.apply(init_for_classification)
         with torch.no_grad():
-            self.head.weight.mul_(head_init_scale)
+            self.head.weight *= head_init_scale
 
     def forward_features(self, frames_BCTHW: Tensor) -> Tensor:
         """Tokens (B, N, D) of uint8 or normalised float frames, before pooling and `fc_norm`."""
         tokens_BND: Tensor = self.encoder(frames_BCTHW)
         return tokens_BND
 
-    def forward_head(self, tokens_BND: Tensor) -> Tensor:
-        """Logits (B, K) of the mean over tokens."""
-        logits_BK: Tensor = self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
-        return logits_BK
+    def forward_head(self, tokens_BND: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, K) of the mean over tokens; with `pre_logits` what the head would take, (B, D)."""
+        pooled_BD: Tensor = self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1)))
+        logits_BK: Tensor = self.head(pooled_BD)
+        return pooled_BD if pre_logits else logits_BK
 
     def forward(self, frames_BCTHW: Tensor) -> Tensor:
         """Logits (B, K) of uint8 or normalised float frames."""
@@ -285,6 +286,21 @@ class VideoClassifier(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The head (timm's protocol)."""
         return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with random weights; 0 classes leave the pooled features (timm's protocol)."""
+        self.num_classes = num_classes
+        head: Any = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        init_for_classification(head)
+        self.head = head.to(self.encoder.patch_embed.proj.weight)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Width, name and reduction in pixels of each block's output (timm's protocol)."""
+        return [
+            {"num_chs": self.num_features, "reduction": self.config.patch_px, "module": f"encoder.blocks.{number}"}
+            for number in range(self.config.depth)
+        ]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them (timm's name)."""

@@ -10,7 +10,8 @@ from mgm_shared.lock import one_writer
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, open_store
-from mgm_train.checkpoint.weights import Weights, load_weights
+from mgm_train.checkpoint.sources import load_source
+from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig
 from mgm_train.data.labels import describe_map, read_class_map
 from mgm_train.detection.scoring import DetectionScores, score_key_frames, summarise, write_detection_reports
@@ -56,7 +57,7 @@ def evaluate(
 
     Args:
         store: Path or URL of a store.
-        weights: A fine-tuned model: its run folder or a weights file.
+        weights: A fine-tuned model: its run folder, or anything else with a classifier that `load` takes.
         config: Split and views. Where `stride` and `sampling` are not set, they are those of the fine-tuning; so
             are the options of action detection.
         out: Folder of the CSV files; by default the run folder of the weights.
@@ -70,7 +71,7 @@ def evaluate(
         UserError: The weights hold no classifier, the split has no video, or a video has a label they do not know.
     """
     config = config or EvaluateConfig()
-    loaded = load_weights(Path(weights))
+    loaded = load_source(weights)
     if is_detector(loaded):
         return _evaluate_detector(open_store(store), loaded, config, out, progress)
     dataset = _open(store, loaded, config, progress)
@@ -123,7 +124,7 @@ def preview_evaluate(
     progress: Progress = SILENT,
 ) -> EvaluatePreview:
     """Count what `evaluate` would read. Errors are those of `evaluate`."""
-    loaded, config = load_weights(Path(weights)), config or EvaluateConfig()
+    loaded, config = load_source(weights), config or EvaluateConfig()
     if is_detector(loaded):
         config, clips, _ = open_detector_test(open_store(store), loaded, config, progress.say)
         return EvaluatePreview(videos=len(clips), views=1, stride=clips.reader.stride, sampling="key frames")

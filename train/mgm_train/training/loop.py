@@ -29,8 +29,8 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
-from mgm_train.data.augment import noise_levels
-from mgm_train.data.device_augment import change_batch
+from mgm_train.data.augmentation.augment import noise_levels
+from mgm_train.data.augmentation.device_augment import change_batch
 from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.operations import global_random
+from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, split_mask
 from mgm_train.runtime.distributed import is_compiled
 from mgm_train.training.targets import target_pixels
