@@ -24,7 +24,7 @@ from mgm_shared.boxes import Boxes, cells_in_boxes
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, TokenGrid
 from mgm_shared.store import Video, open_store
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import Clip, motion_between
 from mgm_train.data.views import View, show, view_motion
 from mgm_train.masking.guidance import Guidance
@@ -75,7 +75,7 @@ def whole_clip(video: Video, indices_T: NDArray[np.int64], source: str) -> Clip:
 
 def seen(clip: Clip, view: View) -> Clip:
     """What a view shows of a clip of whole frames."""
-    frames_CTHW = np.empty((3, NUM_FRAMES, view.size_px, view.size_px), np.uint8)
+    frames_CTHW = np.empty((3, NUM_FRAMES, *view.shape_px), np.uint8)
     for t, frame_HWC in enumerate(clip.frames_THWC):
         show(np.ascontiguousarray(frame_HWC), view, frames_CTHW[:, t])
     return replace(clip, frames_CTHW=frames_CTHW, motion_TYX2=view_motion(clip.motion_TYX2, view))

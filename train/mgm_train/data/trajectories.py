@@ -75,11 +75,11 @@ def trajectories(
         view: The picture of the clip, as a view of the stored frames; it says where the points start. A point may
             leave it, since the vectors outside are known too.
     """
-    side = view.size_px // CELL_PX
-    scale_x, scale_y = view.size_px / view.box.width, view.size_px / view.box.height
-    centre_X = centre_Y = (np.arange(side) + 0.5) * CELL_PX
+    height_px, width_px = view.shape_px
+    scale_x, scale_y = width_px / view.box.width, height_px / view.box.height
+    centre_Y, centre_X = ((np.arange(side_px // CELL_PX) + 0.5) * CELL_PX for side_px in (height_px, width_px))
     if view.is_mirrored:
-        centre_X = view.size_px - centre_X
+        centre_X = width_px - centre_X
     found = carry(motion_SYX2, start_t, stop_tL, view.box.y + centre_Y / scale_y, view.box.x + centre_X / scale_x)
     found.moved_tLYX2[:] *= np.array([-scale_x if view.is_mirrored else scale_x, scale_y], np.float32)
     return found
