@@ -139,6 +139,13 @@ def test_a_point_outside_the_crop_is_still_known() -> None:
     assert (found.moved_tLYX2[..., 0] == 24).all()
 
 
+def test_a_view_that_is_no_square_has_points_of_its_own_shape() -> None:
+    found = carried(pan(2, 1), 1, view=View(box=Box(x=0, y=0, width=64, height=32), size_px=(32, 128)))
+    assert found.moved_tLYX2.shape == (1, 1, 4, 16, 2)
+    assert (found.moved_tLYX2[found.is_valid_tLYX] == (4, 1)).all()
+    assert found.is_valid_tLYX[0, 0, :, :15].all()
+
+
 @pytest.mark.parametrize("indices", [np.arange(0, 64, 4), np.array([5, 7, 9, 11])])
 def test_times_of_the_slices(indices: Any) -> None:
     start_t = indices[::2]
