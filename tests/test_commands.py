@@ -62,7 +62,7 @@ def test_a_recipe_is_copied_and_never_overwritten(tmp_path: Path) -> None:
     again = run(train, "recipe", "copy", "k400", mine)
     assert (again.exit_code, mine.read_text()) == (2, "changed")
     assert "exists" in again.stderr
-    with pytest.raises(UserError, match="no recipe 'nope'; there are: ablation, demo"):
+    with pytest.raises(UserError, match="no recipe 'nope'; there are: ablation, ava"):
         copy_recipe("nope", tmp_path / "x.yaml")
 
 

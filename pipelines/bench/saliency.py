@@ -75,7 +75,7 @@ def whole_clip(video: Video, indices_T: NDArray[np.int64], source: str) -> Clip:
 
 def seen(clip: Clip, view: View) -> Clip:
     """What a view shows of a clip of whole frames."""
-    frames_CTHW = np.empty((3, NUM_FRAMES, view.size_px, view.size_px), np.uint8)
+    frames_CTHW = np.empty((3, NUM_FRAMES, *view.shape_px), np.uint8)
     for t, frame_HWC in enumerate(clip.frames_THWC):
         show(np.ascontiguousarray(frame_HWC), view, frames_CTHW[:, t])
     return replace(clip, frames_CTHW=frames_CTHW, motion_TYX2=view_motion(clip.motion_TYX2, view))

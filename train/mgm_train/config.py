@@ -1,4 +1,4 @@
-"""The options of pretraining, fine-tuning, evaluation and the linear probe.
+"""The options of pretraining, fine-tuning, action detection, evaluation and the linear probe.
 
 Each option is declared once, with its type, default, bounds and help; the command line, a YAML file and Python build
 the same configuration. Defaults are the paper's (Tables 5 and 6, Kinetics-400), and VideoMAE's where the paper is
@@ -35,14 +35,17 @@ CompileMode = Literal["default", "reduce-overhead"]
 DecodeOn = Literal["auto", "cpu", "cuda", "hybrid"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
+EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
 OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
 HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
+DETECTION = "Action detection"
 
 
 # Options that several configurations share.
@@ -61,6 +64,22 @@ LABEL_FRACTION = option(
     group=CLIPS,
     gt=0,
     le=1,
+)
+INIT = option(
+    "",
+    "Pretrained weights: a run folder or an epoch-XXXX.safetensors. If unset, train from random initialization",
+    group=MODEL,
+)
+ANNOTATIONS = option("", "Folder of the annotation files, such as ava_val_v2.2.csv", group=DETECTION)
+PROPOSALS = option(
+    "",
+    "Person boxes of a detector to test with: .csv (SlowFast), .json (AlphAction) or .pkl (mmaction2). If unset, only "
+    "the labelled boxes are tested",
+    group=DETECTION,
+    may_change=True,
+)
+MIN_PERSON_SCORE = option(
+    0.8, "Use the person boxes of at least this score", group=DETECTION, may_change=True, ge=0, le=1
 )
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
 SHORT_VIDEOS = option(
@@ -328,11 +347,7 @@ class FinetuneConfig(TrainConfig):
     min_lr: float = with_default(TrainConfig, "min_lr", 1e-6)
     betas: tuple[float, float] = with_default(TrainConfig, "betas", (0.9, 0.999))
     save_every_epochs: int = with_default(TrainConfig, "save_every_epochs", 5)
-    init: str = option(
-        "",
-        "Pretrained weights: a run folder or an epoch-XXXX.safetensors. If unset, train from random initialization",
-        group=MODEL,
-    )
+    init: str = INIT
     class_map: str = CLASS_MAP
     label_fraction: float = LABEL_FRACTION
     sampling: Sampling = option(
@@ -407,6 +422,52 @@ class FinetuneConfig(TrainConfig):
         return self
 
 
+class DetectConfig(TrainConfig):
+    """Options of action detection; the defaults are Table 6 of the paper (AVA), augmentation as in VideoMAE."""
+
+    short_videos: Literal["repeat"] = option(
+        "repeat", "Frames before the first or after the last of the video: that one is repeated", group=CLIPS
+    )
+    batch_size: int = with_default(TrainConfig, "batch_size", 128)
+    epochs: int = with_default(TrainConfig, "epochs", 30)
+    warmup_epochs: int = with_default(TrainConfig, "warmup_epochs", 5)
+    base_lr: float = with_default(TrainConfig, "base_lr", 2.5e-4)
+    min_lr: float = with_default(TrainConfig, "min_lr", 1e-6)
+    betas: tuple[float, float] = with_default(TrainConfig, "betas", (0.9, 0.999))
+    save_every_epochs: int = with_default(TrainConfig, "save_every_epochs", 5)
+    init: str = INIT
+    annotations: str = ANNOTATIONS
+    proposals: str = PROPOSALS
+    min_person_score: float = MIN_PERSON_SCORE
+    clip_fps: float = option(
+        25.0, "Frames per second that stride counts; frames are found by their time", group=DETECTION, gt=0
+    )
+    crop_scale: float = option(
+        0.875, "Side of the random crop, as a share of the short side (224 of 256)", group=AUGMENTATION, gt=0, le=1
+    )
+    box_jitter: bool = option(True, "Move the sides of the training boxes at random", group=AUGMENTATION)
+    colour_jitter: bool = option(
+        True, "Change hue, saturation and brightness at random, alike in all frames of a clip", group=AUGMENTATION
+    )
+    layer_decay: float = with_default(FinetuneConfig, "layer_decay", 0.7)
+    drop_path: float = with_default(FinetuneConfig, "drop_path", 0.2)
+    head_init_scale: float = with_default(FinetuneConfig, "head_init_scale", 0.001)
+    eval_every_epochs: int = option(
+        10,
+        "Test every so many epochs, and after the last one; 0 disables all of these tests",
+        group=LOGGING,
+        may_change=True,
+        ge=0,
+    )
+    eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        every = self.eval_every_epochs
+        check(not (every and self.fsdp), "eval_every_epochs", every, "0 with fsdp; test with mgm-train evaluate")
+        return self
+
+
 class ViewConfig(Config):
     """Which views of which videos are read, without chance. Model size and clip shape come from the weights."""
 
@@ -428,7 +489,14 @@ class ViewConfig(Config):
 
 
 class EvaluateConfig(ViewConfig):
-    """Options of the multi-view test of a fine-tuned model."""
+    """Options of the test of a fine-tuned model: with several views, or of an action detector on its key frames.
+
+    For a detector, options that are not set are those of its training, and `split` is val.
+    """
+
+    annotations: str = ANNOTATIONS
+    proposals: str = PROPOSALS
+    min_person_score: float = MIN_PERSON_SCORE
 
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
@@ -491,3 +559,13 @@ class ProbeConfig(ViewConfig):
         """The same with the views of the training videos."""
         temporal, spatial = self.train_temporal_views, self.train_spatial_views
         return self.replace(split="train", num_temporal_views=temporal, num_spatial_views=spatial)
+
+
+class EmbedConfig(ViewConfig):
+    """Options of the features of all videos of a store."""
+
+    split: str = option("all", "Split of the videos, or all", group=CLIPS)
+    init: str = option("", "The model: anything that `mgm_train.load` takes", group=MODEL)
+    num_temporal_views: int = with_default(ViewConfig, "num_temporal_views", 1)
+    num_spatial_views: int = with_default(ViewConfig, "num_spatial_views", 1)
+    per_view: bool = option(False, "A row for each view instead of one, their mean, for each video", group=TESTING)

@@ -167,7 +167,7 @@ def read_encoded_clips(
     jpegs = video.stored_pictures(wanted)
     clips = []
     for view, motion_TYX2 in zip(views, _motions(video, indices_T, views, read_field), strict=True):
-        shape = (3, len(indices_T), view.size_px, view.size_px)
+        shape = (3, len(indices_T), *view.shape_px)
         clips.append(
             Clip(
                 # It has a shape and no memory of its own.
@@ -238,10 +238,10 @@ class ClipDataset(Dataset[list[Sample]]):
 
 def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
     """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
-    size_px, num_cells = view.size_px, view.size_px // CELL_PX
+    height, width = view.shape_px
     return Clip(
-        frames_CTHW=np.zeros((3, num_frames, size_px, size_px), np.uint8),
-        motion_TYX2=np.full((num_frames, num_cells, num_cells, 2), np.nan, np.float32),
+        frames_CTHW=np.zeros((3, num_frames, height, width), np.uint8),
+        motion_TYX2=np.full((num_frames, height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32),
         label=label,
         sample_id=sample_id,
         problem=problem,
@@ -323,9 +323,10 @@ def collate(videos: Iterable[list[Sample]], allocate: Allocate = fresh) -> dict[
 
     Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
     changes_B where their pixels are still to be changed on the device. Where the device decodes, frames_BCTHW has the
-    clips that are decoded already, and `device_decoding.decode_batch` adds the others. If videos could not be read,
-    `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others are
-    blank.
+    clips that are decoded already, and `device_decoding.decode_batch` adds the others. Where they have boxes, `box_R5`
+    holds those of all clips, each behind the number of its clip, and `target_RK` their actions. If videos could not be
+    read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others
+    are blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
@@ -339,6 +340,12 @@ def collate(videos: Iterable[list[Sample]], allocate: Allocate = fresh) -> dict[
         batch |= pack_encoded([sample.get("encoded") for sample in samples], allocate)
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    if "box_R4" in samples[0]:
+        numbers = [torch.full((len(sample["box_R4"]), 1), float(k)) for k, sample in enumerate(samples)]
+        boxes = [
+            torch.cat([number_R1, sample["box_R4"]], 1) for number_R1, sample in zip(numbers, samples, strict=True)
+        ]
+        batch |= {"box_R5": torch.cat(boxes), "target_RK": torch.cat([sample["target_RK"] for sample in samples])}
     if any("changes" in sample for sample in samples):
         # A blank clip has none.
         batch["changes_B"] = [sample.get("changes", Changes()) for sample in samples]

@@ -125,21 +125,20 @@ def show_on_device(pictures_T: Sequence[Tensor], view: View) -> Tensor:
     left, top, width, height = (int(side) for side in sides(view.box))
     rows, columns = slice(top, top + height), slice(left, left + width)
     cut_CTHW = torch.stack([picture_CHW[:, rows, columns] for picture_CHW in pictures_T], dim=1)
-    if (height, width) != (view.size_px, view.size_px):
-        cut_CTHW = _resized(cut_CTHW, view.size_px)
+    if (height, width) != view.shape_px:
+        cut_CTHW = _resized(cut_CTHW, view.shape_px)
     return cut_CTHW.flip(3) if view.is_mirrored else cut_CTHW
 
 
-def _resized(frames_CTHW: Tensor, size_px: int) -> Tensor:
-    """Squares of the frames, by the methods of `views.py`: bilinear, by area where they shrink to less than half."""
-    height, width = frames_CTHW.shape[2:]
+def _resized(frames_CTHW: Tensor, shape_px: tuple[int, int]) -> Tensor:
+    """The frames at another size, by the methods of `views.py`: bilinear, or by area where they shrink a lot."""
+    shape = frames_CTHW.shape[2:]
     pixels_CTHW = frames_CTHW.float()
-    if is_shrunk_far(height, width, size_px):
-        down, across = (_area_weights(side, size_px, frames_CTHW.device) for side in (height, width))
+    if is_shrunk_far(shape, shape_px):
+        down, across = (_area_weights(*pair, frames_CTHW.device) for pair in zip(shape, shape_px, strict=True))
         resized_CTHW = down @ pixels_CTHW @ across.T
     else:
-        size = (size_px, size_px)
-        resized_CTHW = F.interpolate(pixels_CTHW, size, mode="bilinear", align_corners=False, antialias=False)
+        resized_CTHW = F.interpolate(pixels_CTHW, shape_px, mode="bilinear", align_corners=False, antialias=False)
     return resized_CTHW.round_().clamp_(0, 255).byte()
 
 

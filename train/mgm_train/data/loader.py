@@ -42,7 +42,7 @@ class KeyedDataset(Protocol):
 class Plan:
     """The numbers of samples, steps and clips of a run, and the order of its samples.
 
-    A sample is a video or a segment; `noun` is what messages call the samples.
+    A sample is a video, a segment or a key frame; `noun` is what messages call the samples.
     """
 
     num_videos: int

@@ -30,8 +30,12 @@ def with_decoding(job: Job, distributed: Distributed, progress: Progress) -> Job
     UserError without a GPU, without nvJPEG, and for a store whose frames are not JPEG.
     """
     config, dataset = job.config, job.dataset
-    if not config.decodes_on_device or not isinstance(dataset, ClipDataset):
+    if not config.decodes_on_device:
         return job
+    if not isinstance(dataset, ClipDataset):
+        raise UserError(
+            f"decode-on {config.decode_on} is for pretrain and finetune; set it to cpu or auto for {job.task}"
+        )
     check_device_decoding(distributed.device)
     codec = dataset.store.video_at(0).frame_codec
     if codec != "jpeg":

@@ -35,8 +35,8 @@ from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.data.workers import clip_bytes, count_workers
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.flops import Peak, peak
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
@@ -61,7 +61,7 @@ class Job:
 
     task: str
     config: TrainConfig
-    model: VideoMAE | VideoClassifier
+    model: TrainedModel
     objective: Objective
     dataset: KeyedDataset
     run: RunFolder
@@ -78,6 +78,11 @@ class Job:
     """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
     max_saving_share: float = 0.05
     """At the end of an epoch, which may take seconds, last.pt is written unless writing takes more of the time."""
+
+    @property
+    def noun(self) -> str:
+        """What messages call the samples: videos, segments, or what the dataset says, such as key frames."""
+        return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
+        self.plan = Plan.of(job.config, len(job.dataset), job.noun)
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)

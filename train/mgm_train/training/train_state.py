@@ -20,9 +20,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.attention import Block
 from mgm_train.models.divided_attention import DividedBlock
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, is_compiled
 from mgm_train.training.optim import make_optimizer, set_rate
 
@@ -35,7 +35,7 @@ class Learner:
 
     def __init__(
         self,
-        model: VideoMAE | VideoClassifier,
+        model: TrainedModel,
         config: TrainConfig,
         distributed: Distributed,
         layer_decay: float | None,
