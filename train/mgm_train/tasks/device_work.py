@@ -37,8 +37,12 @@ def with_decoding(job: Job, distributed: Distributed, progress: Progress) -> Job
         for one in dataset.datasets:
             one.device_share = dataset.datasets[-1].device_share
         return replace(decoding, dataset=dataset)
-    if not config.decodes_on_device or not isinstance(dataset, ClipDataset):
+    if not config.decodes_on_device:
         return job
+    if not isinstance(dataset, ClipDataset):
+        raise UserError(
+            f"decode-on {config.decode_on} is for pretrain and finetune; set it to cpu or auto for {job.task}"
+        )
     check_device_decoding(distributed.device)
     codec = dataset.store.video_at(0).frame_codec
     if codec != "jpeg":
