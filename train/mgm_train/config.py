@@ -272,6 +272,19 @@ class PretrainConfig(TrainConfig):
     )
     boxes: str = option("", "Folder of MOT files, one per video, for guidance boxes", group=MASKING)
 
+    images: str = option(
+        "",
+        "Store of images, a second source: every second step is one of images, each an image repeated to a tubelet, at "
+        "the positions of slice 0 (OmniMAE)",
+        group=CLIPS,
+    )
+    image_mask: Mask = option(
+        "random",
+        "Masking strategy of the images; an image has no motion, so mgm and smm are random rectangles",
+        group=MASKING,
+    )
+    image_mask_ratio: float = option(0.75, "Share of masked tokens of an image", group=MASKING, gt=0, lt=1)
+
     @model_validator(mode="after")
     def _check_mask(self) -> Self:
         """The loss needs a masked patch and the encoder a visible one. All strategies mask equally many patches."""
@@ -282,6 +295,10 @@ class PretrainConfig(TrainConfig):
             f"{self.image_px}); it masks {num_masked}"
         )
         check(0 < num_masked < num_patches, "mask_ratio", self.mask_ratio, needed)
+        of_images = grid.patches_at(self.image_mask_ratio)
+        is_share = not self.images or 0 < of_images < num_patches
+        needed = f"a share that masks some and leaves some of the {num_patches} patches; it masks {of_images}"
+        check(is_share, "image_mask_ratio", self.image_mask_ratio, needed)
         return self
 
     @model_validator(mode="after")

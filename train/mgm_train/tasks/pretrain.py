@@ -1,8 +1,10 @@
 """Pretrain a video masked autoencoder on the training videos of a store (paper §3, Table 5)."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
@@ -12,6 +14,7 @@ from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
+from mgm_train.data.images import ImageDataset, WithImages
 from mgm_train.data.labels import mirror_warning
 from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
@@ -71,19 +74,55 @@ def pretrain_job(
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
     shape = config.shape
+    clips = pretrain_dataset(opened, config)
+    dataset: PretrainDataset | WithImages = clips
+    inputs = {"boxes": content_digest(Path(config.boxes))} if config.boxes else {}
+    flops_per_clip: float = pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio))
+    if config.images:
+        images = image_dataset(config)
+        dataset = WithImages(clips, images)
+        inputs["images"] = images.store.digest
+        flops_per_clip = (flops_per_clip + _image_flops(config)) / 2
+        progress.say(f"every second step is one of {len(images)} images from {config.images}")
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
         objective=PretrainObjective.of(config),
-        dataset=pretrain_dataset(opened, config),
+        dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
-        inputs={"boxes": content_digest(Path(config.boxes))} if config.boxes else {},
-        flops_per_clip=pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio)),
+        inputs=inputs,
+        flops_per_clip=flops_per_clip,
         draw=logged_pictures(opened, config),
     )
+
+
+def _image_flops(config: PretrainConfig) -> float:
+    """Operations of a training step for an image: those of a clip of one slice."""
+    shape = replace(config.shape, num_frames=config.tubelet)
+    return pretrain_flops(shape, num_masked(shape.grid, config.image_mask_ratio))
+
+
+def image_dataset(config: PretrainConfig) -> ImageDataset:
+    """The masked images that pretraining with these options reads of its second store. UserError if it has none."""
+    store = open_store(config.images).select("videos")
+    mask = replace(
+        MaskGenerator.of(config), strategy=config.image_mask, ratio=config.image_mask_ratio, guidance=Guidance()
+    )
+    images = ImageDataset(
+        store,
+        num_frames=config.tubelet,
+        stride=1,
+        augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
+        repeats=config.repeats,
+        seed=config.seed,
+        mask=mask,
+    )
+    if not len(images):
+        raise UserError(f"{config.images} has no images to train on")
+    return images
 
 
 def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
