@@ -187,9 +187,8 @@ def test_a_run_goes_on_with_the_same_images_only(pan_store: Store, images_store:
 
 
 def test_what_cannot_be_is_said_in_a_line(pan_store: Store, images_store: Path, tmp_path: Path) -> None:
-    few = small(images_store, batch_size=6)
-    with pytest.raises(UserError, match="images"):
-        pretrain(str(pan_store.path), tmp_path / "run", few.replace(batch_size=6))
+    with pytest.raises(UserError, match="there are 3 images, but batch-size is 4"):
+        Plan.of(small(images_store, batch_size=4), 9, "videos", 3)
     with pytest.raises(UserError):
         pretrain(str(pan_store.path), tmp_path / "run", small(tmp_path / "none"))
     with pytest.raises(UserError, match="image-mask-ratio"):
