@@ -86,6 +86,11 @@ class Job:
         return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
 
 
+def plan_of(job: Job) -> Plan:
+    """The plan of a job. UserError if there are too few videos or images."""
+    return Plan.of(job.config, len(job.dataset), job.noun, getattr(job.dataset, "num_images", 0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """How a run ended. The losses are the first and the last in metrics.jsonl; only the main process knows them."""
@@ -114,7 +119,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset), job.noun)
+        self.plan = plan_of(job)
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)
