@@ -43,9 +43,9 @@ class KeyedDataset(Protocol):
 class Plan:
     """The numbers of samples, steps and clips of a run, and the order of its samples.
 
-    A sample is a video, a segment or a key frame; `noun` is what messages call the samples. With `num_images` every second
-    step is one of images: an epoch, one pass over the videos, has twice the steps, and passes over the images as often
-    as they last, in an order of their own that goes on from epoch to epoch.
+    A sample is a video, a segment or a key frame; `noun` is what messages call the samples. With `num_images` every
+    second step is one of images: an epoch, one pass over the videos, has twice the steps, and passes over the images as
+    often as they last, in an order of their own that goes on from epoch to epoch.
     """
 
     num_videos: int
