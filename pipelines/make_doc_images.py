@@ -22,7 +22,7 @@ from mgm_shared.geometry import Box
 from mgm_shared.overlays import draw_heat, draw_heat_scale
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.config import Mask, PretrainConfig
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, read_clips
 from mgm_train.data.views import View
 from mgm_train.figures.paper_figures import HEAT_QUANTILE, Subject, mask_picture

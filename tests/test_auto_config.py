@@ -188,5 +188,5 @@ def test_time_left_has_a_unit_for_people(seconds: float, text: str) -> None:
 def test_an_unfinished_run_has_no_weights_yet(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="is unfinished and has no weights yet; continue it with the command"):
+    with pytest.raises(UserError, match="is unfinished and has no weights yet; go on with `mgm-train"):
         find_weights(tmp_path)

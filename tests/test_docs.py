@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from desk import PROGRAMS, ROOT, Desk, Results, blocks, commands_by_run, invoke, make_toy_video
+from desk import PROGRAMS, ROOT, Desk, Results, blocks, commands_by_run, invoke, make_box_files, make_toy_video
 
 from mgm_shared.objects import Url
 
@@ -61,6 +61,8 @@ def desk(toy: tuple[Path, Path, Results], tmp_path: Path) -> Desk:
     (made.folder / "classes.csv").write_text("label,class\nwave,moving\njump,moving\npush,pushing\n")
     (made.folder / "images/train/cat").mkdir(parents=True)
     cv2.imwrite(str(made.folder / "images/train/cat/1.png"), np.full((32, 48, 3), 99, np.uint8))
+    names = [Path(video_id).stem for video_id, _ in rows]
+    make_box_files(made.folder / "ava", made.folder / "person-boxes.csv", names)
     for video_id, _ in rows:
         boxes = made.folder / "boxes" / Path(video_id).with_suffix(".txt")
         boxes.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, TokenGrid
 from mgm_shared.store import Video, open_store
 from mgm_train.config import MissingMotion
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import Clip, motion_between
 from mgm_train.data.views import View, show, view_motion, view_share
 from mgm_train.masking.guidance import Guidance
@@ -86,7 +86,7 @@ def whole_clip(video: Video, indices_T: NDArray[np.int64], source: str, frames_C
 
 def shown(frames_CTHW: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
     """What a view shows of whole frames."""
-    shown_CTHW = np.empty((3, NUM_FRAMES, view.size_px, view.size_px), np.uint8)
+    shown_CTHW = np.empty((3, NUM_FRAMES, *view.shape_px), np.uint8)
     for t in range(NUM_FRAMES):
         show(np.ascontiguousarray(frames_CTHW[:, t].transpose(1, 2, 0)), view, shown_CTHW[:, t])
     return shown_CTHW

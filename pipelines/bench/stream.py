@@ -44,9 +44,9 @@ from mgm_shared.codec import decode_jpeg
 from mgm_shared.schema import unpack_motion
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.augment import FinetuneAugment, PretrainAugment, view_boxes
+from mgm_train.data.augmentation.augment import FinetuneAugment, PretrainAugment, view_boxes
+from mgm_train.data.augmentation.operations import global_random, timm_rand_augment
 from mgm_train.data.clips import PretrainDataset, collate, motion_between, read_clips
-from mgm_train.data.operations import global_random, timm_rand_augment
 from mgm_train.data.sampling import sample_indices, view_indices
 from mgm_train.data.views import View, read_clip_views, show, view_motion
 from mgm_train.evaluation.multiview import UnreadViews, collate_views

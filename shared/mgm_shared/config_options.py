@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -124,19 +124,21 @@ class _NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
 
 
-class _NumberOrWord(click.ParamType[int | str]):
-    """A whole number, or one of some words; the configuration checks the bounds."""
+class _NumberOrWord(click.ParamType[float | str]):
+    """A number, or one of some words; the configuration checks the bounds."""
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words, self.name = words, "|".join((*words, "integer"))
+    def __init__(self, words: tuple[str, ...], number: type[int] | type[float]) -> None:
+        self.words, self.number = words, number
+        self.name = "|".join((*words, "integer" if number is int else "float"))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         if value in self.words:
             return str(value)
         try:
-            return int(value)
+            return self.number(value)
         except ValueError:
-            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor a whole number", param, ctx)
+            noun = "a whole number" if self.number is int else "a number"
+            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor {noun}", param, ctx)
 
 
 def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
@@ -159,7 +161,7 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     elif get_origin(kind) is tuple:
         shared |= {"type": float, "nargs": len(get_args(kind))}
     elif words:
-        shared["type"] = _NumberOrWord(words)
+        shared["type"] = _NumberOrWord(words, get_args(kind)[0] if get_origin(kind) is Annotated else kind)
     elif get_origin(kind) is Literal:
         shared["type"] = click.Choice(get_args(kind))
     elif kind in (int, float):

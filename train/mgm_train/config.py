@@ -1,4 +1,4 @@
-"""The options of pretraining, fine-tuning, evaluation and the linear probe.
+"""The options of pretraining, fine-tuning, action detection, evaluation and the linear probe.
 
 Each option is declared once, with its type, default, bounds and help; the command line, a YAML file and Python build
 the same configuration. Defaults are the paper's (Tables 5 and 6, Kinetics-400), and VideoMAE's where the paper is
@@ -32,16 +32,21 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
 AugmentOn = Literal["auto", "cpu", "cuda"]
+CompileMode = Literal["default", "reduce-overhead"]
+DecodeOn = Literal["auto", "cpu", "cuda", "hybrid"]
 WorkerStart = Literal["auto", "fork", "spawn", "forkserver"]
 EvalSplit = Literal["val", "test"]
+ExportFormat = Literal["transformers", "safetensors", "timm", "onnx"]
 LOGGERS = ("tensorboard", "wandb")
 
 MASKS: tuple[str, ...] = get_args(Mask)
+EXPORT_FORMATS: tuple[str, ...] = get_args(ExportFormat)
 
 # Headings of --help.
 MODEL, CLIPS, MASKING, SCHEDULE = "Model", "Clips", "Masking", "Batches and epochs"
 OPTIMIZER, REGULARIZATION, AUGMENTATION = "Optimizer", "Regularization", "Augmentation"
 HARDWARE, LOGGING, TESTING, PROBING = "Data loading and hardware", "Checkpoints and logging", "Testing", "Probe"
+DETECTION = "Action detection"
 
 
 # Options that several configurations share.
@@ -61,12 +66,29 @@ LABEL_FRACTION = option(
     gt=0,
     le=1,
 )
+INIT = option(
+    "",
+    "Pretrained weights: a run folder or an epoch-XXXX.safetensors. If unset, train from random initialization",
+    group=MODEL,
+)
+ANNOTATIONS = option("", "Folder of the annotation files, such as ava_val_v2.2.csv", group=DETECTION)
+PROPOSALS = option(
+    "",
+    "Person boxes of a detector to test with: .csv (SlowFast), .json (AlphAction) or .pkl (mmaction2). If unset, only "
+    "the labelled boxes are tested",
+    group=DETECTION,
+    may_change=True,
+)
+MIN_PERSON_SCORE = option(
+    0.8, "Use the person boxes of at least this score", group=DETECTION, may_change=True, ge=0, le=1
+)
 STRIDE = option(4, "Distance between sampled frames, in stored frames (paper: 4; 2 on SSv2)", group=CLIPS, ge=1)
 SHORT_VIDEOS = option(
     "stride",
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
     "auto",
@@ -152,9 +174,27 @@ class TrainConfig(Config):
     )
     precision: Precision = PRECISION
     device: Device = DEVICE
+    decode_on: DecodeOn = option(
+        "auto",
+        "Where the frames of a jpeg store are decoded: cpu (data loading processes), cuda (nvJPEG on the GPU), or "
+        "hybrid (both, each a share of the samples); auto: cpu",
+        group=HARDWARE,
+    )
+    decode_share: Share = option(
+        "auto",
+        "Share of the samples that the GPU decodes with decode-on hybrid; auto: measured when the run starts, and kept",
+        group=HARDWARE,
+    )
     compile: bool | Literal["auto"] = option(
         "auto",
         "Compile the model with torch.compile: slower start, faster steps; auto: on a GPU that can, not on a CPU",
+        group=HARDWARE,
+        may_change=True,
+    )
+    compile_mode: CompileMode = option(
+        "default",
+        "How torch.compile compiles: default; reduce-overhead: with CUDA graphs, which launch all kernels of a pass at "
+        "once and take more memory",
         group=HARDWARE,
         may_change=True,
     )
@@ -200,7 +240,11 @@ class TrainConfig(Config):
         check(is_whole, "num_frames", self.num_frames, f"a multiple of tubelet, {self.tubelet}")
         is_whole = self.image_px % self.patch_px == 0
         check(is_whole, "image_px", self.image_px, f"a multiple of patch-px, {self.patch_px}")
+        has_decoder = not self.decodes_on_device or self.device != "cpu"
+        check(has_decoder, "decode_on", self.decode_on, "auto or cpu with device cpu")
         check(not (self.fsdp and self.precision == "fp16"), "precision", self.precision, "bf16 or fp32 with fsdp")
+        has_graphs = self.compile_mode == "default" or not self.fsdp
+        check(has_graphs, "compile_mode", self.compile_mode, "default with fsdp")
         is_split = self.batch_size % self.grad_accum_steps == 0
         check(is_split, "batch_size", self.batch_size, f"a multiple of grad-accum-steps, {self.grad_accum_steps}")
         # A warm-up that nobody set is chosen to fit; see training/auto_config.py.
@@ -209,6 +253,11 @@ class TrainConfig(Config):
         check(self.min_lr <= self.base_lr, "min_lr", self.min_lr, f"from 0 to base-lr, {self.base_lr}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers from 0 to below 1")
         return self
+
+    @property
+    def decodes_on_device(self) -> bool:
+        """Whether the GPU decodes some or all of the frames."""
+        return self.decode_on in ("cuda", "hybrid")
 
     @property
     def patch(self) -> Patch:
@@ -302,7 +351,14 @@ class PretrainConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_boxes(self) -> Self:
+    def _check_guidance(self) -> Self:
+        # It looks at the pixels, which the data loading processes do not have then.
+        is_blind = self.guidance == "clean" and self.decodes_on_device
+        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
+        is_blind = self.missing_motion == "change" and self.decodes_on_device
+        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with missing-motion change")
+        is_mixed = bool(self.images) and self.decodes_on_device
+        check(not is_mixed, "decode_on", self.decode_on, "auto or cpu with images")
         has_boxes = (self.guidance == "boxes") == bool(self.boxes)
         check(has_boxes, "boxes", self.boxes, "a folder for guidance boxes, and empty for other guidance")
         is_used = self.missing_motion == "nearest" or self.guidance in ("vectors", "clean")
@@ -321,11 +377,7 @@ class FinetuneConfig(TrainConfig):
     min_lr: float = with_default(TrainConfig, "min_lr", 1e-6)
     betas: tuple[float, float] = with_default(TrainConfig, "betas", (0.9, 0.999))
     save_every_epochs: int = with_default(TrainConfig, "save_every_epochs", 5)
-    init: str = option(
-        "",
-        "Pretrained weights: a run folder or an epoch-XXXX.safetensors. If unset, train from random initialization",
-        group=MODEL,
-    )
+    init: str = INIT
     class_map: str = CLASS_MAP
     label_fraction: float = LABEL_FRACTION
     sampling: Sampling = option(
@@ -375,7 +427,7 @@ class FinetuneConfig(TrainConfig):
     augment_on: AugmentOn = option(
         "auto",
         "Where RandAugment and random erasing are done: cpu (data loading processes) or cuda (a batch at a time on the "
-        "GPU); auto: cpu",
+        "GPU); auto: cpu, or cuda where decode-on has the GPU decode",
         group=HARDWARE,
     )
 
@@ -383,13 +435,66 @@ class FinetuneConfig(TrainConfig):
     def _check_device(self) -> Self:
         is_there = self.augment_on != "cuda" or self.device != "cpu"
         check(is_there, "augment_on", self.augment_on, "auto or cpu with device cpu")
+        is_apart = self.augment_on == "cpu" and self.decodes_on_device
+        check(not is_apart, "augment_on", self.augment_on, f"auto or cuda with decode-on {self.decode_on}")
         return self
+
+    @property
+    def is_augmented_on_device(self) -> bool:
+        """Whether RandAugment and random erasing are done on the GPU; always where it decodes."""
+        return self.augment_on == "cuda" or self.decodes_on_device
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
         every = self.eval_every_epochs
         # All processes must call a sharded model equally often, and some test a video more than others.
         check(not (every and self.fsdp), "eval_every_epochs", every, "0 with fsdp")
+        return self
+
+
+class DetectConfig(TrainConfig):
+    """Options of action detection; the defaults are Table 6 of the paper (AVA), augmentation as in VideoMAE."""
+
+    short_videos: Literal["repeat"] = option(
+        "repeat", "Frames before the first or after the last of the video: that one is repeated", group=CLIPS
+    )
+    batch_size: int = with_default(TrainConfig, "batch_size", 128)
+    epochs: int = with_default(TrainConfig, "epochs", 30)
+    warmup_epochs: int = with_default(TrainConfig, "warmup_epochs", 5)
+    base_lr: float = with_default(TrainConfig, "base_lr", 2.5e-4)
+    min_lr: float = with_default(TrainConfig, "min_lr", 1e-6)
+    betas: tuple[float, float] = with_default(TrainConfig, "betas", (0.9, 0.999))
+    save_every_epochs: int = with_default(TrainConfig, "save_every_epochs", 5)
+    init: str = INIT
+    annotations: str = ANNOTATIONS
+    proposals: str = PROPOSALS
+    min_person_score: float = MIN_PERSON_SCORE
+    clip_fps: float = option(
+        25.0, "Frames per second that stride counts; frames are found by their time", group=DETECTION, gt=0
+    )
+    crop_scale: float = option(
+        0.875, "Side of the random crop, as a share of the short side (224 of 256)", group=AUGMENTATION, gt=0, le=1
+    )
+    box_jitter: bool = option(True, "Move the sides of the training boxes at random", group=AUGMENTATION)
+    colour_jitter: bool = option(
+        True, "Change hue, saturation and brightness at random, alike in all frames of a clip", group=AUGMENTATION
+    )
+    layer_decay: float = with_default(FinetuneConfig, "layer_decay", 0.7)
+    drop_path: float = with_default(FinetuneConfig, "drop_path", 0.2)
+    head_init_scale: float = with_default(FinetuneConfig, "head_init_scale", 0.001)
+    eval_every_epochs: int = option(
+        10,
+        "Test every so many epochs, and after the last one; 0 disables all of these tests",
+        group=LOGGING,
+        may_change=True,
+        ge=0,
+    )
+    eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        every = self.eval_every_epochs
+        check(not (every and self.fsdp), "eval_every_epochs", every, "0 with fsdp; test with mgm-train evaluate")
         return self
 
 
@@ -414,7 +519,14 @@ class ViewConfig(Config):
 
 
 class EvaluateConfig(ViewConfig):
-    """Options of the multi-view test of a fine-tuned model."""
+    """Options of the test of a fine-tuned model: with several views, or of an action detector on its key frames.
+
+    For a detector, options that are not set are those of its training, and `split` is val.
+    """
+
+    annotations: str = ANNOTATIONS
+    proposals: str = PROPOSALS
+    min_person_score: float = MIN_PERSON_SCORE
 
     @classmethod
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
@@ -477,3 +589,13 @@ class ProbeConfig(ViewConfig):
         """The same with the views of the training videos."""
         temporal, spatial = self.train_temporal_views, self.train_spatial_views
         return self.replace(split="train", num_temporal_views=temporal, num_spatial_views=spatial)
+
+
+class EmbedConfig(ViewConfig):
+    """Options of the features of all videos of a store."""
+
+    split: str = option("all", "Split of the videos, or all", group=CLIPS)
+    init: str = option("", "The model: anything that `mgm_train.load` takes", group=MODEL)
+    num_temporal_views: int = with_default(ViewConfig, "num_temporal_views", 1)
+    num_spatial_views: int = with_default(ViewConfig, "num_spatial_views", 1)
+    per_view: bool = option(False, "A row for each view instead of one, their mean, for each video", group=TESTING)

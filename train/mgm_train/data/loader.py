@@ -23,6 +23,7 @@ from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate
+from mgm_train.data.device_decoding import JPEG_BYTES, decode_batch
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.readers import start_reader
 from mgm_train.runtime.distributed import Distributed
@@ -42,9 +43,9 @@ class KeyedDataset(Protocol):
 class Plan:
     """The numbers of samples, steps and clips of a run, and the order of its samples.
 
-    A sample is a video or a segment; `noun` is what messages call the samples. With `num_images` every second step is
-    one of images: an epoch, one pass over the videos, has twice the steps, and passes over the images as often as they
-    last, in an order of their own that goes on from epoch to epoch.
+    A sample is a video, a segment or a key frame; `noun` is what messages call the samples. With `num_images` every
+    second step is one of images: an epoch, one pass over the videos, has twice the steps, and passes over the images as
+    often as they last, in an order of their own that goes on from epoch to epoch.
     """
 
     num_videos: int
@@ -170,7 +171,7 @@ def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
 
 
 class ToDevice:
-    """Move batches to the device. A GPU copies a batch while it computes on the one before."""
+    """Move batches to the device and decode there what is encoded. A GPU computes on the batch before meanwhile."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -179,17 +180,21 @@ class ToDevice:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with its tensors on the device."""
         if self.stream is None:
-            return batch
+            return decode_batch(batch, self.device)
         computing = torch.cuda.current_stream(self.device)
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         with torch.cuda.stream(self.stream):
-            tensors = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
+            batch = decode_batch({name: self._moved(name, value) for name, value in batch.items()}, self.device)
         computing.wait_stream(self.stream)
-        for tensor in tensors.values():
+        for tensor in (value for value in batch.values() if isinstance(value, Tensor)):
             # The memory belongs to the copying stream. It must not be reused before the computing stream is done with
             # it.
             tensor.record_stream(computing)
-        return batch | tensors
+        return batch
+
+    def _moved(self, name: str, value: Any) -> Any:
+        # nvJPEG reads the bytes on the CPU.
+        is_moved = isinstance(value, Tensor) and name != JPEG_BYTES
+        return value.to(self.device, non_blocking=True) if is_moved else value
 
 
 def start_method(num_workers: int, worker_start: str) -> str | None:

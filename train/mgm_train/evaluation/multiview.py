@@ -27,8 +27,8 @@ from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
 from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import ToDevice, start_method
 from mgm_train.data.packed_batch import Packing
@@ -50,6 +50,7 @@ MEMORY_SHARE = 0.5
 
 Item = TypeVar("Item")
 
+AnyViews = TypeVar("AnyViews", bound=ViewConfig)
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 """(epoch, model) → values to add to metrics.jsonl."""
 
@@ -126,7 +127,7 @@ def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
     return {"mgm_sampling": json.dumps({name: getattr(config, name) for name in SAMPLING_OPTIONS})}
 
 
-def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
+def sampled_as_trained(config: AnyViews, weights: Weights) -> tuple[AnyViews, list[str]]:
     """Take the sampling options that were not set from the model's training. Returns the options and lines to print.
 
     Options that were set stay as they are. Weights of an earlier version do not record their sampling; then nothing
@@ -219,7 +220,8 @@ def over_videos(
     """
     heard = progress if distributed.is_main else SILENT
     device, precision = distributed.device, dataset.config.precision
-    loader = _loader(dataset, indices, device, heard)
+    video_bytes = dataset.num_views * clip_bytes(dataset.model.num_frames, dataset.model.image_px)
+    loader = make_test_loader(dataset, indices, dataset.config, collate_views, video_bytes, device, heard)
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
     num_at_once = clips_at_once(dataset.model, device)
     to_device = ToDevice(device)
@@ -285,10 +287,17 @@ def _batch_memory(shape: tuple[int, ...]) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device, progress: Progress) -> DataLoader[Any]:
-    config, model = dataset.config, dataset.model
-    video_bytes = dataset.num_views * clip_bytes(model.num_frames, model.image_px)
-    workers = count_workers(config.num_workers, config.batch_size * video_bytes, device)
+def make_test_loader(
+    dataset: Dataset[Any],
+    indices: Sequence[int],
+    config: ViewConfig,
+    collate: Callable[[Any], dict[str, Any]],
+    sample_bytes: int,
+    device: torch.device,
+    progress: Progress,
+) -> DataLoader[Any]:
+    """A loader of the samples at `indices`, in their order, each once; `sample_bytes` is the size of a sample."""
+    workers = count_workers(config.num_workers, config.batch_size * sample_bytes, device)
     if workers.remark:
         progress.say(workers.remark)
     return DataLoader(
@@ -297,7 +306,7 @@ def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device, 
         sampler=list(indices),
         num_workers=workers.number,
         multiprocessing_context=start_method(workers.number, config.worker_start),
-        collate_fn=Packing(collate_views),
+        collate_fn=Packing(collate),
         worker_init_fn=start_reader,
         pin_memory=device.type == "cuda",
     )

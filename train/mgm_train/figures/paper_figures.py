@@ -21,7 +21,7 @@ from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_out
 from mgm_shared.store import Video
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.clips import Clip, read_clips
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View

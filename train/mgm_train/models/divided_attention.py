@@ -81,7 +81,7 @@ class DividedBlock(nn.Module):
         swapped = tokens_BND.unflatten(1, (self.grid.t, -1)).transpose(1, 2)
         if rotation_BNR2 is not None:
             # Only the difference of two positions counts: those of the first place of a slice serve all places.
-            rotation_BNR2 = rotation_BNR2[:, :: self.grid.patches_per_slice]
+            rotation_BNR2 = rotation_BNR2[:, :: swapped.shape[1]]
         mixed = self.temporal_attn(swapped.flatten(0, 1), None, None, rotation_BNR2).view(swapped.shape)
         mixed_BND: Tensor = mixed.transpose(1, 2).flatten(1, 2)
         return mixed_BND
@@ -89,7 +89,7 @@ class DividedBlock(nn.Module):
     def _over_space(self, tokens_BND: Tensor, rotation_BNR2: Tensor | None) -> Tensor:
         slices = tokens_BND.unflatten(1, (self.grid.t, -1))
         if rotation_BNR2 is not None:
-            rotation_BNR2 = rotation_BNR2[:, : self.grid.patches_per_slice]
+            rotation_BNR2 = rotation_BNR2[:, : slices.shape[2]]
         mixed_BND: Tensor = self.attn(slices.flatten(0, 1), None, None, rotation_BNR2).view(tokens_BND.shape)
         return mixed_BND
 

@@ -9,6 +9,7 @@ keeps one graph.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgm_shared.geometry import Patch
+from mgm_shared.geometry import Patch, TokenGrid
 from mgm_train.model_config import ModelConfig
 from mgm_train.models.attention import Blocks, LayerNorm
 from mgm_train.models.divided_attention import DividedBlocks
@@ -73,7 +74,7 @@ def _init_for_pretraining(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _init_for_classification(module: nn.Module) -> None:
+def init_for_classification(module: nn.Module) -> None:
     """Truncated normal weights and zero biases in linear layers, as in VideoMAE's fine-tuning model.
 
     The bounds are timm's ±2, 100 standard deviations away.
@@ -106,15 +107,28 @@ class TubeletEmbedding(nn.Module):
         return F.linear(patches_BN3Q.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 
-def _rotation(config: ModelConfig, head_width: int) -> Tensor | None:
+def _rotation(config: ModelConfig, head_width: int, grid: TokenGrid | None = None) -> Tensor | None:
     """Rotary positions (1, N, R, 2) of all tokens for heads of this width; None for a model with other positions."""
     if config.positions != "rope3d":
         return None
-    return rotation_table(config.grid, config.trained_grid, head_width)
+    return rotation_table(grid or config.grid, config.trained_grid, head_width)
+
+
+@lru_cache(maxsize=32)
+def _tables_of(grid: TokenGrid, config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The encoder's positions and rotary positions for clips of another grid, kept for the next clip of it."""
+    # Such a clip is first met in a test; a table of inference mode could not be used in training.
+    with torch.inference_mode(False), torch.no_grad():
+        table_1ND = position_table(grid, config.trained_grid, config.width, config.positions)
+        rotation_1NR2 = _rotation(config, config.width // config.num_heads, grid)
+        return table_1ND.to(device), None if rotation_1NR2 is None else rotation_1NR2.to(device)
 
 
 class Encoder(nn.Module):
-    """Patch embedding, positions, blocks, and a last norm if `has_norm`. Both models name its parameters alike."""
+    """Patch embedding, positions, blocks, and a last norm if `has_norm`. All models name its parameters alike.
+
+    Clips may have another height and width than the configuration's: positions are interpolated.
+    """
 
     position_1ND: Tensor
     rotation_1NR2: Tensor | None
@@ -131,10 +145,23 @@ class Encoder(nn.Module):
         table_1ND = position_table(config.grid, config.trained_grid, config.width, config.positions)
         self.register_buffer("position_1ND", table_1ND, persistent=False)
         self.register_buffer("rotation_1NR2", _rotation(config, config.width // config.num_heads), persistent=False)
+        self.config = config
+
+    def _positions(self, frames_BCTHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The positions of a clip, interpolated where its height or width is not the one of the configuration.
+
+        ValueError for a clip that does not divide into patches.
+        """
+        num_frames, height, width = frames_BCTHW.shape[2:]
+        config = self.config
+        if (num_frames, height, width) == (config.num_frames, config.image_px, config.image_px):
+            return self.position_1ND, self.rotation_1NR2
+        grid = TokenGrid.of_clip(num_frames, height, width, config.patch)
+        return _tables_of(grid, config, self.position_1ND.device)
 
     def forward(self, frames_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+        position_1ND, rotation_BVR2 = self._positions(frames_BCTHW)
         tokens_BND = self.patch_embed(frames_BCTHW, visible_BV)
-        position_1ND, rotation_BVR2 = self.position_1ND, self.rotation_1NR2
         tokens_BND = tokens_BND + (position_1ND if visible_BV is None else pick(position_1ND, visible_BV))
         if rotation_BVR2 is not None and visible_BV is not None:
             rotation_BVR2 = pick(rotation_BVR2, visible_BV)
@@ -231,25 +258,26 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_features = config.width
+        self.num_features = self.head_hidden_size = config.width
         self.num_classes = num_classes
         self.encoder = Encoder(config, has_norm=False, drop_path=drop_path)
         self.fc_norm = LayerNorm(config.width)
         self.fc_dropout = nn.Dropout(fc_dropout)
         self.head = nn.Linear(config.width, num_classes)
-        self.apply(_init_for_classification)
+        self.apply(init_for_classification)
         with torch.no_grad():
-            self.head.weight.mul_(head_init_scale)
+            self.head.weight *= head_init_scale
 
     def forward_features(self, frames_BCTHW: Tensor) -> Tensor:
         """Tokens (B, N, D) of uint8 or normalised float frames, before pooling and `fc_norm`."""
         tokens_BND: Tensor = self.encoder(frames_BCTHW)
         return tokens_BND
 
-    def forward_head(self, tokens_BND: Tensor) -> Tensor:
-        """Logits (B, K) of the mean over tokens."""
-        logits_BK: Tensor = self.head(self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1))))
-        return logits_BK
+    def forward_head(self, tokens_BND: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, K) of the mean over tokens; with `pre_logits` what the head would take, (B, D)."""
+        pooled_BD: Tensor = self.fc_dropout(self.fc_norm(tokens_BND.mean(dim=1)))
+        logits_BK: Tensor = self.head(pooled_BD)
+        return pooled_BD if pre_logits else logits_BK
 
     def forward(self, frames_BCTHW: Tensor) -> Tensor:
         """Logits (B, K) of uint8 or normalised float frames."""
@@ -258,6 +286,21 @@ class VideoClassifier(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The head (timm's protocol)."""
         return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with random weights; 0 classes leave the pooled features (timm's protocol)."""
+        self.num_classes = num_classes
+        head: Any = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        init_for_classification(head)
+        self.head = head.to(self.encoder.patch_embed.proj.weight)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Width, name and reduction in pixels of each block's output (timm's protocol)."""
+        return [
+            {"num_chs": self.num_features, "reduction": self.config.patch_px, "module": f"encoder.blocks.{number}"}
+            for number in range(self.config.depth)
+        ]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them (timm's name)."""

@@ -12,7 +12,7 @@ from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.data.images import ImageDataset, WithImages
 from mgm_train.data.labels import mirror_warning

@@ -13,6 +13,7 @@ from mgm_shared.samples import Samples
 from mgm_train.checkpoint.run_folder import recorded_options
 from mgm_train.evaluation.multiview import EpochTest
 from mgm_train.runtime.distributed import Distributed, init_distributed, precision_remark
+from mgm_train.tasks.device_work import with_decoding
 from mgm_train.training.auto_config import Machine, choose_options
 from mgm_train.training.loop import Job, TrainResult, plan_of, train
 
@@ -25,6 +26,7 @@ class TrainPreview:
 
     task: str
     videos: int
+    """Samples: videos, segments, or key frames."""
     steps: int
     weights: int
     """Number of weights of the model."""
@@ -67,6 +69,7 @@ def run_job(job: Job, progress: Progress, *, force: bool, test: MakeEpochTest | 
     with init_distributed(job.config.device) as distributed:
         restart(job.run.root, force, distributed, progress)
         say_precision(job.config.precision, distributed, progress)
+        job = with_decoding(job, distributed, progress)
         if test is not None:
             job = replace(job, on_epoch_end=test(distributed))
         return train(replace(job, say=progress.say), distributed)

@@ -29,14 +29,14 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
-from mgm_train.data.augment import noise_levels
-from mgm_train.data.device_augment import change_batch
+from mgm_train.data.augmentation.augment import noise_levels
+from mgm_train.data.augmentation.device_augment import change_batch
 from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.data.workers import clip_bytes, count_workers
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.flops import Peak, peak
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
@@ -61,7 +61,7 @@ class Job:
 
     task: str
     config: TrainConfig
-    model: VideoMAE | VideoClassifier
+    model: TrainedModel
     objective: Objective
     dataset: KeyedDataset
     run: RunFolder
@@ -79,11 +79,15 @@ class Job:
     max_saving_share: float = 0.05
     """At the end of an epoch, which may take seconds, last.pt is written unless writing takes more of the time."""
 
+    @property
+    def noun(self) -> str:
+        """What messages call the samples: videos, segments, or what the dataset says, such as key frames."""
+        return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
+
 
 def plan_of(job: Job) -> Plan:
     """The plan of a job. UserError if there are too few videos or images."""
-    noun = noun_of(getattr(job.dataset, "store", None), 2)
-    return Plan.of(job.config, len(job.dataset), noun, getattr(job.dataset, "num_images", 0))
+    return Plan.of(job.config, len(job.dataset), job.noun, getattr(job.dataset, "num_images", 0))
 
 
 @dataclass(frozen=True, kw_only=True)

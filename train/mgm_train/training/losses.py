@@ -1,4 +1,4 @@
-"""Losses: the error of the masked patches (paper §3.1), and the cross entropy of the label.
+"""Losses: the error of the masked patches (paper §3.1), the cross entropy of the label, and that of each box's actions.
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q pixels of a patch
 (2·16·16) · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.operations import global_random
+from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, split_mask
 from mgm_train.runtime.distributed import is_compiled
 from mgm_train.training.targets import target_pixels
@@ -133,3 +133,20 @@ class FinetuneObjective:
             return _no_loss(logits_BK)
         loss = criterion(logits_BK[kept_K], target[kept_K])
         return loss * (len(kept_K) / len(logits_BK))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionObjective:
+    """The loss of a batch with boxes: `frames_BCTHW` uint8, `box_R5` px, `target_RK` 0 or 1.
+
+    Binary cross entropy, the mean over actions and the sum over the boxes of a clip, divided by the number of clips: so
+    every box has the same weight, however the boxes are spread over clips, processes and micro-steps (VideoMAE's rule
+    for AVA). A clip that could not be read has no boxes.
+    """
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        frames_BCTHW, box_R5, target_RK = batch["frames_BCTHW"], batch["box_R5"], batch["target_RK"]
+        logits_RK = model(frames_BCTHW, box_R5).float()
+        loss_R = F.binary_cross_entropy_with_logits(logits_RK, target_RK, reduction="none").mean(1)
+        # The sum of no boxes is 0, with gradients of 0: all processes run the backward pass together.
+        return loss_R.sum() / len(frames_BCTHW)

@@ -20,9 +20,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.attention import Block
 from mgm_train.models.divided_attention import DividedBlock
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, is_compiled
 from mgm_train.training.optim import make_optimizer, set_rate
 
@@ -35,7 +35,7 @@ class Learner:
 
     def __init__(
         self,
-        model: VideoMAE | VideoClassifier,
+        model: TrainedModel,
         config: TrainConfig,
         distributed: Distributed,
         layer_decay: float | None,
@@ -82,8 +82,10 @@ class Learner:
             # The only buffers are position tables, which are equal on all processes and never change. The attribute,
             # because the argument's name depends on the version of torch.
             model.broadcast_buffers = False
+        if not self.is_compiled:
+            return model
         # All batches of a run have the same shape.
-        return torch.compile(model, dynamic=False) if self.is_compiled else model  # type: ignore[return-value]
+        return torch.compile(model, dynamic=False, mode=self.config.compile_mode)  # type: ignore[return-value]
 
     def _shard(self) -> None:
         """Shard each block on its own, so that a process gathers one block at a time, and then the rest."""
@@ -109,6 +111,9 @@ class Learner:
     def forward_backward(self, objective: Callable[[nn.Module], Tensor], micro_step: int) -> Tensor:
         """Forward and backward pass of a micro-step; returns its loss."""
         device_type = self.distributed.device.type
+        if self.is_compiled and self.config.compile_mode == "reduce-overhead":
+            # CUDA graphs write into the same memory again: what the last pass returned is not needed any more.
+            torch.compiler.cudagraph_mark_step_begin()
         with self._exchange(is_last=micro_step == self.config.grad_accum_steps - 1):
             with torch.autocast(device_type, dtype=self.dtype, enabled=self.dtype is not None):
                 loss = objective(self.parallel_model)
