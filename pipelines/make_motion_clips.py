@@ -2,10 +2,9 @@
 
     python pipelines/make_motion_clips.py OUT bikes.mp4 bigbuckbunny.mp4 --test-backgrounds carphone_pristine.mp4
 
-Left, right, up, down, nearer or turning: so moves a textured object, cut out of one real frame, over another real
-frame, or, with `--moving picture`, the whole picture, as if the camera moved. Clip k of every class looks the same at
-mid-clip, so nothing but motion tells the classes apart. Test clips are made of other videos, or else of later parts
-of the same ones.
+A textured object, cut out of one real frame, moves over another: left, right, up, down, nearer or turning. Clip k of
+every class has the same object, background and position at mid-clip, so nothing but motion tells the classes apart.
+Objects and backgrounds of test clips come from other videos, or else from later parts of the same ones.
 
 The layout is OUT/{train,test}/<class>/<k>.mp4, H.264 with B-frames. The same seed gives the same files.
 
@@ -41,10 +40,6 @@ CUT_LEVELS = 20.0
 # A small model from scratch finds the moving object in 200 steps over such a background (top-1 0.8), and over a sharp
 # and bright one not in 360 (top-1 0.2): measured with vit_tiny, 8 frames of 64 px, batches of 16.
 BACKGROUND_BLUR_PX, BACKGROUND_LIGHT = 2.0, 0.5
-# Shift from frame to frame, as a share of the picture's side.
-MIN_SHIFT, MAX_SHIFT = 0.010, 0.018
-# Short side of the source frames over that of a clip, by what moves.
-MARGINS = {"object": 1.3, "picture": 2.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,7 @@ class Path2D:
 
 def _shift(x: int, y: int) -> Callable[[NDArray[np.float64], int, Generator], Path2D]:
     def path(phase_T: NDArray[np.float64], size_px: int, rng: Generator) -> Path2D:
-        step_T = rng.uniform(MIN_SHIFT, MAX_SHIFT) * size_px * phase_T
+        step_T = rng.uniform(0.010, 0.018) * size_px * phase_T
         return Path2D(x_px=x * step_T, y_px=y * step_T, scale=np.ones_like(step_T), angle=0 * step_T)
 
     return path
@@ -172,45 +167,16 @@ def render(
 
 
 def make_clip(
-    sources: list[NDArray[np.uint8]],
-    motion: str,
-    num_frames: int,
-    size_px: int,
-    seed: tuple[int, ...],
-    moving: str = "object",
+    sources: list[NDArray[np.uint8]], motion: str, num_frames: int, size_px: int, seed: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    """One clip, (T, H, W, 3). `seed` decides what it shows and where; with the motion's name, its speed."""
+    """One clip, (T, H, W, 3). `seed` decides object, background and place; with the motion's name, its speed."""
     rng = np.random.default_rng(seed)
-    phase_T = np.arange(num_frames, dtype=np.float64) - (num_frames - 1) / 2
-    motion_rng = np.random.default_rng((*seed, list(MOTIONS).index(motion)))
-    path = MOTIONS[motion](phase_T, size_px, motion_rng)
-    if moving == "picture":
-        return move_picture(sources[rng.integers(len(sources))], num_frames, size_px, path, rng)
     object_HW4 = cut_object(sources[rng.integers(len(sources))], size_px, rng)
     background_THWC = draw_background(sources[rng.integers(len(sources))], num_frames, size_px, rng)
     centre = size_px * rng.uniform(0.38, 0.62, 2)
-    return render(background_THWC, object_HW4, centre, path)
-
-
-def move_picture(
-    frames_SHWC: NDArray[np.uint8], num_frames: int, size_px: int, path: Path2D, rng: Generator
-) -> NDArray[np.uint8]:
-    """A square of a video that runs at half speed, and moves as a whole: (T, H, W, 3)."""
-    height, width = frames_SHWC.shape[1:3]
-    num_run = (num_frames + 1) // 2
-    start = int(rng.integers(max(1, len(frames_SHWC) - num_run)))
-    # Far enough from the borders for the fastest shift; what a turn shows beyond them is mirrored.
-    reach_px = size_px / 2 + MAX_SHIFT * size_px * num_frames / 2
-    centre = np.array([rng.uniform(min(reach_px, side / 2), max(side - reach_px, side / 2)) for side in (width, height)])
-    out_THWC = np.empty((num_frames, size_px, size_px, 3), np.uint8)
-    for t in range(num_frames):
-        angle = np.deg2rad(path.angle[t])
-        turn = path.scale[t] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        place = size_px / 2 - 0.5 + np.array([path.x_px[t], path.y_px[t]])
-        matrix = np.column_stack([turn, place - turn @ centre])
-        frame_HWC = frames_SHWC[min(start + t // 2, len(frames_SHWC) - 1)]
-        out_THWC[t] = cv2.warpAffine(frame_HWC, matrix, (size_px, size_px), borderMode=cv2.BORDER_REFLECT_101)
-    return out_THWC
+    phase_T = np.arange(num_frames, dtype=np.float64) - (num_frames - 1) / 2
+    motion_rng = np.random.default_rng((*seed, list(MOTIONS).index(motion)))
+    return render(background_THWC, object_HW4, centre, MOTIONS[motion](phase_T, size_px, motion_rng))
 
 
 def write_mp4(frames_THWC: NDArray[np.uint8], path: Path) -> None:
@@ -246,13 +212,12 @@ def make_set(
     num_frames: int,
     size_px: int,
     seed: int,
-    moving: str,
 ) -> None:
     """Write every clip under `out`; `num_clips` a class for each split."""
 
     def make(split: str, motion: str, clip: int) -> None:
         clip_seed = (seed, list(sources).index(split), clip)
-        frames_THWC = make_clip(sources[split], motion, num_frames, size_px, clip_seed, moving)
+        frames_THWC = make_clip(sources[split], motion, num_frames, size_px, clip_seed)
         write_mp4(frames_THWC, out / split / motion / f"{clip:04d}.mp4")
 
     jobs = [(split, motion, clip) for split in sources for motion in MOTIONS for clip in range(num_clips[split])]
@@ -271,13 +236,6 @@ def make_set(
 @click.option("--size", "size_px", default=128, show_default=True, type=click.IntRange(32), help="Side in pixels.")
 @click.option("--frames", "num_frames", default=32, show_default=True, type=click.IntRange(2), help="Frames a clip.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option(
-    "--moving",
-    type=click.Choice(list(MARGINS)),
-    default="object",
-    show_default=True,
-    help="What moves: an object over a background, or the whole picture.",
-)
 def main(
     out: Path,
     backgrounds: tuple[Path, ...],
@@ -287,7 +245,6 @@ def main(
     size_px: int,
     num_frames: int,
     seed: int,
-    moving: str,
 ) -> None:
     """Make a labelled set of clips in OUT from real frames of the BACKGROUNDS; its classes differ in motion alone."""
     beside = out.with_name(f".{out.name}.unfinished")
@@ -297,12 +254,11 @@ def main(
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not empty; remove it or name another directory")
         train, test = (
-            [read_video(path, round(MARGINS[moving] * size_px)) for path in paths]
-            for paths in (backgrounds, test_backgrounds)
+            [read_video(path, round(1.3 * size_px)) for path in paths] for paths in (backgrounds, test_backgrounds)
         )
         shutil.rmtree(beside, ignore_errors=True)
         num_clips = {"train": per_class, "test": test_per_class}
-        make_set(beside, split_sources(train, test), num_clips, num_frames, size_px, seed, moving)
+        make_set(beside, split_sources(train, test), num_clips, num_frames, size_px, seed)
         beside.replace(out)
     except UserError as error:
         click.echo(f"make_motion_clips: {error}", err=True)
