@@ -15,8 +15,8 @@ from mgm_train.tasks.pretrain import pretrain
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 
-import demo  # noqa: E402
-from demo_reconstruction import score_reconstruction  # noqa: E402
+import demo
+from demo_reconstruction import score_reconstruction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,21 +60,18 @@ def test_both_starts_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.Mo
         return {"top1": 0.5, "scored": 4, "listed": 4}
 
     monkeypatch.setattr(demo, "run", record)
-    demo.compare(tmp_path / "store", tmp_path, 0.1, (0, 1), ())
+    scores = demo.compare_starts(tmp_path / "store", tmp_path, ("--batch-size", 3))
     tunings = [words for words in called if words[1] == "finetune"]
 
     def plain(words: tuple[str, ...]) -> list[str]:
-        """Without the run folder and the pretrained weights."""
+        """Without the run folder, the pretrained weights, and what is shown."""
         dropped = {at + more for at, word in enumerate(words) if word in ("--run", "--init") for more in (0, 1)}
+        dropped |= {at for at, word in enumerate(words) if word == "--quiet"}
         return [word for at, word in enumerate(words) if at not in dropped]
 
-    with_init = sorted(plain(words) for words in tunings if "--init" in words)
-    assert with_init == sorted(plain(words) for words in tunings if "--init" not in words)
-    assert len(with_init) == 2
-    assert len({words[words.index("--run") + 1] for words in tunings}) == 4
-    assert len(called) == 8
-
-
-def test_the_accuracies_of_all_seeds_are_shown() -> None:
-    assert demo._accuracies([{"top1": 0.5}]) == "50.0%"
-    assert demo._accuracies([{"top1": 0.5}, {"top1": 0.25}]) == "37.5% (seeds: 50.0%, 25.0%)"
+    (pretrained,) = [plain(words) for words in tunings if "--init" in words]
+    (scratch,) = [plain(words) for words in tunings if "--init" not in words]
+    assert pretrained == scratch
+    assert len({words[words.index("--run") + 1] for words in tunings}) == 2
+    assert len(called) == 4
+    assert list(scores) == ["pretrained", "from scratch"]
