@@ -84,8 +84,10 @@ def masked_share(store: Store, config: PretrainConfig, num_epochs: int) -> NDArr
 def _subject(video: Video, indices_T: NDArray[np.int64], box: Box) -> Subject:
     """A clip of these frames, as pretraining sees it."""
     config = PretrainConfig()
-    (clip,) = read_clips(video, indices_T, [View(box=box, size_px=config.image_px)])
-    return Subject(clip=clip, guided=clip, indices_T=indices_T, boxes_T=[[] for _ in indices_T], config=config)
+    view = View(box=box, size_px=config.image_px)
+    (clip,) = read_clips(video, indices_T, [view])
+    boxes_T: list[list[Box]] = [[] for _ in indices_T]
+    return Subject(video=video, view=view, clip=clip, guided=clip, indices_T=indices_T, boxes_T=boxes_T, config=config)
 
 
 def _guidance_figure(subject: Subject) -> Figure:

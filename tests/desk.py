@@ -39,6 +39,7 @@ TOY_OPTIONS = {
     "evaluate": "--num-workers 0",
     "probe": "--num-workers 0 --epochs 1",
     "ablate": "--dry-run",
+    "codebook": "--num-codes 4 --num-patches 64",
     "flow": "--workers 0 --method farneback",
     "extract": "--workers 0",
     "transcode": "--workers 0",

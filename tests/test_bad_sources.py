@@ -272,7 +272,7 @@ def test_a_run_that_stopped_before_its_first_weights_says_how_to_go_on(pan_store
     ("task", "match"),
     [
         ("pretrain", r"unfinished and has no weights yet; go on with `mgm-train pretrain STORE --run \S+ --config"),
-        ("probe", "is the folder of a probe run, which has no weights"),
+        ("probe", "is the folder of a probe, which has no weights"),
     ],
 )
 def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, task: str, match: str) -> None:

@@ -417,6 +417,19 @@ def test_doctor_names_the_precision_that_training_takes(
     assert advice in finding.advice
 
 
+def test_the_page_on_limits_reads_the_lines_of_doctor_and_names_options_that_exist() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    (section,) = re.findall(r"## What limits my training\n(.*?)\n## ", page, re.DOTALL)
+    lines = set(re.findall(r"`([a-z ]+)`", section.split("| sign |")[0])) - {"data_wait"}
+    source = Path(doctor_module.__file__).read_text()
+    assert lines == {"limit", "store", "shared memory", "compile", "precision"}
+    assert lines <= set(re.findall(r'name="([^"]+)"', source))
+    options = set(re.findall(r"--([a-z-]+)", section)) - {"shm-size"}
+    known = {*PretrainConfig.option_names(), *FinetuneConfig.option_names(), "frame_codec"}
+    assert len(options) > 5
+    assert {option.replace("-", "_") for option in options} <= known
+
+
 @pytest.mark.usefixtures("no_compile")
 def test_doctor_says_that_a_store_is_damaged_or_missing(pan_store: Store, tmp_path: Path) -> None:
     assert run(train, "doctor", tmp_path / "nothing").exit_code == 2

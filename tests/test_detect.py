@@ -15,7 +15,16 @@ from toy import CPU, assert_same_run, losses_of, run_processes
 
 from mgm_shared.errors import UserError
 from mgm_shared.store import open_store
-from mgm_train import DetectConfig, EvaluateConfig, detect, evaluate, preview_detect, preview_evaluate, visualize
+from mgm_train import (
+    DetectConfig,
+    EvaluateConfig,
+    detect,
+    evaluate,
+    preview_detect,
+    preview_evaluate,
+    report,
+    visualize,
+)
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import load_weights
 from mgm_train.data.clips import collate
@@ -337,3 +346,19 @@ def test_key_frames_are_drawn(boxes: tuple[Path, list[Row]], tmp_path: Path) -> 
     assert files["detections"].is_file()
     with pytest.raises(UserError, match="no key frame of clip9"):
         visualize(folder / "boxes.store", tmp_path / "run", video="clip9", out=tmp_path / "none")
+
+
+def test_a_report_shows_the_mean_and_each_class(boxes: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    folder, _ = boxes
+    for run, proposals in (("both", str(folder / "proposals.csv")), ("labelled", "")):
+        detect(folder / "boxes.store", tmp_path / run, options(folder, epochs=1, proposals=proposals))
+    report([tmp_path / "both", tmp_path / "labelled"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Frame mAP while training" in page
+    assert "both, val labelled boxes" in page
+    assert "labelled, val labelled boxes" in page
+    with (tmp_path / "both" / "classes-val.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert len(rows) == 4
+    for row in rows:
+        assert f"{float(row['average_precision']):.1%}" in page

@@ -59,10 +59,10 @@ def desk(toy: tuple[Path, Path, Results], tmp_path: Path) -> Desk:
     lines = [f"{video_id},{label},{video_id.split('/')[0]}" for video_id, label in rows]
     (made.folder / "labels.csv").write_text("\n".join(["path,label,split", *lines, ""]))
     (made.folder / "classes.csv").write_text("label,class\nwave,moving\njump,moving\npush,pushing\n")
-    (made.folder / "images/train/cat").mkdir(parents=True)
-    cv2.imwrite(str(made.folder / "images/train/cat/1.png"), np.full((32, 48, 3), 99, np.uint8))
     names = [Path(video_id).stem for video_id, _ in rows]
     make_box_files(made.folder / "ava", made.folder / "person-boxes.csv", names)
+    (made.folder / "images/train/cat").mkdir(parents=True)
+    cv2.imwrite(str(made.folder / "images/train/cat/1.png"), np.full((32, 48, 3), 99, np.uint8))
     for video_id, _ in rows:
         boxes = made.folder / "boxes" / Path(video_id).with_suffix(".txt")
         boxes.parent.mkdir(parents=True, exist_ok=True)

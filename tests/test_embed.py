@@ -170,7 +170,7 @@ def test_a_finished_file_is_left_alone_and_another_one_refused(pan_store: Store,
 
 def test_nearest_neighbours_vote_and_are_drawn(pan_store: Store, weights: Path, tmp_path: Path) -> None:
     command = ["embed", pan_store.path, "--init", weights, "-o", tmp_path / "a.parquet", "--num-workers", 0]
-    result = _run(*command, "--knn", "--nearest", "test/up/0.mp4", "--json")
+    result = _run(*command, "--knn", "--nearest", "test/up", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     table = pd.read_parquet(tmp_path / "a.parquet").set_index("video_id")
@@ -225,6 +225,14 @@ def test_bad_input_is_one_line(pan_videos: Path, pan_store: Store, weights: Path
         (pan_store.path, *of, "-o", tmp_path / "junk.zarr"): "holds no embeddings",
         (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--split", "val"): "no video of split 'val'",
         (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--nearest", "x"): "there is no 'x' among the videos",
+        (
+            pan_store.path,
+            *of,
+            "-o",
+            tmp_path / "a.parquet",
+            "--nearest",
+            "up/",
+        ): "'up/' is a part of the id of 2",
         (tmp_path / "bare.store", *of, "-o", tmp_path / "a.parquet", "--knn"): "needs labels",
         (pan_store.path, *of, "-o", tmp_path / "a.parquet", "--knn", "--split", "test"): "'train' and of another",
     }

@@ -22,6 +22,7 @@ from mgm_train import export, load
 from mgm_train.checkpoint.weights import load_weights, save_weights
 from mgm_train.cli import main
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
+from mgm_train.models.action_detector import ActionDetector
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, build, normalise
 
 CLASSES = ["left", "right", "up – »high«"]
@@ -213,6 +214,18 @@ def test_an_exported_folder_is_loaded_again(tmp_path: Path, to: Any, is_classifi
     assert again.classes == ours.classes
     assert (again.config.num_frames, again.config.image_px) == (4, 32)
     torch.testing.assert_close(again(_frames(TINY)), ours(_frames(TINY)), atol=1e-6, rtol=0)
+
+
+def test_a_detector_is_an_encoder_elsewhere(tmp_path: Path) -> None:
+    model = build(lambda: ActionDetector(TINY, 2), seed=0)
+    path = tmp_path / "detector.safetensors"
+    save_weights(path, model.state_dict(), TINY, {"labels": json.dumps(["walk", "sit"])})
+    expected_BD = model.eval().encoder(_frames(TINY)).mean(1)
+    torch.testing.assert_close(load(path)(_frames(TINY)), expected_BD, atol=1e-6, rtol=0)
+    assert load(path).classes == []
+    with pytest.raises(UserError, match="holds a detector"):
+        export(path, tmp_path / "out", "transformers")
+    assert export(path, tmp_path / "out", "safetensors").kind == "action detector"
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path, autoencoder: Path) -> None:

@@ -83,6 +83,12 @@ def test_classifier_of_transformers(tmp_path: Path) -> None:
     assert not ours.training
 
 
+def test_a_classifier_of_the_first_token_is_refused(tmp_path: Path) -> None:
+    _theirs("VideoMAEForVideoClassification", use_mean_pooling=False, num_labels=3).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="classifies by its first token"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["VideoMAEModel", "VideoMAEForPreTraining"])
 def test_encoder_of_transformers(tmp_path: Path, name: str) -> None:
     theirs = _theirs(name, use_mean_pooling=False)

@@ -141,6 +141,19 @@ class _NumberOrWord(click.ParamType[float | str]):
             self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor {noun}", param, ctx)
 
 
+class _NumberOrSchedule(click.ParamType[int | str]):
+    """A number, or a schedule such as 128@0,224@0.8, which the configuration checks."""
+
+    def __init__(self, number: click.ParamType[Any]) -> None:
+        self.number, self.name = number, f"{number.name}|schedule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, str) and "@" in value:
+            return value
+        number: int = self.number.convert(value, param, ctx)
+        return number
+
+
 def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     """`--base-lr FLOAT`, `--flip/--no-flip`, `--betas FLOAT FLOAT`; type, bounds, default and help are the field's."""
     shared: dict[str, Any] = {
@@ -166,6 +179,8 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
         shared["type"] = click.Choice(get_args(kind))
     elif kind in (int, float):
         shared["type"] = _range_of(field)
+    if extra_of(field)["may_be_scheduled"]:
+        shared["type"] = _NumberOrSchedule(shared["type"])
     return click.option(f"--{flag(name)}", name, **shared)
 
 

@@ -203,7 +203,12 @@ def export(run: Path, out: Path, to: Any, dataset: str, license: str, force: boo
     help="Table to write, ending in .parquet or .zarr.",
 )
 @click.option("--knn", is_flag=True, help="Classify the other videos by their 20 nearest training videos.")
-@click.option("--nearest", default="", metavar="ID", help="List and draw the videos nearest to this one.")
+@click.option(
+    "--nearest",
+    default="",
+    metavar="ID",
+    help="List and draw the videos nearest to this one (a part of its id is enough).",
+)
 @config_options(EmbedConfig)
 @force_option
 @json_option

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mgm_shared.config import flag
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import FinetuneConfig
@@ -55,12 +56,16 @@ def inherited(config: FinetuneConfig, weights: Weights) -> FinetuneConfig:
     """The options with the model and the clips of the pretrained weights, where they were not given.
 
     Number of frames and size of the clips may be given and differ: then the positions are interpolated. UserError for
-    weights of a model that has no name here.
+    another option that was given and is not that of the weights, and for weights of a model that has no name here.
     """
     if weights.model.name not in MODEL_SIZES:
         names = ", ".join(MODEL_SIZES)
         raise UserError(f"{weights.path} holds a {weights.model.name}; only these can be fine-tuned: {names}")
     of_weights = {option.replace("-", "_"): getattr(weights.model, name) for name, option in ENCODER_OPTIONS.items()}
+    given = {name: getattr(config, name) for name in of_weights.keys() & config.model_fields_set}
+    if differing := sorted(name for name, value in given.items() if value != of_weights[name]):
+        found = ", ".join(f"{flag(name)} is {given[name]} and not {of_weights[name]}" for name in differing)
+        raise UserError(f"{weights.path} holds another model: {found}; leave out what the weights decide")
     of_weights |= {"num_frames": weights.model.num_frames, "image_px": weights.model.image_px}
     taken = {name: value for name, value in of_weights.items() if name not in config.model_fields_set}
     return config.replace(**taken)

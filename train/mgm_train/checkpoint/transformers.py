@@ -32,15 +32,23 @@ _RENAMES = (
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
 
+# The second decoder of targets of motion.
+_MOTION_PREFIXES = ("encoder_to_motion.", "motion_decoder.")
+
 
 def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of `VideoMAE` or `VideoClassifier` under transformers' names; tensors are shared, not copied.
 
-    The bias of the keys is left out: transformers has none, and it adds the same number to a whole row of the
-    softmax, which changes nothing.
+    Of several targets only the pixels are taken, which come first; a second decoder is left out. The bias of the keys
+    is left out: transformers has none, and it adds the same number to a whole row of the softmax, which changes
+    nothing.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
+        if name.startswith(_MOTION_PREFIXES):
+            continue
+        if name.startswith("decoder.head."):
+            tensor = tensor[: state["encoder.patch_embed.proj.weight"][0].numel()]
         for pattern, replacement in _RENAMES:
             name = re.sub(pattern, replacement, name)
         if ".attn.qkv." not in name:
@@ -54,8 +62,12 @@ def to_transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def transformers_config(config: ModelConfig, *, is_classifier: bool) -> dict[str, Any]:
     """Keyword arguments of transformers' VideoMAEConfig for this model. UserError for one that it cannot be."""
+    if not is_classifier and config.decoder != "joint":
+        raise UserError("transformers' VideoMAE has a joint decoder, and no cross-attention decoder")
     if config.attention != "joint" or config.positions != "sinusoid" or config.grid != config.trained_grid:
         raise UserError("transformers' VideoMAE has joint attention and sinusoid positions that are not interpolated")
+    if not is_classifier and "pixels" not in config.target_widths:
+        raise UserError("transformers' VideoMAEForPreTraining predicts pixels, which are no target of this model")
     return {
         "image_size": config.image_px,
         "patch_size": config.patch_px,

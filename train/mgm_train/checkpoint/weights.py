@@ -67,11 +67,12 @@ def find_weights(path: Path) -> Path:
         return found[-1]
     if not path.exists():
         raise UserError(f"there is no file or folder {path}; nothing is downloaded")
-    task = run.task
-    if run.last.is_file() or task in ("pretrain", "finetune"):
+    # The folder of a recipe has a config.yaml too.
+    task = run.task if run.checkpoints.is_dir() else ""
+    if run.last.is_file() or task not in ("", "probe"):
         raise UserError(f"{path} is unfinished and has no weights yet; go on with `{run.command(task)}`")
-    if task:
-        raise UserError(f"{path} is the folder of a {task} run, which has no weights; give the run that it tested")
+    if run.task == "probe":
+        raise UserError(f"{path} is the folder of a probe, which has no weights; give the run that it tested")
     raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
 
 

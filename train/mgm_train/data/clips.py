@@ -8,7 +8,7 @@ Y,X cells of 8×8 px · 2 = (dx, dy) px per stored frame interval · N tokens ·
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from mgm_shared.geometry import CELL_PX
 from mgm_shared.kernel import kernel
@@ -26,6 +26,7 @@ from mgm_shared.store import Video
 from mgm_train.data.augmentation.device_augment import Changes
 from mgm_train.data.device_decoding import EncodedClip, pack_encoded
 from mgm_train.data.labels import label_numbers, label_subset, split_rows
+from mgm_train.data.packed_batch import Allocate, fresh
 from mgm_train.data.sampling import sample_indices, segment_indices
 from mgm_train.data.views import View, read_views, view_motion, view_share
 
@@ -50,10 +51,12 @@ class Clip:
     problem: str = ""
     changes: Changes | None = None
     """What the device has still to do to the pixels."""
-    intra_TYX: NDArray[np.float32] | None = None
-    """Share of the stored frames since the frame before in which a cell is intra, if it was read with the motion."""
     encoded: EncodedClip | None = None
     """The frames as they are stored, for the device to decode; `frames_CTHW` has only their shape then."""
+    targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Targets of pretraining that are no function of the frames, by name: (N, P) each, NaN = missing."""
+    intra_TYX: NDArray[np.float32] | None = None
+    """Share of the stored frames since the frame before in which a cell is intra, if it was read with the motion."""
 
     @property
     def frames_THWC(self) -> NDArray[np.uint8]:
@@ -71,8 +74,22 @@ class Augment(Protocol):
         """Change the pixels of the clip."""
 
 
-MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_]]
+MaskFunction = Callable[[Clip, Generator], NDArray[np.bool_] | NDArray[np.int8]]
 ReadField = Callable[[Video, slice], NDArray[np.float32]]
+
+
+class ReadTarget(Protocol):
+    """Reads a target of pretraining for a clip, as a view shows it: (N, P) float32 for all tokens, NaN = missing.
+
+    It has no random numbers, and is pickled for the data loading workers.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, P)."""
+
+    def __call__(self, video: Video, indices_T: NDArray[np.int64], view: View) -> NDArray[np.float32]:
+        """The target of the clip of the stored frames `indices_T`. OSError for damaged data."""
 
 
 def motion_between(motion_SYX2: NDArray[np.float32], indices_T: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -139,17 +156,17 @@ def read_clips(
     `read_field` reads what stands in the place of the motion, of two components, or three if the last one tells which
     cells are intra; None reads nothing.
     """
-    motions = _motions(video, indices_T, views, read_field)
+    fields = _fields(video, indices_T, views, read_field)
     return [
         Clip(frames_CTHW=frames, motion_TYX2=motion, label=label, sample_id=video.sample_id, intra_TYX=intra)
-        for frames, (motion, intra) in zip(read_views(video, indices_T, views), motions, strict=True)
+        for frames, (motion, intra) in zip(read_views(video, indices_T, views), fields, strict=True)
     ]
 
 
-def _motions(
+def _fields(
     video: Video, indices_T: NDArray[np.int64], views: Sequence[View], read_field: ReadField | None
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-    """What each view shows of the motion between the frames, and of the share of intra cells if that is read too.
+    """What each view shows of the motion between the frames, and of its intra cells where `read_field` tells them.
 
     The motion is empty where `read_field` is None.
     """
@@ -176,7 +193,7 @@ def read_encoded_clips(
     wanted, place_T = np.unique(indices_T, return_inverse=True)
     jpegs = video.stored_pictures(wanted)
     clips = []
-    for view, (motion_TYX2, intra_TYX) in zip(views, _motions(video, indices_T, views, read_field), strict=True):
+    for view, (motion_TYX2, intra_TYX) in zip(views, _fields(video, indices_T, views, read_field), strict=True):
         shape = (3, len(indices_T), *view.shape_px)
         clips.append(
             Clip(
@@ -209,6 +226,7 @@ class ClipDataset(Dataset[list[Sample]]):
     seed: int = 0
     short_videos: str = "stride"
     device_share: float = 0.0
+    read_targets: Mapping[str, ReadTarget] = field(default_factory=dict)
     rows: NDArray[np.int64] = field(init=False, repr=False)
 
     def __len__(self) -> int:
@@ -242,29 +260,35 @@ class ClipDataset(Dataset[list[Sample]]):
         read = read_encoded_clips if self._is_decoded_on_device(key) else read_clips
         try:
             clips = read(video, indices_T, views, label=label, read_field=read_field)
+            clips = [self._with_targets(*pair, video, indices_T) for pair in zip(clips, views, strict=True)]
         except OSError as error:
-            return [_blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
+            return [self._blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
 
+    def _with_targets(self, clip: Clip, view: View, video: Video, indices_T: NDArray[np.int64]) -> Clip:
+        return replace(clip, targets={name: read(video, indices_T, view) for name, read in self.read_targets.items()})
 
-def _blank(sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
-    """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
-    height, width = view.shape_px
-    return Clip(
-        frames_CTHW=np.zeros((3, num_frames, height, width), np.uint8),
-        motion_TYX2=np.full((num_frames, height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32),
-        label=label,
-        sample_id=sample_id,
-        problem=problem,
-    )
+    def _blank(self, sample_id: str, problem: str, num_frames: int, view: View, label: int) -> Clip:
+        """A black clip in the place of one that cannot be read, so that all batches have the same shape."""
+        height, width = view.shape_px
+        targets = {name: np.full(read.shape, np.nan, np.float32) for name, read in self.read_targets.items()}
+        return Clip(
+            frames_CTHW=np.zeros((3, num_frames, height, width), np.uint8),
+            motion_TYX2=np.full((num_frames, height // CELL_PX, width // CELL_PX, 2), np.nan, np.float32),
+            label=label,
+            sample_id=sample_id,
+            problem=problem,
+            targets=targets,
+        )
 
 
 @dataclass(eq=False)
 class PretrainDataset(ClipDataset):
     """Clips with a mask, indexed by (epoch, index): a list of `repeats` samples from one read of the video.
 
-    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, and "unreadable":
-    (sample_id, reason) where it is blank.
+    A sample is {"frames_CTHW": uint8, "mask_N": bool (True = masked), "label": −1, "index": int}, "targets" by name
+    where `read_targets` has some, and "unreadable": (sample_id, reason) where it is blank. A mask that leaves tokens
+    out is int8: −1 left out, 0 visible, 1 masked.
     """
 
     _: KW_ONLY
@@ -326,18 +350,20 @@ def _sample(clip: Clip, index: int) -> Sample:
     else:
         sample["encoded"] = clip.encoded
     sample |= {"changes": clip.changes} if clip.changes is not None else {}
+    if clip.targets:
+        sample["targets"] = {name: torch.from_numpy(values_NP) for name, values_NP in clip.targets.items()}
     return sample | ({"unreadable": (clip.sample_id, clip.problem)} if clip.problem else {})
 
 
-def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
-    """Join the samples of several videos to a batch; the repeats of a video are adjacent.
+def collate(videos: Iterable[list[Sample]], allocate: Allocate = fresh) -> dict[str, Any]:
+    """Join the samples of several videos to a batch; the repeats of a video are adjacent. `allocate` gives its memory.
 
-    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool) where the samples have masks, and
-    changes_B where their pixels are still to be changed on the device. Where the device decodes, frames_BCTHW has the
-    clips that are decoded already, and `device_decoding.decode_batch` adds the others. Where they have boxes, `box_R5`
-    holds those of all clips, each behind the number of its clip, and `target_RK` their actions. If videos could not be
-    read, `unreadable` has their ids and reasons, and `kept_K` (int64) the indices of the samples that could; the others
-    are blank.
+    Its keys are frames_BCTHW (uint8), label_B, index_B (int64), mask_BN (bool or int8) where the samples have masks,
+    changes_B where their pixels are still to be changed on the device, and TARGET_BNP for each target that was read.
+    Where the device decodes, frames_BCTHW has the clips that are decoded already, and `device_decoding.decode_batch`
+    adds the others. Where they have boxes, `box_R5` holds those of all clips, each behind the number of its clip, and
+    `target_RK` their actions. If videos could not be read, `unreadable` has their ids and reasons, and `kept_K` (int64)
+    the indices of the samples that could; the others are blank.
     """
     samples = [sample for video in videos for sample in video]
     batch: dict[str, Any] = {
@@ -345,12 +371,14 @@ def collate(videos: Iterable[list[Sample]]) -> dict[str, Any]:
         "index_B": torch.tensor([sample["index"] for sample in samples]),
     }
     if decoded := [sample["frames_CTHW"] for sample in samples if "encoded" not in sample]:
-        # Not `torch.stack`: in a worker `default_collate` stacks into shared memory, which saves a copy.
-        batch["frames_BCTHW"] = default_collate(decoded)
+        # In a worker into shared memory, which saves a copy.
+        batch["frames_BCTHW"] = torch.stack(decoded, out=allocate("frames", (len(decoded), *decoded[0].shape)))
     if len(decoded) < len(samples):
-        batch |= pack_encoded([sample.get("encoded") for sample in samples])
+        batch |= pack_encoded([sample.get("encoded") for sample in samples], allocate)
     if "mask_N" in samples[0]:
         batch["mask_BN"] = torch.stack([sample["mask_N"] for sample in samples])
+    for name in samples[0].get("targets", ()):
+        batch[f"{name}_BNP"] = torch.stack([sample["targets"][name] for sample in samples])
     if "box_R4" in samples[0]:
         numbers = [torch.full((len(sample["box_R4"]), 1), float(k)) for k, sample in enumerate(samples)]
         boxes = [

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mgm_shared.codec import encode_jpeg
 from mgm_shared.errors import UserError
+from mgm_train.data.packed_batch import Allocate, fresh
 from mgm_train.data.views import View, is_shrunk_far, sides
 
 JPEG_BYTES, ENCODED_CLIPS = "jpeg_S", "encoded"
@@ -55,7 +56,7 @@ class EncodedClips:
     """Of the whole batch."""
 
 
-def pack_encoded(encoded_B: Sequence[EncodedClip | None]) -> dict[str, Any]:
+def pack_encoded(encoded_B: Sequence[EncodedClip | None], allocate: Allocate = fresh) -> dict[str, Any]:
     """What `decode_batch` needs, from the clips of a batch; None for those that are decoded already."""
     first_of: dict[int, int] = {}
     jpegs: list[memoryview] = []
@@ -76,8 +77,9 @@ def pack_encoded(encoded_B: Sequence[EncodedClip | None]) -> dict[str, Any]:
         clips=clips,
         num_clips=len(encoded_B),
     )
-    joined_S = np.concatenate([np.frombuffer(jpeg, np.uint8) for jpeg in jpegs] or [np.empty(0, np.uint8)])
-    return {JPEG_BYTES: torch.from_numpy(joined_S), ENCODED_CLIPS: about}
+    bytes_S = allocate("jpegs", (sum(about.num_bytes_F),))
+    np.concatenate([np.frombuffer(jpeg, np.uint8) for jpeg in jpegs], out=bytes_S.numpy())
+    return {JPEG_BYTES: bytes_S, ENCODED_CLIPS: about}
 
 
 def decode_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

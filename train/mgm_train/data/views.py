@@ -92,8 +92,8 @@ def view_share(share_TYX: NDArray[np.float32], view: View) -> NDArray[np.float32
     """A share of each cell of whole frames as a view shows it, (T, Y, X); 0 where it is missing."""
     # As the vertical part of a motion, which no mirror turns round; then without the scale of motion.
     field_TYX2 = np.stack([share_TYX, share_TYX], axis=-1)
-    seen_TYX = view_motion(field_TYX2, view)[..., 1] * np.float32(view.box.height / view.shape_px[0])
-    return np.asarray(np.nan_to_num(seen_TYX), np.float32)
+    scale = np.float32(view.box.height / view.shape_px[0])
+    return np.asarray(np.nan_to_num(view_motion(field_TYX2, view)[..., 1] * scale), np.float32)
 
 
 def _shown(image: NDArray[np.uint8], view: View, subsampling: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from mgm_shared.errors import UserError
 from mgm_shared.store import Video
 from mgm_train.data.clips import Sample
+from mgm_train.data.packed_batch import Allocate, fresh
 from mgm_train.data.views import View
 from mgm_train.data.workers import clip_bytes
 from mgm_train.detection.box_tables import Moment
@@ -203,6 +204,7 @@ class WholeClips(Dataset[WholeClip]):
         return WholeClip(place=place, frames_CTHW=torch.from_numpy(padded(frames_CTHW, self.patch_px)), box_R4=box_R4)
 
 
-def collate_tests(clips: list[WholeClip]) -> dict[str, Any]:
-    """A batch of a test: its clips, whose frames may differ in size."""
+def collate_tests(clips: list[WholeClip], allocate: Allocate = fresh) -> dict[str, Any]:
+    """A batch of a test: its clips, whose frames may differ in size and so have memory of their own."""
+    del allocate
     return {"clips": clips}

@@ -7,7 +7,6 @@ Axes: N readable videos of a batch · V views · C colours · T frames · H,W pi
 """
 
 import json
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
@@ -31,7 +30,7 @@ from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
 from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import ToDevice, start_method
-from mgm_train.data.packed_batch import Packing
+from mgm_train.data.packed_batch import Allocate, Packing, fresh
 from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_clip_views
@@ -256,13 +255,13 @@ def clips_at_once(model: ModelConfig, device: torch.device) -> int:
     return max(1, min(MAX_CLIPS_ON_GPU, int(free_bytes / clip_activations)))
 
 
-def collate_views(unread: list[UnreadViews]) -> dict[str, Any]:
+def collate_views(unread: list[UnreadViews], allocate: Allocate = fresh) -> dict[str, Any]:
     """Read a batch: `videos`, `is_readable` for each, and `frames_NVCTHW` of the readable ones.
 
     One tensor, in a worker in shared memory, into which the views are written as they are decoded: there is no copy,
     and a batch needs one open file.
     """
-    frames_NVCTHW = _batch_memory((len(unread), *unread[0].shape_VCTHW))
+    frames_NVCTHW = allocate("frames", (len(unread), *unread[0].shape_VCTHW))
     array_NVCTHW = frames_NVCTHW.numpy()
     videos: list[Views] = []
     num_readable = 0
@@ -278,20 +277,11 @@ def collate_views(unread: list[UnreadViews]) -> dict[str, Any]:
     return batch | ({"frames_NVCTHW": frames_NVCTHW[:num_readable]} if num_readable else {})
 
 
-def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised uint8 tensor, in a worker in shared memory, as torch's `default_collate` makes it."""
-    if get_worker_info() is None:
-        # numpy asks the system for large pages, which saves a quarter of a test's time.
-        return torch.from_numpy(np.empty(shape, np.uint8))
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
 def make_test_loader(
     dataset: Dataset[Any],
     indices: Sequence[int],
     config: ViewConfig,
-    collate: Callable[[Any], dict[str, Any]],
+    collate: Callable[[Any, Allocate], dict[str, Any]],
     sample_bytes: int,
     device: torch.device,
     progress: Progress,
@@ -300,15 +290,16 @@ def make_test_loader(
     workers = count_workers(config.num_workers, config.batch_size * sample_bytes, device)
     if workers.remark:
         progress.say(workers.remark)
+    is_pinned = device.type == "cuda"
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
         sampler=list(indices),
         num_workers=workers.number,
         multiprocessing_context=start_method(workers.number, config.worker_start),
-        collate_fn=Packing(collate),
+        collate_fn=Packing(collate, is_pinned),
         worker_init_fn=start_reader,
-        pin_memory=device.type == "cuda",
+        pin_memory=is_pinned,
     )
 
 

@@ -32,7 +32,7 @@ def draw_nearest(samples: Samples, sample_id: str, found: Sequence[tuple[str, fl
             continue
         axis.imshow(_middle(video))
         about = "this one" if not number else f"cosine {similarity:.3f}"
-        axis.set_title(f"{about}\n{_short(video.label or 'no label')}", fontsize=6)
+        axis.set_title(f"{about}\n{_start(video.label or 'no label')}", fontsize=6)
         axis.set_xlabel(_short(name), fontsize=5)
     save(figure, file)
 
@@ -49,5 +49,10 @@ def _middle(video: Video) -> NDArray[np.uint8]:
     return square_HWC
 
 
+def _start(text: str) -> str:
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
+
+
 def _short(text: str) -> str:
+    """The end of an id, where the ids of a data set differ."""
     return text if len(text) <= MAX_LETTERS else f"…{text[1 - MAX_LETTERS :]}"

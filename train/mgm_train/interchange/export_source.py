@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, HEAD_WEIGHT
+from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, HEAD_WEIGHT, POOLED_NORM
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import Weights
 
@@ -28,7 +28,12 @@ class ExportSource:
 
     @property
     def is_classifier(self) -> bool:
-        return HEAD_WEIGHT in self.weights.state
+        return HEAD_WEIGHT in self.weights.state and not self.is_detector
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the head is for boxes; a classifier has a norm of the mean token before it."""
+        return HEAD_WEIGHT in self.weights.state and POOLED_NORM not in self.weights.state
 
     @property
     def is_autoencoder(self) -> bool:
@@ -37,6 +42,8 @@ class ExportSource:
     @property
     def kind(self) -> str:
         """What the model is, in words."""
+        if self.is_detector:
+            return "action detector"
         if self.is_classifier:
             return f"video classifier of {len(self.weights.classes)} classes"
         return "masked video autoencoder" if self.is_autoencoder else "video encoder"

@@ -103,6 +103,13 @@ class DividedBlocks(nn.ModuleList):
         self.grid = grid
         self.is_recomputing = False
 
+    def set_grid(self, grid: TokenGrid) -> None:
+        """Take clips of another token grid from now on."""
+        self.grid = grid
+        for block in self:
+            assert isinstance(block, DividedBlock)
+            block.grid = grid
+
     def forward(
         self, tokens_BND: Tensor, visible_BV: Tensor | None = None, rotation_BNR2: Tensor | None = None
     ) -> Tensor:

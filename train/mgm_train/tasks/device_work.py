@@ -11,6 +11,7 @@ from mgm_train.config import FinetuneConfig, TrainConfig
 from mgm_train.data.clips import ClipDataset
 from mgm_train.data.decode_share import measure_decoding
 from mgm_train.data.device_decoding import check_device_decoding
+from mgm_train.data.scheduled import ScheduledDataset
 from mgm_train.data.workers import count_workers
 from mgm_train.runtime.distributed import Distributed
 from mgm_train.training.loop import Job
@@ -30,8 +31,18 @@ def with_decoding(job: Job, distributed: Distributed, progress: Progress) -> Job
     UserError without a GPU, without nvJPEG, and for a store whose frames are not JPEG.
     """
     config, dataset = job.config, job.dataset
-    if not config.decodes_on_device or not isinstance(dataset, ClipDataset):
+    if config.decodes_on_device and isinstance(dataset, ScheduledDataset):
+        # Measured on the clips of the end of the run, which are most of its time.
+        decoding = with_decoding(replace(job, dataset=dataset.datasets[-1]), distributed, progress)
+        for one in dataset.datasets:
+            one.device_share = dataset.datasets[-1].device_share
+        return replace(decoding, dataset=dataset)
+    if not config.decodes_on_device:
         return job
+    if not isinstance(dataset, ClipDataset):
+        raise UserError(
+            f"decode-on {config.decode_on} is for pretrain and finetune; set it to cpu or auto for {job.task}"
+        )
     check_device_decoding(distributed.device)
     codec = dataset.store.video_at(0).frame_codec
     if codec != "jpeg":

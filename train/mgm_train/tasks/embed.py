@@ -77,7 +77,8 @@ def embed(
         out: File to write, .parquet or .zarr.
         config: Weights, videos and views.
         knn: Classify the other videos by their 20 nearest training videos (cosine, temperature 0.07).
-        nearest_to: A video; the videos nearest to it are returned and drawn, in OUT.nearest.png.
+        nearest_to: The id of a video, or a part of one id; the videos nearest to it are returned, and drawn in
+            OUT.nearest.png.
         force: Move an existing file aside, and forget what was computed for it.
         progress: Hears the number of videos that are done.
 
@@ -100,10 +101,7 @@ def embed(
     dataset = EverySample(opened, weights.model, config)
     if knn:
         _check_labels(dataset)
-    if nearest_to and nearest_to not in dataset.sample_ids:
-        raise UserError(
-            f"there is no {nearest_to!r} among the {opened.noun}; such as {dataset.sample_ids[0]!r} there is"
-        )
+    nearest_to = _whole_id(nearest_to, dataset) if nearest_to else ""
     parts = file.with_name(f"{file.name}.parts")
     with init_distributed(config.device) as distributed, ExitStack() as stack:
         distributed.on_main(lambda: _prepare(file, parts, force, progress))
@@ -122,6 +120,20 @@ def embed(
         nearest=found,
         picture=_picture(opened, nearest_to, found, file) if found else None,
     )
+
+
+def _whole_id(wanted: str, dataset: EverySample) -> str:
+    """The id, or the only one of which `wanted` is a part, as in `store[wanted]`. UserError if there is none."""
+    ids = dataset.sample_ids
+    if wanted in ids:
+        return wanted
+    found = [sample_id for sample_id in ids if wanted in sample_id]
+    if len(found) == 1:
+        return found[0]
+    noun = dataset.samples.noun
+    if found:
+        raise UserError(f"{wanted!r} is a part of the id of {len(found)} {noun}, such as {found[0]!r} and {found[1]!r}")
+    raise UserError(f"there is no {wanted!r} among the {noun}; such as {ids[0]!r} there is")
 
 
 def _check_labels(dataset: EverySample) -> None:

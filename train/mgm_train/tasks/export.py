@@ -66,6 +66,8 @@ def export(
     if folder.exists() and not force:
         raise UserError(f"{folder} exists; take another folder, or --force")
     exported = ExportSource(weights=load_source(source), dataset=dataset, license=license)
+    if exported.is_detector and to != "safetensors":
+        raise UserError(f"{source} holds a detector of actions, which only --to safetensors can hold")
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

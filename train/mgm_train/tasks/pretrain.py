@@ -1,6 +1,7 @@
 """Pretrain a video masked autoencoder on the training videos of a store (paper §3, Table 5)."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,18 @@ from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
 from mgm_train.data.images import ImageDataset, WithImages
 from mgm_train.data.labels import mirror_warning
+from mgm_train.data.scheduled import ScheduledDataset
 from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
-from mgm_train.masking.strategies import MaskGenerator, num_masked
-from mgm_train.models.flops import pretrain_flops
+from mgm_train.masking.strategies import MaskGenerator
+from mgm_train.models.flops import epoch_flops, pretrain_flops
+from mgm_train.model_config import ModelConfig
 from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
+from mgm_train.training.targets.choose import make_targets, pretrain_shape, readers
+from mgm_train.training.targets.target import WeightedTarget
 
 
 def pretrain(
@@ -73,22 +78,23 @@ def pretrain_job(
     say_samples(opened, progress)
     if config.flip and (warning := mirror_warning(opened)):
         progress.say(warning)
-    shape = config.shape
-    clips = pretrain_dataset(opened, config)
-    dataset: PretrainDataset | WithImages = clips
-    inputs = {"boxes": content_digest(Path(config.boxes))} if config.boxes else {}
-    flops_per_clip: float = pretrain_flops(shape, num_masked(shape.grid, config.mask_ratio))
+    targets = make_targets(config)
+    shape = pretrain_shape(config, targets)
+    dataset: PretrainDataset | ScheduledDataset | WithImages = _dataset(opened, config, targets)
+    inputs = {name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))}
+    flops_per_clip: Sequence[float] = epoch_flops(config, shape)
     if config.images:
         images = image_dataset(config)
-        dataset = WithImages(clips, images)
+        dataset = WithImages(pretrain_dataset(opened, config, targets), images)
         inputs["images"] = images.store.digest
-        flops_per_clip = (flops_per_clip + _image_flops(config)) / 2
+        of_image = _image_flops(config, shape)
+        flops_per_clip = [(of_clip + of_image) / 2 for of_clip in flops_per_clip]
         progress.say(f"every second step is one of {len(images)} images from {config.images}")
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
-        objective=PretrainObjective.of(config),
+        objective=PretrainObjective.of(config, targets),
         dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
@@ -99,17 +105,23 @@ def pretrain_job(
     )
 
 
-def _image_flops(config: PretrainConfig) -> float:
-    """Operations of a training step for an image: those of a clip of one slice."""
-    shape = replace(config.shape, num_frames=config.tubelet)
-    return pretrain_flops(shape, num_masked(shape.grid, config.image_mask_ratio))
+def _image_flops(config: PretrainConfig, shape: ModelConfig) -> int:
+    """Operations of an image, forward and backward: those of a clip of one slice."""
+    of_image = replace(shape, num_frames=config.tubelet)
+    return pretrain_flops(of_image, of_image.grid.patches_at(config.image_mask_ratio))
 
 
 def image_dataset(config: PretrainConfig) -> ImageDataset:
     """The masked images that pretraining with these options reads of its second store. UserError if it has none."""
     store = open_store(config.images).select("videos")
-    mask = replace(
-        MaskGenerator.of(config), strategy=config.image_mask, ratio=config.image_mask_ratio, guidance=Guidance()
+    own = PretrainConfig(
+        mask=config.image_mask,
+        mask_ratio=config.image_mask_ratio,
+        mask_jitter=config.mask_jitter,
+        image_px=config.image_px,
+        num_frames=config.tubelet,
+        patch_px=config.patch_px,
+        tubelet=config.tubelet,
     )
     images = ImageDataset(
         store,
@@ -118,15 +130,30 @@ def image_dataset(config: PretrainConfig) -> ImageDataset:
         augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
         repeats=config.repeats,
         seed=config.seed,
-        mask=mask,
+        mask=MaskGenerator.of(own),
     )
     if not len(images):
         raise UserError(f"{config.images} has no images to train on")
     return images
 
 
-def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDataset:
-    """The masked clips that pretraining with these options reads of a store."""
+def _dataset(
+    store: SampleSource, config: PretrainConfig, targets: tuple[WeightedTarget, ...]
+) -> PretrainDataset | ScheduledDataset:
+    """The clips of the run, in the sizes of its stages."""
+    stages = config.stages
+    if len(stages) == 1:
+        return pretrain_dataset(store, config, targets)
+    return ScheduledDataset(stages, [pretrain_dataset(store, config.within(stage)) for stage in stages])
+
+
+def pretrain_dataset(
+    store: SampleSource, config: PretrainConfig, targets: tuple[WeightedTarget, ...] | None = None
+) -> PretrainDataset:
+    """The masked clips that pretraining with these options reads of a store, and what its targets read.
+
+    Their size is that of the end of the run.
+    """
     return PretrainDataset(
         store,
         num_frames=config.num_frames,
@@ -137,4 +164,5 @@ def pretrain_dataset(store: SampleSource, config: PretrainConfig) -> PretrainDat
         short_videos=config.short_videos,
         mask=MaskGenerator.of(config),
         read_field=Guidance.of(config).read,
+        read_targets=readers(make_targets(config) if targets is None else targets),
     )

@@ -20,6 +20,7 @@ from mgm_train.data.labels import split_rows
 from mgm_train.detection.key_frame_figure import detections_figure
 from mgm_train.detection.test_set import detector, open_detector_test
 from mgm_train.figures import paper_figures
+from mgm_train.figures.loss_curve import loss_figure
 from mgm_train.figures.pretrained import pretrained
 
 MovieFormat = Literal["gif", "mp4"]
@@ -47,8 +48,9 @@ def visualize(
         movies: Also write each figure as a movie in these formats.
 
     Returns:
-        The files by figure: loss, masks, saliency, attention, reconstruction, and with movies `masks_gif` and so on.
-        Of a `detect` run: loss, and detections, key frames with their boxes.
+        The files by figure: loss, masks, saliency, attention, reconstruction for a model of pixels, targets for one of
+        other targets, and with movies `masks_gif` and so on. Of a `detect` run: loss, and detections, key frames with
+        their boxes.
 
     Raises:
         UserError: The folder holds no pretraining run, or the store has no such video.
@@ -74,7 +76,7 @@ def _draw(
 ) -> dict[str, Path]:
     """Write the figures; their files by name."""
     written = {"loss": folder / "loss.png"}
-    save(paper_figures.loss_figure(run), written["loss"])
+    save(loss_figure(run), written["loss"])
     for name, picture in pictures.items():
         written[name] = folder / f"{name}.png"
         save(picture.strip(), written[name])
@@ -91,7 +93,7 @@ def _draw_detections(store: Store, run: Path, video: str | None, folder: Path) -
     _, dataset, classes = open_detector_test(store, weights, EvaluateConfig(), SILENT.say)
     written = {"loss": folder / "loss.png", "detections": folder / "detections.png"}
     with one_writer(folder):
-        save(paper_figures.loss_figure(run), written["loss"])
+        save(loss_figure(run), written["loss"])
         save(detections_figure(detector(weights), dataset, classes, video), written["detections"])
     return written
 

@@ -11,7 +11,7 @@ pass over the videos.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +54,10 @@ class Job:
 
     `store` names the data (a hash), so that a run does not go on with other data; `store_path` is where it lies, for
     reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
-    weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
-    process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
-    equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
+    weights files. `flops_per_clip` is what `flops.py` counts, for MFU; a list has a number for each epoch.
+    `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1; what it returns joins
+    metrics.jsonl. With `fsdp` all must call the model equally often. `draw(weights file)` makes the pictures that
+    loggers get, whenever weights are kept.
     """
 
     task: str
@@ -69,7 +70,7 @@ class Job:
     store_path: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
-    flops_per_clip: float | None = None
+    flops_per_clip: float | Sequence[float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
     draw: Callable[[Path], Mapping[str, Picture]] | None = None
@@ -243,7 +244,7 @@ class _Trainer:
         """The number of data loading workers, whose batches fit into shared memory."""
         config, plan = self.config, self.plan
         num_clips = plan.clips_per_step // (plan.grad_accum_steps * self.distributed.world_size)
-        batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+        batch_bytes = num_clips * max(clip_bytes(*size) for size in config.clip_sizes)
         workers = count_workers(config.num_workers, batch_bytes, self.distributed.device)
         if workers.remark:
             self._say(workers.remark)
@@ -269,9 +270,10 @@ class _Trainer:
             self.unreadable.note(batch)
             self._one_micro_step(change_batch(self.to_device(batch), noise_levels), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
+        epoch = self.step // self.plan.steps_per_epoch
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
-        self.meter.add_step(self.plan.clips_per_step)
+        self.meter.add_step(self.plan.clips_per_step, self._flops_per_clip(epoch))
 
     @contextmanager
     def _saving_on_error(self, is_between_steps: bool) -> Iterator[None]:
@@ -288,8 +290,12 @@ class _Trainer:
         seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
+        # Images keep the positions of the clips, and take those of slice 0.
+        if not self.plan.is_of_images(self.step):
+            num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
+            self.learner.fit_clips(num_frames, image_px)
         loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
-        self.meter.add_loss(loss)
+        self.meter.add_loss(loss, getattr(self.job.objective, "parts", {}))
 
     def _checked_loss(self) -> float:
         """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
@@ -326,11 +332,12 @@ class _Trainer:
             "step": self.step,
             "epoch": (self.step - 1) // self.plan.steps_per_epoch + 1,
             "loss": self._checked_loss(),
+            **self.meter.parts(),
             "lr": planned_rate(self.step - 1, self.config, self.plan),
             "grad_norm": float(norm) if norm is not None else math.nan,
             "num_clips": self.step * self.plan.clips_per_step,
             "num_unreadable": len(self.unreadable.reason_of),
-            **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
+            **self.meter.speed(self.peak.flops_per_s),
         }
         if self.distributed.is_main:
             self.job.run.append_metrics(row)
@@ -394,6 +401,19 @@ class _Trainer:
         self.saving_s = self.saved_s - start_s
         self.meter.pause(self.saving_s)
 
+    def _flops(self) -> float | None:
+        """Operations of all steps so far; None where nobody counted those of a clip."""
+        if self.job.flops_per_clip is None:
+            return None
+        num_epochs, num_steps = divmod(self.step, self.plan.steps_per_epoch)
+        whole = sum(self._flops_per_clip(epoch) or 0 for epoch in range(num_epochs)) * self.plan.steps_per_epoch
+        part = num_steps * (self._flops_per_clip(num_epochs) or 0) if num_steps else 0
+        return self.plan.clips_per_step * (whole + part)
+
+    def _flops_per_clip(self, epoch: int) -> float | None:
+        flops = self.job.flops_per_clip
+        return flops[epoch] if isinstance(flops, Sequence) else flops
+
     def _say(self, text: str) -> None:
         if self.distributed.is_main:
             self.job.say(text)
@@ -409,7 +429,7 @@ class _Trainer:
             num_epochs=self.step // self.plan.steps_per_epoch,
             first_loss=losses[0],
             last_loss=losses[-1],
-            flops=self.step * self.plan.clips_per_step * self.job.flops_per_clip if self.job.flops_per_clip else None,
+            flops=self._flops(),
         )
 
 

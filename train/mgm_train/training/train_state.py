@@ -22,7 +22,9 @@ from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.attention import Block
+from mgm_train.models.cross_attention import CrossBlock
 from mgm_train.models.divided_attention import DividedBlock
+from mgm_train.models.videomae import VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, is_compiled
 from mgm_train.training.optim import make_optimizer, set_rate
 
@@ -94,11 +96,18 @@ class Learner:
         halved = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for model in filter(None, (self.model, self.ema and self.ema.module)):
             policy = halved if model is self.model and self.dtype is not None else MixedPrecisionPolicy()
-            for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
+            for block in [
+                module for module in model.modules() if isinstance(module, Block | CrossBlock | DividedBlock)
+            ]:
                 if self.is_compiled and model is self.model:
                     block.compile(dynamic=False)
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    def fit_clips(self, num_frames: int, image_px: int) -> None:
+        """Make a pretraining model take clips of this size; with a schedule they change between two epochs."""
+        if isinstance(self.model, VideoMAE) and self.model.clip_size != (num_frames, image_px):
+            self.model.fit_clips(num_frames, image_px)
 
     def _load_moments(self, state: Mapping[str, Any]) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
