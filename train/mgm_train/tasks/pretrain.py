@@ -21,8 +21,8 @@ from mgm_train.data.scheduled import ScheduledDataset
 from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator
-from mgm_train.models.flops import epoch_flops, pretrain_flops
 from mgm_train.model_config import ModelConfig
+from mgm_train.models.flops import epoch_flops, pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
