@@ -290,8 +290,10 @@ class _Trainer:
         seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
-        num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
-        self.learner.fit_clips(num_frames, image_px)
+        # Images keep the positions of the clips, and take those of slice 0.
+        if not self.plan.is_of_images(self.step):
+            num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
+            self.learner.fit_clips(num_frames, image_px)
         loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
         self.meter.add_loss(loss, getattr(self.job.objective, "parts", {}))
 
