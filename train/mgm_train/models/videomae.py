@@ -139,7 +139,8 @@ def _set_buffer(module: nn.Module, name: str, table: Tensor | None) -> None:
 class Encoder(nn.Module):
     """Patch embedding, positions, blocks, and a last norm if `has_norm`. All models name its parameters alike.
 
-    Clips may have another height and width than the configuration's: positions are interpolated.
+    Clips may have another height and width than the configuration's: positions are interpolated. A clip of one slice
+    has the positions of slice 0.
     """
 
     position_1ND: Tensor
@@ -174,6 +175,11 @@ class Encoder(nn.Module):
         config = self.config
         if (num_frames, height, width) == (config.num_frames, config.image_px, config.image_px):
             return self.position_1ND, self.rotation_1NR2
+        if (num_frames, height, width) == (config.patch.frames, config.image_px, config.image_px):
+            # An image beside clips: one slice, at the positions of slice 0.
+            num_tokens = config.grid.patches_per_slice
+            rotation_1NR2 = self.rotation_1NR2
+            return self.position_1ND[:, :num_tokens], None if rotation_1NR2 is None else rotation_1NR2[:, :num_tokens]
         grid = TokenGrid.of_clip(num_frames, height, width, config.patch)
         return _tables_of(grid, config, self.position_1ND.device)
 
