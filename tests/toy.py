@@ -217,7 +217,7 @@ def run_processes(num_processes: int, function: Callable[..., None], *arguments:
 
 
 def _free_port() -> int:
-    """A free port below those that the system gives to connections, so that nothing takes it before its server starts."""
+    """A free port below those that the system gives to connections, so that nothing takes it meanwhile."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

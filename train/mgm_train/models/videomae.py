@@ -139,7 +139,8 @@ def _set_buffer(module: nn.Module, name: str, table: Tensor | None) -> None:
 class Encoder(nn.Module):
     """Patch embedding, positions, blocks, and a last norm if `has_norm`. All models name its parameters alike.
 
-    Clips may have another height and width than the configuration's: positions are interpolated.
+    Clips may have another height and width than the configuration's: positions are interpolated. A clip of one slice
+    has the positions of slice 0.
     """
 
     position_1ND: Tensor
