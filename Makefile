@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python pipelines/demo.py $(OUT) $(if $(VIDEOS),--videos '$(VIDEOS)')
 
 test: $(VENV)/.ready
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

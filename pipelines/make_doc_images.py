@@ -22,7 +22,7 @@ from mgm_shared.geometry import Box
 from mgm_shared.overlays import draw_heat, draw_heat_scale
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.config import Mask, PretrainConfig
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, read_clips
 from mgm_train.data.views import View
 from mgm_train.figures.paper_figures import HEAT_QUANTILE, Subject, mask_picture
@@ -84,8 +84,10 @@ def masked_share(store: Store, config: PretrainConfig, num_epochs: int) -> NDArr
 def _subject(video: Video, indices_T: NDArray[np.int64], box: Box) -> Subject:
     """A clip of these frames, as pretraining sees it."""
     config = PretrainConfig()
-    (clip,) = read_clips(video, indices_T, [View(box=box, size_px=config.image_px)])
-    return Subject(clip=clip, guided=clip, indices_T=indices_T, boxes_T=[[] for _ in indices_T], config=config)
+    view = View(box=box, size_px=config.image_px)
+    (clip,) = read_clips(video, indices_T, [view])
+    boxes_T: list[list[Box]] = [[] for _ in indices_T]
+    return Subject(video=video, view=view, clip=clip, guided=clip, indices_T=indices_T, boxes_T=boxes_T, config=config)
 
 
 def _guidance_figure(subject: Subject) -> Figure:

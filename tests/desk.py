@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
+from moving_boxes import write_annotations, write_proposals
 from synthetic import write_video
 
 from mgm_prep.cli import main as prep
@@ -33,9 +34,12 @@ TOY_RUN = f"{TOY_CLIP} --batch-size 2 --epochs 1 --warmup-epochs 0 --num-workers
 TOY_OPTIONS = {
     "pretrain": f"{TOY_RUN} --repeats 1",
     "finetune": f"{TOY_RUN} --repeats 1",
+    "detect": TOY_RUN,
+    "embed": "--num-workers 0",
     "evaluate": "--num-workers 0",
     "probe": "--num-workers 0 --epochs 1",
     "ablate": "--dry-run",
+    "codebook": "--num-codes 4 --num-patches 64",
     "flow": "--workers 0 --method farneback",
     "extract": "--workers 0",
     "transcode": "--workers 0",
@@ -48,6 +52,7 @@ TOY_CALL: dict[str, Any] = {"model": "vit_tiny", "num_frames": 4, "image_px": 32
 TOY_CALLS: dict[str, dict[str, Any]] = {
     "PretrainConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0},
     "FinetuneConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0, "repeats": 1},
+    "DetectConfig": {**TOY_CALL, "warmup_epochs": 0, "num_workers": 0},
     "ProbeConfig": {"epochs": 1, "num_workers": 0},
     "EvaluateConfig": {"num_workers": 0},
     "Execution": {"workers": 0},
@@ -58,6 +63,8 @@ BLOCK = re.compile(
     r"(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
+# A video file that snippets name.
+CLIP = "clip.mp4"
 RUN = re.compile(r"(?<!\S)runs/\S+")
 STORE = re.compile(r"(?:s3://\S+/)?[\w./-]+\.store")
 # `video.frames[0:64:4]  # uint8 (16, 256, 456, 3), and more`
@@ -145,6 +152,10 @@ class Desk:
             self._lay_out_videos(_text(call.args[0]))
         for name in _stores(tree):
             self._lay_out(name)
+        for call in _calls(tree, "load"):
+            self._make_run(_text(call.args[0]))
+        if CLIP in code and not (self.folder / CLIP).exists():
+            make_toy_video(self.folder / CLIP, 0)
         with chdir(self.folder):
             exec(compile(tree, "snippet", "exec"), names)
             for match in SHOWN_ARRAY.finditer(code):
@@ -156,8 +167,8 @@ class Desk:
     def _run_program(self, command: str) -> dict[str, Any]:
         own = next(iter(commands_by_run([command])), "")
         for run in dict.fromkeys(RUN.findall(command)):
-            if run != own and not (self.folder / run).exists():
-                self.run(self.makers[run])
+            if run != own:
+                self._make_run(run)
         self._lay_out_inputs(command)
         key = REPLACED.sub("", RUN.sub("RUN", f"{command} "))
         if key not in self.results.values:
@@ -166,6 +177,11 @@ class Desk:
         elif own and not (self.folder / own).exists():
             (self.folder / own).symlink_to(self.results.folders[key])
         return self.results.values[key]
+
+    def _make_run(self, run: str) -> None:
+        """Make a run folder by the first command of the pages that makes it."""
+        if not (self.folder / run).exists():
+            self.run(self.makers[run])
 
     def _lay_out_inputs(self, command: str) -> None:
         """The videos and the stores that a command reads."""
@@ -238,7 +254,9 @@ def _stores(tree: ast.AST) -> set[str]:
 
 
 def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
+    """The calls of a function of that name, or of a method."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in calls if name in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))]
 
 
 def _text(node: ast.AST) -> str:
@@ -272,6 +290,14 @@ def make_videos(folder: Path) -> Path:
     for number in range(10):
         make_toy_video(folder / f"{number}.mp4", number)
     return folder
+
+
+def make_box_files(annotations: Path, proposals: Path, names: list[str]) -> None:
+    """Labels and proposals of one key frame with two boxes for each of the toy videos."""
+    boxes = [(0.1, 0.1, 0.5, 0.9), (0.4, 0.2, 0.9, 0.8)]
+    rows = [(name, 0.2, box, 1 + (number + k) % 2) for number, name in enumerate(names) for k, box in enumerate(boxes)]
+    write_annotations(annotations, rows)
+    write_proposals(proposals, rows)
 
 
 def make_toy_video(path: Path, seed: int, num_frames: int = 12, size: tuple[int, int] = (64, 80)) -> None:

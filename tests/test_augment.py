@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgm_shared.geometry import Box
-from mgm_train.data.augment import (
+from mgm_train.data.augmentation.augment import (
     FinetuneAugment,
     PretrainAugment,
     draw_erasing,
@@ -17,8 +17,8 @@ from mgm_train.data.augment import (
     random_resized_crop,
     view_boxes,
 )
+from mgm_train.data.augmentation.operations import apply_operations, draw_operations
 from mgm_train.data.clips import Clip
-from mgm_train.data.operations import apply_operations, draw_operations
 
 RANDAUG = "rand-m7-n4-mstd0.5-inc1"
 sides = st.integers(8, 50).map(lambda cells: 8 * cells)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from mgm_shared.geometry import Box
 from mgm_shared.pack import pack_motion
 from mgm_shared.schema import MISSING, unpack_motion
-from mgm_train.data.augment import FinetuneAugment, PretrainAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment, PretrainAugment
 from mgm_train.data.clips import (
     LabelledDataset,
     PretrainDataset,

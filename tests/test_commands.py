@@ -28,7 +28,9 @@ from mgm_shared.config_options import config_options
 from mgm_shared.store import Store
 from mgm_train.cli import main as train
 from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.data import workers as workers_module
 from mgm_train.tasks import doctor as doctor_module
+from mgm_train.training.auto_config import Machine
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = {"mgm-prep": prep, "mgm-train": train}
@@ -60,7 +62,7 @@ def test_a_recipe_is_copied_and_never_overwritten(tmp_path: Path) -> None:
     again = run(train, "recipe", "copy", "k400", mine)
     assert (again.exit_code, mine.read_text()) == (2, "changed")
     assert "exists" in again.stderr
-    with pytest.raises(UserError, match="no recipe 'nope'; there are: ablation, demo"):
+    with pytest.raises(UserError, match="no recipe 'nope'; there are: ablation, ava"):
         copy_recipe("nope", tmp_path / "x.yaml")
 
 
@@ -331,11 +333,14 @@ def test_doctor_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     import av
 
     monkeypatch.setattr(av, "codecs_available", {"h264", "mpeg4", "hevc", "vp9"})
-    monkeypatch.setattr(doctor_module, "free_shared_bytes", lambda: 64 * 2**20)
+    # Docker's default is too small for a batch of the default options.
+    for module in (doctor_module, workers_module):
+        monkeypatch.setattr(module, "free_shared_bytes", lambda: 64 * 2**20)
     monkeypatch.setattr(doctor_module, "TRY_COMPILE", "raise RuntimeError('no compiler')")
     findings = {finding.name: finding for finding in mgm_train.doctor(model="vit_tiny")}
     assert "not av1" in findings["codecs"].advice
-    assert "--shm-size 8g" in findings["shared memory"].advice
+    assert "64 MiB of /dev/shm are free; enlarge it (docker run --shm-size " in findings["shared memory"].advice
+    assert "0 data loading processes" in findings["shared memory"].found
     assert "no compiler" in findings["compile"].found
     bad = {name for name, finding in findings.items() if not finding.is_good}
     assert {"codecs", "shared memory", "compile"} <= bad
@@ -350,7 +355,7 @@ def test_doctor_names_the_slower_of_reading_and_computing(monkeypatch: pytest.Mo
         doctor_module, "peak", lambda device, dtype: SimpleNamespace(flops_per_s=989.4e12, source="sheet")
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(doctor_module, "num_usable_cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     shape, gpu = model_config("vit_base"), torch.device("cuda")
     computed = 0.45 * doctor_module._trained_per_s(gpu, shape)[0]
     width, visible, tokens, dec, masked = 768, 392, 1568, 384, 1176
@@ -358,10 +363,71 @@ def test_doctor_names_the_slower_of_reading_and_computing(monkeypatch: pytest.Mo
     decoder = 4 * (24 * tokens * dec**2 + 4 * tokens**2 * dec)
     heads = 2 * visible * width * dec + 2 * masked * dec * 1536 + 2 * visible * 1536 * width
     assert computed == pytest.approx(0.45 * 989.4e12 / (3 * (encoder + decoder + heads)), rel=0.1)
-    slow, fast = (doctor_module._limit(gpu, shape, factor * computed / 8) for factor in (0.5, 2))
+    slow, fast = (doctor_module._limit(gpu, shape, factor * computed) for factor in (0.5, 2))
     assert slow.found.startswith("reading")
     assert "--frame-codec planes" in slow.advice
     assert fast.found.startswith("computing")
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "num_workers", "is_good"),
+    [
+        # 16 cores for each of 2 GPUs, of which one is left for the training process.
+        (64, 15, True),
+        # 24 GiB hold 32 clips at once, as in one_gpu.yaml: 2 processes × 2 batches × 32 clips × 2.3 MiB for a worker.
+        (1, 3, False),
+    ],
+)
+def test_doctor_counts_workers_as_training_does(
+    free_gib: float, num_workers: int, is_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mgm_train.model_config import model_config
+
+    monkeypatch.setattr(workers_module, "num_usable_cores", lambda: 32)
+    for module in (doctor_module, workers_module):
+        monkeypatch.setattr(module, "free_shared_bytes", lambda: free_gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    machine = Machine(is_gpu=True, world_size=1, memory_bytes=24 * 2**30)
+    monkeypatch.setattr(Machine, "of", lambda config: machine)
+    workers = doctor_module.default_workers(torch.device("cuda"), model_config("vit_base"))
+    assert workers.number == num_workers
+    finding = doctor_module._shared_memory(workers)
+    assert finding.is_good == is_good
+    assert f"{num_workers} data loading processes for each of 2 GPUs" in finding.found
+    assert bool(finding.advice) != is_good
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "capability", "found", "advice"),
+    [
+        (True, (9, 0), "bfloat16", ""),
+        (False, (7, 0), "float16", "computing in float16, with a loss that is scaled"),
+        (False, (6, 1), "float32", "computing in float32"),
+    ],
+)
+def test_doctor_names_the_precision_that_training_takes(
+    has_bf16: bool, capability: tuple[int, int], found: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    (finding,) = doctor_module._gpu(torch.device("cuda"))
+    assert (finding.name, finding.found, finding.is_good) == ("precision", found, has_bf16)
+    assert advice in finding.advice
+
+
+def test_the_page_on_limits_reads_the_lines_of_doctor_and_names_options_that_exist() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    (section,) = re.findall(r"## What limits my training\n(.*?)\n## ", page, re.DOTALL)
+    lines = set(re.findall(r"`([a-z ]+)`", section.split("| sign |")[0])) - {"data_wait"}
+    source = Path(doctor_module.__file__).read_text()
+    assert lines == {"limit", "store", "shared memory", "compile", "precision"}
+    assert lines <= set(re.findall(r'name="([^"]+)"', source))
+    options = set(re.findall(r"--([a-z-]+)", section)) - {"shm-size"}
+    known = {*PretrainConfig.option_names(), *FinetuneConfig.option_names(), "frame_codec"}
+    assert len(options) > 5
+    assert {option.replace("-", "_") for option in options} <= known
 
 
 @pytest.mark.usefixtures("no_compile")

@@ -66,6 +66,8 @@ def test_what_was_given_is_known() -> None:
         ({"num_workers": 1.5}, "num-workers is 1.5 but must be auto or a whole number"),
         ({"num_workers": -1}, "num-workers is -1 but must be auto or at least 0"),
         ({"num_workers": "many"}, "num-workers is 'many' but must be auto or a whole number"),
+        ({"decode_share": 1.5}, "decode-share is 1.5 but must be auto or at most 1"),
+        ({"decode_share": "half"}, "decode-share is 'half' but must be auto or a number"),
         ({"num_workers": True}, "num-workers is True but must be auto or a whole number"),
         ({"compile": "yes"}, "compile is 'yes' but must be auto or true or false"),
         ({"precision": "fp16", "fsdp": True}, "precision is 'fp16' but must be bf16 or fp32 with fsdp"),

@@ -12,10 +12,10 @@ from test_operations import COLOURS, RANDAUG, SHIFTS, texture
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import Box
 from mgm_train.config import FinetuneConfig
-from mgm_train.data.augment import FinetuneAugment, noise_levels
+from mgm_train.data.augmentation.augment import FinetuneAugment, noise_levels
+from mgm_train.data.augmentation.device_augment import Changes, change_batch
+from mgm_train.data.augmentation.operations import Operation, apply_operations, draw_operations
 from mgm_train.data.clips import Clip, _sample, collate
-from mgm_train.data.device_augment import Changes, change_batch
-from mgm_train.data.operations import Operation, apply_operations, draw_operations
 from mgm_train.tasks.finetune import finetune_job
 
 FRAMES_CTHW = texture(4, 48, 48)

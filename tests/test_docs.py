@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from desk import PROGRAMS, ROOT, Desk, Results, blocks, commands_by_run, invoke, make_toy_video
+from desk import PROGRAMS, ROOT, Desk, Results, blocks, commands_by_run, invoke, make_box_files, make_toy_video
 
 from mgm_shared.objects import Url
 
@@ -57,6 +59,10 @@ def desk(toy: tuple[Path, Path, Results], tmp_path: Path) -> Desk:
     lines = [f"{video_id},{label},{video_id.split('/')[0]}" for video_id, label in rows]
     (made.folder / "labels.csv").write_text("\n".join(["path,label,split", *lines, ""]))
     (made.folder / "classes.csv").write_text("label,class\nwave,moving\njump,moving\npush,pushing\n")
+    names = [Path(video_id).stem for video_id, _ in rows]
+    make_box_files(made.folder / "ava", made.folder / "person-boxes.csv", names)
+    (made.folder / "images/train/cat").mkdir(parents=True)
+    cv2.imwrite(str(made.folder / "images/train/cat/1.png"), np.full((32, 48, 3), 99, np.uint8))
     for video_id, _ in rows:
         boxes = made.folder / "boxes" / Path(video_id).with_suffix(".txt")
         boxes.parent.mkdir(parents=True, exist_ok=True)

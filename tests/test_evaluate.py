@@ -16,7 +16,7 @@ from mgm_shared import shard_reader
 from mgm_shared.store import Store, open_store
 from mgm_train.config import EvaluateConfig
 from mgm_train.data import packed_batch
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import class_names
 from mgm_train.data.packed_batch import Packing
 from mgm_train.data.sampling import view_indices

@@ -19,7 +19,7 @@ from mgm_train.ablation.grid import read_grid, runs_of
 from mgm_train.ablation.runner import Ended
 from mgm_train.cli import main as mgm_train
 from mgm_train.config import PretrainConfig
-from mgm_train.models.flops import finetune_flops, pretrain_flops
+from mgm_train.models.flops import epoch_flops, finetune_flops, pretrain_flops
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 sys.path.insert(0, str(PIPELINES))
@@ -145,6 +145,21 @@ def test_every_row_of_a_grid_has_a_dry_run(name: str, tmp_path: Path) -> None:
         assert {"vectors", "clean", "boxes", "flow"} == {config.guidance for config in guided}
 
 
+def test_cheaper_steps_have_the_compute_of_mgm(tmp_path: Path) -> None:
+    """By the operations that the loop counts for each epoch."""
+    stores = {"mixed": tmp_path / "mixed.store", "corpus": tmp_path / "corpus.store"}
+    tables = read_grid(write_grid("full", tmp_path, 0, stores=stores, boxes=tmp_path / "boxes"))
+    (table,) = [table for table in tables if table.name.startswith("cheaper steps")]
+    costs, kinds = {}, set()
+    for run in runs_of([table]):
+        config: Any = run.configs["pretrain"]
+        costs[run.names["pretrain"]] = sum(epoch_flops(config))
+        kinds.add((config.mask, config.decoder, config.decode_ratio, config.drop, len(config.stages)))
+    assert len(costs) == len(kinds) + 1 == 11, "the schedules of size and of frames are of the same kind"
+    (mgm,) = [cost for name, cost in costs.items() if "epochs=40" in name or "epochs" not in name]
+    assert list(costs.values()) == pytest.approx([mgm] * len(costs), rel=0.01)
+
+
 def test_shared_pretrainings_cost_once(tmp_path: Path) -> None:
     settings = {"model": "vit_tiny", "num_frames": 4, "image_px": 32, "warmup_epochs": 0, "pretrain.epochs": 3}
     settings |= {"finetune.epochs": 5, "finetune.repeats": 2}
@@ -170,5 +185,5 @@ def test_the_full_grid_runs_dry(evidence: Callable[..., Result], called: list[tu
     result = evidence("full", "--motion50", tmp_path / "motion50")
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "out/full/rows.json").read_text())["rows"]
-    assert len(rows) == 7 + 2 + 4 + 3 + 1
+    assert len(rows) == 7 + 2 + 4 + 11 + 3 + 1
     assert open_store(tmp_path / "out/motion50.store").digest

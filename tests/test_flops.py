@@ -12,8 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import CPU, TOY, pretrain_job
 
 from mgm_train.checkpoint.run_folder import RunFolder
+from mgm_train.config import PretrainConfig
 from mgm_train.model_config import ModelConfig
-from mgm_train.models.flops import BF16_PEAKS, Peak, finetune_flops, matmul_rate, peak, pretrain_flops
+from mgm_train.models.flops import (
+    BF16_PEAKS,
+    Peak,
+    epoch_flops,
+    finetune_flops,
+    forward_flops,
+    matmul_rate,
+    mean_flops,
+    mean_gmacs,
+    peak,
+    pretrain_flops,
+)
 from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.training.loop import train
 
@@ -46,6 +58,40 @@ def test_pretraining_count_is_torchs(config: ModelConfig, num_masked: int) -> No
     num_tokens = config.grid.num_tokens
     mask_BN = torch.stack([torch.randperm(num_tokens, generator=generator) < num_masked for _ in range(2)])
     assert 2 * pretrain_flops(config, num_masked) == _counted(VideoMAE(config), frames_BCTHW, mask_BN, num_masked)
+
+
+@pytest.mark.parametrize("decoder", ["joint", "cross"])
+@pytest.mark.parametrize(("num_masked", "num_left_out"), [(12, 0), (6, 0), (6, 6), (1, 9)])
+def test_pretraining_count_with_tokens_left_out_is_torchs(decoder: str, num_masked: int, num_left_out: int) -> None:
+    config = dataclasses.replace(LOPSIDED, decoder=decoder)
+    frames_BCTHW = torch.zeros(1, 3, 4, 48, 48, dtype=torch.uint8)
+    roles_1N = torch.zeros(1, config.grid.num_tokens, dtype=torch.int8)
+    roles_1N[0, :num_masked], roles_1N[0, num_masked : num_masked + num_left_out] = 1, -1
+    counted = _counted(VideoMAE(config), frames_BCTHW, roles_1N, num_masked, num_left_out)
+    assert pretrain_flops(config, num_masked, num_left_out) == counted
+
+
+@pytest.mark.parametrize(("num_predicted", "gmacs"), [(1408, 35.48), (784, 25.87)])
+def test_videomaes_own_numbers(num_predicted: int, gmacs: float) -> None:
+    """Table 1 of VideoMAE V2 (2023), in which all tokens are embedded, and the decoder's last block computes the
+    visible tokens too. At a half the decoder gets 784 mask tokens, 80 of them at visible places.
+    """
+    config = PretrainConfig(mask="tube", mask_ratio=0.9)
+    ours = forward_flops(config.shape, num_predicted, 1568 - 160 - num_predicted)
+    all_embedded = 1568 * 1536 * 768 / 1e9
+    seen_in_last_block = 160 * (10 * 384**2 + 2 * 384 * (160 + num_predicted)) / 1e9
+    theirs = (ours.encoder + ours.decoder) / 2e9 + all_embedded + seen_in_last_block
+    assert theirs == pytest.approx(gmacs, rel=0.01)
+    assert mean_gmacs(config) == pytest.approx(forward_flops(config.shape, 1408).gmacs)
+
+
+def test_a_schedule_adds_up_its_stages() -> None:
+    config = PretrainConfig(image_px_schedule="128@0,224@0.8", epochs=10, warmup_epochs=0)
+    small, large = (PretrainConfig(image_px=image_px) for image_px in (128, 224))
+    (small_flops, *_), (large_flops, *_) = epoch_flops(small), epoch_flops(large)
+    assert epoch_flops(config) == [small_flops] * 8 + [large_flops] * 2
+    assert mean_flops(config) == pytest.approx(0.8 * small_flops + 0.2 * large_flops)
+    assert mean_gmacs(config) == pytest.approx(0.8 * mean_gmacs(small) + 0.2 * mean_gmacs(large))
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])

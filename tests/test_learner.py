@@ -20,6 +20,7 @@ from toy import (
     toy_config,
 )
 
+from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder, load_last
 from mgm_train.checkpoint.weights import load_weights
 from mgm_train.data.loader import collate_counted
@@ -179,3 +180,24 @@ def test_shares_in_bfloat16_learn_what_copies_learn(tmp_path: Path) -> None:
         assert run_toy(tmp_path / str(is_sharded), 2, fsdp=is_sharded, precision="bf16") == [0, 0]
     copies, shares = losses_of(tmp_path / "False"), losses_of(tmp_path / "True")
     assert shares == pytest.approx(copies, abs=0.02)
+
+
+def test_cuda_graphs_are_told_of_each_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`reduce-overhead` reuses the memory of the last pass; PyTorch must hear that a new one begins."""
+    modes: list[str] = []
+    passes: list[int] = []
+
+    def fake(model: Any, *, mode: str = "", **options: Any) -> Any:
+        modes.append(mode)
+        return model
+
+    monkeypatch.setattr(torch, "compile", fake)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: passes.append(1))
+    for compile_mode in ("default", "reduce-overhead"):
+        config = toy_config(grad_accum_steps=2, compile=True, compile_mode=compile_mode)
+        train(pretrain_job(tmp_path / compile_mode, config), CPU)
+    assert [mode for mode in modes if mode] == ["default", "reduce-overhead"]
+    assert len(passes) == 10 * 2
+    assert_same_run(tmp_path / "default", tmp_path / "reduce-overhead")
+    with pytest.raises(UserError, match="compile-mode is 'reduce-overhead' but must be default with fsdp"):
+        toy_config(fsdp=True, compile_mode="reduce-overhead")

@@ -439,10 +439,10 @@ def test_ctrl_c_while_readers_start_comes_after_that_and_only_here() -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("is_compiled", [False, True])
-def test_gpu_follows_the_golden_curve(tmp_path: Path, is_compiled: bool) -> None:
+@pytest.mark.parametrize("options", [{"compile": False}, {}, {"compile_mode": "reduce-overhead"}], ids=str)
+def test_gpu_follows_the_golden_curve(tmp_path: Path, options: dict[str, Any]) -> None:
     with init_distributed("cuda") as distributed:
-        config = toy_config(device="cuda", precision="auto", compile=is_compiled)
+        config = toy_config(device="cuda", precision="auto", **{"compile": True} | options)
         job = pretrain_job(tmp_path, config)
         train(Job(**(vars(job) | {"objective": PretrainObjective.of(config)})), distributed)
     assert losses_of(tmp_path) == pytest.approx(golden_losses("pretrain"), abs=0.05)

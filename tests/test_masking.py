@@ -294,7 +294,13 @@ def test_the_sparse_mask_hides_the_patches_of_largest_motion() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "options"),
-    [("mgm-sparse", {}), ("mgm", {"jitter": 0.0, "is_first_guided": True}), ("block", {}), ("tube", {})],
+    [
+        ("mgm-sparse", {}),
+        ("mgm", {"jitter": 0.0, "is_first_guided": True}),
+        ("block", {}),
+        ("tube", {}),
+        ("motion-bins", {}),
+    ],
 )
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
 def test_a_clip_without_motion_has_the_same_mask_in_every_slice(strategy: str, options: Any, ratio: float) -> None:
@@ -322,10 +328,10 @@ def test_equal_patches_of_a_sparse_mask_come_in_one_order_for_the_clip() -> None
 
 def test_the_simulated_rectangle_moves_and_the_static_ones_do_not() -> None:
     strength_TYX = noise(PAPER_GRID, np.random.default_rng(0))
-    for strategy in ("smm", "smm-sparse", "block", "tube"):
+    for strategy in ("smm", "smm-sparse", "block", "tube", "motion-bins"):
         masked_thw = mask_thw(strategy, PAPER_GRID, strength_TYX, np.random.default_rng(2), 0.3)
         num_different = len({masked_hw.tobytes() for masked_hw in masked_thw})
-        assert num_different == 1 if strategy in ("block", "tube") else num_different > 2, strategy
+        assert num_different == 1 if strategy in ("block", "tube", "motion-bins") else num_different > 2, strategy
 
 
 def test_the_sparse_simulation_moves_one_pattern_about() -> None:
@@ -334,6 +340,48 @@ def test_the_sparse_simulation_moves_one_pattern_about() -> None:
     for masked_hw in masked_thw:
         shifts = (np.roll(masked_thw[0], (y, x), (0, 1)) for y in range(14) for x in range(14))
         assert any(np.array_equal(masked_hw, shifted_hw) for shifted_hw in shifts)
+
+
+def moving_half(strength_TYX: Any, grid: Any) -> set[tuple[int, int]]:
+    """The half of the patches whose cells move most over the whole clip, the slow and obvious way."""
+    cells = grid.patch.cells_per_side
+    total_of = {(y, x): 0.0 for y in range(grid.h) for x in range(grid.w)}
+    for strength_YX in strength_TYX:
+        for y in range(grid.h * cells):
+            for x in range(grid.w * cells):
+                total_of[y // cells, x // cells] += float(strength_YX[y, x])
+    ranked = sorted(total_of, key=lambda patch: total_of[patch], reverse=True)
+    return set(ranked[: len(ranked) // 2])
+
+
+@settings(deadline=None, max_examples=40)
+@given(grids, ratios, seeds)
+def test_motion_bins_show_as_many_moving_patches_as_still_ones(grid: Any, ratio: Any, seed: Any) -> None:
+    rng = np.random.default_rng(seed)
+    strength_TYX = noise(grid, rng)
+    masked_thw = mask_thw("motion-bins", grid, strength_TYX, rng, ratio)
+    assert (masked_thw == masked_thw[0]).all()
+    visible = {tuple(patch) for patch in np.argwhere(~masked_thw[0]).tolist()}
+    assert len(visible) == grid.h * grid.w - num_masked_per_slice(grid, ratio)
+    assert len(visible & moving_half(strength_TYX, grid)) == len(visible) // 2
+
+
+def test_motion_bins_draw_evenly_within_a_half() -> None:
+    grid, num_draws, rng = TokenGrid(t=2, h=5, w=6), 4000, np.random.default_rng(1)
+    strength_TYX = noise(grid, rng)
+    share_hw = sum(~mask_thw("motion-bins", grid, strength_TYX, rng, 0.7)[0] for _ in range(num_draws)) / num_draws
+    for y in range(grid.h):
+        for x in range(grid.w):
+            # 9 of 30 patches are visible: 4 of the 15 that move most, and 5 of the others.
+            expected = (4 if (y, x) in moving_half(strength_TYX, grid) else 5) / 15
+            assert abs(share_hw[y, x] - expected) < 5 * 0.5 / np.sqrt(num_draws)
+
+
+def test_motion_bins_of_a_clip_without_motion_are_a_random_tube() -> None:
+    grid, num_draws, rng = TokenGrid(t=1, h=3, w=4), 4000, np.random.default_rng(2)
+    still_TYX = np.zeros((2, 6, 8), np.float32)
+    share_hw = sum(~mask_thw("motion-bins", grid, still_TYX, rng, 0.5)[0] for _ in range(num_draws)) / num_draws
+    assert np.abs(share_hw - 0.5).max() < 5 * 0.5 / np.sqrt(num_draws)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])

@@ -12,10 +12,10 @@ from toy import needs_cuda
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH
 from mgm_train.config import FinetuneConfig
-from mgm_train.data.operations import global_random
+from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, patchify
 from mgm_train.training.losses import FinetuneObjective, masked_mse, mix_video
-from mgm_train.training.targets import target_pixels
+from mgm_train.training.targets.pixels import target_pixels
 
 
 def _frames(num_clips: int = 2, seed: int = 0) -> torch.Tensor:

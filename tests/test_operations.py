@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 
-from mgm_train.data.operations import (
+from mgm_train.data.augmentation.operations import (
     FILL_C,
     GEOMETRIC,
     Operation,

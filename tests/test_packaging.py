@@ -21,7 +21,7 @@ from mgm_prep.cli import main as prep
 from mgm_prep.config import ExtractSettings
 from mgm_shared.store import Store
 from mgm_train.cli import main as train
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import DetectConfig, EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
 
 ROOT = Path(__file__).parent.parent
 # ablation.yaml is a grid over a recipe; test_grid.py has it.
@@ -30,6 +30,7 @@ CONFIGS = {
     "extract": ExtractSettings,
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "detect": DetectConfig,
     "probe": ProbeConfig,
     "evaluate": EvaluateConfig,
 }
@@ -200,6 +201,9 @@ def test_tables_5_and_6() -> None:
     recipes = {name: yaml.safe_load((ROOT / "pipelines" / f"{name}.yaml").read_text()) for name in names}
     for key, row in rows.items():
         assert tuple(recipes[name]["finetune"][key] for name in names) == row, key
+    detect = yaml.safe_load((ROOT / "pipelines" / "ava.yaml").read_text())["detect"]
+    ava = {"base_lr": 2.5e-4, "layer_decay": 0.7, "repeats": 1, "warmup_epochs": 5, "epochs": 30, "drop_path": 0.2}
+    assert detect.items() >= {**ava, "weight_decay": 0.05, "betas": [0.9, 0.999], "batch_size": 128}.items()
     views = [
         tuple(recipes[name]["evaluate"][f"num_{axis}_views"] for axis in ("temporal", "spatial")) for name in names
     ]

@@ -32,7 +32,7 @@ from mgm_train.masking.strategies import STRATEGIES, make_mask
 from mgm_train.models.flops import finetune_flops, pretrain_flops
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, patchify
 from mgm_train.training.losses import masked_mse
-from mgm_train.training.targets import target_pixels
+from mgm_train.training.targets.pixels import target_pixels
 
 PATCHES = [Patch(px=8, frames=1), Patch(px=8, frames=2), Patch(px=16, frames=1), Patch(px=16, frames=2)]
 by_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: f"{patch.px}px{patch.frames}")
@@ -193,13 +193,13 @@ def test_fine_tuning_takes_positions_over_and_rejects_other_patches(
     pan_store: Store, pretrained: Path, tmp_path: Path
 ) -> None:
     command = ["finetune", pan_store.path, "--run", tmp_path / "run", "--init", pretrained, *SHORT]
-    result = _run(*command, "--model", "vit_tiny", *CLIP, "--tubelet", "1", "--image-px", "48")
+    result = _run(*command, "--model", "vit_tiny", *CLIP, "--patch-px", "16", "--tubelet", "1", "--image-px", "48")
     assert result.exit_code == 2
-    assert "patch-px 8 instead of 16" in result.stderr
-    assert "--patch-px 8 --tubelet 1" in result.stderr
+    assert "patch-px is 16 and not 8" in result.stderr
+    assert "leave out what the weights decide" in result.stderr
     result = _run(*command, *SMALL, "--positions", "separable")
     assert result.exit_code == 2
-    assert "positions rope3d instead of separable" in result.stderr
+    assert "positions is separable and not rope3d" in result.stderr
     for _ in range(2):
         # The second command finds the run complete: the positions it was begun with are those it continues with.
         result = _run(*command, *SMALL)

@@ -11,6 +11,7 @@ import pytest
 import mgm_prep
 import mgm_shared
 import mgm_train
+from mgm_train.evaluation.metrics import Scores
 
 CPU: dict[str, Any] = {"num_workers": 0, "device": "cpu"}
 VIEWS: dict[str, Any] = {
@@ -73,6 +74,7 @@ def test_from_a_directory_to_an_accuracy(pan_videos: Path, tmp_path: Path, heard
     finetuned = mgm_train.finetune(store_path, tmp_path / "finetune", mgm_train.FinetuneConfig(**settings))
     tested = mgm_train.evaluate(store_path, finetuned.run, mgm_train.EvaluateConfig(**VIEWS))
     assert tested is not None
+    assert isinstance(tested.scores, Scores)
     assert (tested.scores.scored, tested.scores.listed) == (4, 4)
     assert tested.scores.top1 in {0.0, 0.25, 0.5, 0.75, 1.0}
 

@@ -248,7 +248,7 @@ def test_a_batch_that_cannot_be_handed_over_is_an_error(start: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_batch_that_cannot_be_handed_over(error: Exception, message: str, monkeypatch: Any) -> None:
-    def fail(samples: object) -> dict[str, Any]:
+    def fail(samples: object, allocate: object) -> dict[str, Any]:
         raise error
 
     monkeypatch.setattr(packed_batch, "get_worker_info", object)

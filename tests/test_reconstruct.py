@@ -14,7 +14,7 @@ from toy import TOY
 from mgm_shared.geometry import PAPER_PATCH
 from mgm_train.figures.reconstruct import reconstruct, unpatchify
 from mgm_train.models.videomae import VideoMAE, build, patchify
-from mgm_train.training.targets import target_pixels
+from mgm_train.training.targets.pixels import target_pixels
 
 SHAPE_THWC = (4, 32, 48, 3)
 

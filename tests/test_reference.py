@@ -87,7 +87,7 @@ def test_the_tree_of_the_architecture_page_is_the_real_one() -> None:
         assert (folder / name if indent else folder).is_dir(), line
         rooms |= {folder / name} if indent else set()
     packages = ("shared/mgm_shared", "preprocess/mgm_prep", "train/mgm_train")
-    assert rooms == {init.parent for package in packages for init in (ROOT / package).glob("*/__init__.py")}
+    assert rooms == {init.parent for package in packages for init in (ROOT / package).glob("*/**/__init__.py")}
 
 
 def test_the_functions_that_the_architecture_page_walks_through_exist() -> None:

@@ -28,7 +28,7 @@ from mgm_shared.index import committed_parts
 from mgm_shared.objects import Url
 from mgm_shared.store import open_store
 from mgm_train.cli import main as train
-from mgm_train.data.augment import PretrainAugment
+from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset, start_worker
 
 SMALL = """--model vit_tiny --num-frames 4 --image-px 32 --stride 2 --batch-size 6 --epochs 1 --warmup-epochs 0

@@ -144,7 +144,7 @@ def test_a_tally_equals_loops_over_the_cells(seed: int, share_missing: float, sh
     speed_TYX[rng.random(speed_TYX.shape) < share_missing] = np.nan
     is_inside_TYX = rng.random(speed_TYX.shape) < share_boxed
     tally = _tally(speed_TYX, is_inside_TYX)
-    inside, outside, hits, shares = [], [], [], []
+    inside, outside, hits, shares, without = [], [], [], [], []
     for speed_YX, is_inside_YX in zip(speed_TYX, is_inside_TYX, strict=True):
         cells = [(v, b) for v, b in zip(speed_YX.ravel(), is_inside_YX.ravel(), strict=True) if v == v]
         if cells and is_inside_YX.any():
@@ -153,9 +153,11 @@ def test_a_tally_equals_loops_over_the_cells(seed: int, share_missing: float, sh
             best = [b for v, b in cells if v == max(v for v, _ in cells)]
             hits.append(sum(best) / len(best))
             shares.append(is_inside_YX.mean())
+            without += [b for v, b in zip(speed_YX.ravel(), is_inside_YX.ravel(), strict=True) if v != v]
     assert (tally.inside, tally.num_inside) == (sum(inside), len(inside))
     assert (tally.outside, tally.num_outside) == (sum(outside), len(outside))
     assert tally.num_frames == len(hits)
+    assert (tally.num_cells, tally.num_intra, tally.num_intra_in_box) == (12 * len(hits), len(without), sum(without))
     assert tally.peaks_in_box == pytest.approx(sum(hits))
     assert tally.box_area == pytest.approx(sum(shares))
 
@@ -165,7 +167,7 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
     num_held = 0
     for _ in range(300):
         sums_UK = np.column_stack([rng.gamma(2, 1, 40), rng.integers(5, 15, 40), rng.gamma(2, 0.5, 40),
-                                   rng.integers(5, 15, 40), np.ones((40, 3))])  # fmt: skip
+                                   rng.integers(5, 15, 40), np.ones((40, 6))])  # fmt: skip
         low, high = np.percentile(_measures(_draws(40, rng).astype(float) @ sums_UK)["ratio"], (2.5, 97.5))
         num_held += low < 2 < high
     assert 0.9 < num_held / 300 < 0.99

@@ -109,7 +109,7 @@ def test_a_segment_is_a_video_of_its_frames(store: Path) -> None:
     assert "Video('variable.mp4#0000': 15 frames of 64×80 px" in repr(segment)
     assert "variable.mp4#0000" in opened
     assert "variable.mp4#0001" not in opened
-    with pytest.raises(KeyError, match=r"see store\.videos and store\.samples"):
+    with pytest.raises(KeyError, match="no id contains it; `mgm-prep list` lists them"):
         opened["variable.mp4#0001"]
     inner = segment.segment(2, 4)
     np.testing.assert_array_equal(inner.frames[:], whole.frames[12:15])

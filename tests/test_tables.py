@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from desk import ROOT, Desk, Results, commands_by_run, invoke, make_videos
+from desk import ROOT, Desk, Results, commands_by_run, invoke, make_box_files, make_videos
 
 PAGE = (ROOT / "docs" / "paper-tables.md").read_text()
 SECTIONS = {text.splitlines()[0]: text for text in PAGE.split("\n## ")[1:]}
@@ -65,6 +65,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     boxes.mkdir(parents=True)
     for number in range(10):
         (boxes / f"{number}.txt").write_text("".join(f"{t},1,9,9,24,24,1\n" for t in range(1, 13)))
+    annotations, proposals = folder / "desk" / "ava_v2.2", folder / "desk" / "ava_val_predicted_boxes.csv"
+    make_box_files(annotations, proposals, [str(number) for number in range(10)])
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     stores = dict.fromkeys(("ssv2", "k400", "mini_k200"), kinetics) | {"ucf101": ucf, "diving48": ucf, "hmdb51": hmdb}
@@ -79,7 +81,7 @@ def test_the_commands_of_a_section_run(desk: Desk, title: str) -> None:
         result = desk.run(command)
         if result["task"] in ("evaluate", "probe"):
             assert result["scored"] == result["listed"] > 0
-        if result["task"] in ("pretrain", "finetune"):
+        if result["task"] in ("pretrain", "finetune", "detect"):
             assert result["is_complete"]
 
 

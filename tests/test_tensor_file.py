@@ -68,13 +68,13 @@ def test_every_flipped_byte_and_every_cut_of_a_weights_file_is_noticed(tmp_path:
         for bit in (1, 0x80):
             path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
             with pytest.raises(UserError):
-                load_weights(path)
+                load_tensors(path)
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match="safetensors"):
-            load_weights(path)
+            load_tensors(path)
     path.write_bytes(content)
-    assert load_weights(path).model == TOY
+    assert load_tensors(path).metadata.items() >= TEXTS.items()
 
 
 def test_a_file_of_an_earlier_version_has_no_digest_and_is_read(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_bad_input_is_one_line(pan_store: Store, pretrained: Path, finetuned: Pa
         ("pretrain", store, *run, *SMALL, "--batch-size", 512): "there are 4 videos to train on",
         ("pretrain", store, *run, *SMALL, *SHORT, "--device", "cuda"): "torch sees no GPU",
         ("pretrain", store, "--run", pretrained, *SMALL, *SHORT, "--seed", 1): "seed was 0 and is now 1",
-        ("finetune", store, *run, *other_size, *SHORT, "--init", pretrained): "use --model vit_tiny --attention joint",
+        ("finetune", store, *run, *other_size, *SHORT, "--init", pretrained): "model is vit_small and not vit_tiny",
         ("finetune", store, *run, *SMALL, *SHORT, "--init", tmp_path): "neither a weights file nor a run folder",
         ("evaluate", store, tmp_path / "junk.safetensors"): "is no safetensors file",
         ("evaluate", store, pretrained): "holds no classifier",

@@ -16,7 +16,7 @@ from mgm_shared.shard_reader import ShardedArray
 from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset, PretrainDataset, collate
 from mgm_train.runtime.distributed import init_distributed
 from mgm_train.tasks.pretrain import pretrain_dataset

@@ -10,11 +10,11 @@ from mgm_shared.figures import panels
 from mgm_shared.store import Store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
+from mgm_train.figures.loss_curve import loss_figure
 from mgm_train.figures.paper_figures import (
     FULL_ATTENTION,
     Subject,
     attention_picture,
-    loss_figure,
     mask_picture,
     reconstruction_picture,
     saliency_picture,
@@ -65,11 +65,12 @@ def test_every_strategy_has_a_row(subject: Subject) -> None:
         "SMM",
         "SMM, sparse",
         "random tube (VideoMAE)",
+        "motion bins (TrackMAE)",
         "random (ST-MAE)",
         "random block",
     ]
     figure = picture.strip()
-    assert [row.is_marked for row in picture.rows] == [False, True] + [False] * 6
+    assert [row.is_marked for row in picture.rows] == [False, True] + [False] * 7
     # The numbers are those of the stored video; after the two frames comes the legend.
     assert [axis.get_title() for axis in figure.axes[:2]] == ["frame 8", "frame 12"]
     shown_HWC = np.asarray(figure.axes[4].images[0].get_array())
@@ -127,3 +128,24 @@ def test_the_loss_has_a_title_and_the_line_of_a_blind_guess(tmp_path: Path) -> N
     assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([1.1, 1.0, 0.9])
     assert np.asarray(guess.get_ydata()).tolist() == [1, 1]
     assert [text.get_text() for text in loss.texts] == ["a blind guess"]
+
+
+def test_left_out_tokens_are_grey_and_said(pan_store: Store) -> None:
+    config = CONFIG.replace(decode_ratio=0.5, drop=0.25, decoder="cross")
+    subject = Subject.of(pan_store["train/right/0.mp4"], config)
+    model = build(lambda: VideoMAE(config.shape), seed=0)
+    # Of 32 tokens 24 are masked: 8 of them are dropped, and 8 of the others are not decoded.
+    mask_thw = subject.mask_thw()
+    assert [(mask_thw == role).sum() for role in (-1, 0, 1)] == [16, 8, 8]
+    assert mask_picture(subject).caption.endswith(
+        "75% of the tubelets are masked (in fog); 50% are not predicted (grey)"
+    )
+    for picture in (mask_picture(subject), reconstruction_picture(subject, model)):
+        assert picture.strip().axes
+    (own,) = [row for row in mask_picture(subject).rows if row.is_marked]
+    _, axes = panels(1, 1, (1, 1), width_inches=1)
+    own.draw(axes.flat[0], 0)
+    shown_HWC = np.asarray(axes.flat[0].images[0].get_array())
+    left_out_HW = (mask_thw[0] == -1).repeat(16, 0).repeat(16, 1)
+    assert len(np.unique(shown_HWC[left_out_HW], axis=0)) == 1
+    assert len(np.unique(shown_HWC[~left_out_HW], axis=0)) > 10

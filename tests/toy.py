@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -31,6 +31,7 @@ from mgm_train.runtime.distributed import Distributed, init_distributed
 from mgm_train.tasks.pretrain import pretrain_dataset
 from mgm_train.training.loop import Job, train
 from mgm_train.training.losses import FinetuneObjective, PretrainObjective
+from mgm_train.training.targets.choose import pretrain_shape
 
 TOY = ModelConfig(
     name="toy",
@@ -133,6 +134,13 @@ def toy_config(**changes: Any) -> PretrainConfig:
     return PretrainConfig(**(settings | changes))
 
 
+def toy_shape(config: PretrainConfig) -> ModelConfig:
+    """The toy with the outputs that the targets of a configuration need."""
+    shape = pretrain_shape(config)
+    names = ("outputs", "motion_outputs", "motion_decoder_depth")
+    return replace(TOY, **{name: getattr(shape, name) for name in names})
+
+
 def pretrain_job(
     run: Path, config: PretrainConfig | None = None, dataset: MovingStripes | None = None, **more: Any
 ) -> Job:
@@ -140,8 +148,8 @@ def pretrain_job(
     return Job(
         task="pretrain",
         config=config,
-        model=_steady(build(lambda: VideoMAE(TOY), config.seed)),
-        objective=PretrainObjective(),
+        model=_steady(build(lambda: VideoMAE(toy_shape(config)), config.seed)),
+        objective=PretrainObjective.of(config),
         dataset=dataset or MovingStripes(config.repeats),
         run=RunFolder(run),
         **(SAVING_OFTEN | more),

@@ -1,6 +1,6 @@
-"""The pieces of gpu.sh: clips to measure on, the hardware's own rate, JPEG decoding on the GPU, the table at the end.
+"""The pieces of gpu.sh: clips to measure on, the hardware's own rate, JPEG decoding on the GPU, a test.
 
-Each appends what it measured to a file of JSON lines, from which `table` makes the Markdown of RESULTS.md.
+Each appends what it measured to a file of JSON lines, from which `gpu_table.py` makes the Markdown of RESULTS.md.
 
 Axes: T frames · H,W pixels · C = RGB.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import av
 import click
@@ -23,10 +24,13 @@ from numpy.typing import NDArray
 
 from mgm_shared.codec import decode_jpeg
 from mgm_shared.store import Store, open_store
+from mgm_train.checkpoint.weights import load_weights
+from mgm_train.config import EvaluateConfig
+from mgm_train.evaluation.multiview import ViewDataset, classifier, score_views
 from mgm_train.models.flops import matmul_rate, peak
+from mgm_train.runtime.distributed import init_distributed
 
 path_type = click.Path(path_type=Path)
-GOALS = {"MFU": "≥ 45 %", "data wait": "≤ 2 %"}
 LABELS = ("left", "right", "up", "down")
 
 
@@ -159,54 +163,39 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 @main.command()
-@click.argument("out", type=path_type)
-def table(out: Path) -> None:
-    """What OUT holds, as Markdown."""
-    rows = [json.loads(line) for line in lines_of(out / "results.jsonl")]
-    click.echo("\n| GPU figure | measured | goal |\n|---|---|---|")
-    for row in rows:
-        for figure, measured, goal in figures(row):
-            click.echo(f"| {figure} | {measured} | {goal} |")
-    for run in sorted(out.glob("run-*")):
-        for figure, measured, goal in figures_of_run(run):
-            click.echo(f"| {figure} | {measured} | {goal} |")
-    for line in lines_of(out / "parts.txt"):
-        click.echo(line)
+@click.argument("store", type=path_type)
+@click.argument("run", type=path_type)
+@click.argument("results", type=path_type)
+@click.option("--videos", default=256)
+def testing(store: Path, run: Path, results: Path, videos: int) -> None:
+    """Test the fine-tuned RUN with 5×3 views of each video: views a second, from the store to the scores."""
+    config = EvaluateConfig(split="train")
+    opened = open_store(store)
+    loaded = load_weights(run)
+    dataset = ViewDataset(opened.select(), loaded.classes, loaded.model, config)
+    dataset.rows, dataset.labels = dataset.rows[:videos], dataset.labels[:videos]
+    with init_distributed() as distributed:
+        model = classifier(loaded).to(distributed.device)
+        start_s = time.perf_counter()
+        score_views(model, dataset, distributed)
+        taken_s = time.perf_counter() - start_s
+    note(results, "testing", model=loaded.model.name, views_per_s=len(dataset) * dataset.num_views / taken_s)
 
 
-def lines_of(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
+@main.command("stand-in", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def stand_in(arguments: tuple[str, ...]) -> None:
+    """mgm-train with ARGUMENTS, where the CPU does what a GPU would: decoding, RandAugment. For --dry-run."""
+    from mgm_train.cli import main as train
 
+    def nothing(*arguments: object) -> None:
+        """It would say that there is no GPU."""
 
-def figures(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(figure, what was measured, goal) of one line of results.jsonl."""
-    if row["line"] == "matmul":
-        share = f"{row['measured'] / row['peak']:.0%} of the peak ({row['source']})"
-        yield f"bf16 matrix product, {row['device']}", f"{row['measured'] / 1e12:.3g} TFLOP/s, {share}", ""
-    elif row["line"] == "jpeg":
-        on_gpu = f"{row['gpu_ms']:.3f} ms" if "gpu_ms" in row else "not measured"
-        measured = f"{on_gpu}; {row['cpu_ms']:.3f} ms"
-        yield f"a JPEG of {row['kib']:.0f} KiB on the GPU; on one CPU core", measured, "kept if it wins"
-    else:
-        sides = row["sides"]
-        ours = sides["ours"]
-        text = f"{ours['ms']:.1f} ms, {ours['clips_per_s']:.0f} clips/s, MFU {ours['mfu']:.1%}"
-        others = [f"{name}: ours {side['ours_is_faster']:.2f} ×" for name, side in sides.items() if name != "ours"]
-        yield f"step on one repeated batch, {row['case']}", "; ".join([text, *others]), "≥ 1.7 × transformers"
-
-
-def figures_of_run(run: Path) -> Iterator[tuple[str, str, str]]:
-    """Of a training run: medians over its log lines, without the first quarter: it compiles and fills its queues."""
-    logged = [json.loads(line) for line in lines_of(run / "metrics.jsonl")]
-    steady = logged[len(logged) // 4 :]
-    if not steady:
-        return
-    median = {name: statistics.median(row[name] or 0 for row in steady) for name in ("clips_per_s", "mfu", "data_wait")}
-    memory_gib = steady[-1]["gpu_memory_gib"] or 0.0
-    speed = f"{median['clips_per_s']:.0f} clips/s, {memory_gib:.1f} GiB"
-    yield f"training, {run.name}", speed, ""
-    yield f"MFU, {run.name}", f"{median['mfu']:.1%}", GOALS["MFU"]
-    yield f"data wait, {run.name}", f"{median['data_wait']:.1%}", GOALS["data wait"]
+    with (
+        patch("mgm_train.tasks.device_work.check_device_decoding", nothing),
+        patch("mgm_train.tasks.finetune.check_device_augmentation", nothing),
+    ):
+        train(arguments, prog_name="mgm-train")
 
 
 if __name__ == "__main__":

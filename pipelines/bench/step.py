@@ -29,7 +29,7 @@ from mgm_train.models.flops import peak, pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build, normalise
 from mgm_train.training.losses import PretrainObjective
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 Loss = Callable[[], torch.Tensor]
 
@@ -45,10 +45,13 @@ class Case:
     device: torch.device
     num_frames: int
     image_px: int
+    compiled: str = ""
+    """The mode of torch.compile; empty for eager."""
 
     @property
     def name(self) -> str:
-        return f"{self.model} · ratio {self.ratio} · {self.precision} · batch {self.batch_size}"
+        compiled = {"": "eager", "default": "compiled"}.get(self.compiled, f"compiled, {self.compiled}")
+        return f"{self.model} · ratio {self.ratio} · {self.precision} · batch {self.batch_size} · {compiled}"
 
 
 class Step:
@@ -63,7 +66,10 @@ class Step:
     def run(self) -> float:
         """One step; its loss."""
         start_s = self._clock()
-        with torch.autocast(self.case.device.type, torch.bfloat16, enabled=self.case.precision == "bf16"):
+        torch.compiler.cudagraph_mark_step_begin()
+        dtype = DTYPES[self.case.precision]
+        # float16 without the scaled loss of training, which costs next to nothing.
+        with torch.autocast(self.case.device.type, dtype, enabled=dtype is not torch.float32):
             loss = self.loss()
         loss.backward()
         self.optimizer.step()
@@ -78,13 +84,13 @@ class Step:
         return time.perf_counter()
 
 
-def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]:
-    """Our side and, unless `is_alone`, theirs; with `is_compiled`, each compiled as well."""
+def make_steps(case: Case, is_alone: bool) -> dict[str, Step]:
+    """Our side and, unless `is_alone`, theirs, each compiled as the case says."""
     shape = model_config(case.model, num_frames=case.num_frames, image_px=case.image_px)
     ours = build(lambda: VideoMAE(shape), seed=0).to(case.device).train()
     batch = make_batch(case, num_masked(shape.grid, case.ratio), shape.grid.num_tokens)
-    objective = PretrainObjective.of(PretrainConfig(compile=is_compiled))
-    called: Any = torch.compile(ours) if is_compiled else ours
+    objective = PretrainObjective.of(PretrainConfig(compile=bool(case.compiled)))
+    called: Any = torch.compile(ours, dynamic=False, mode=case.compiled) if case.compiled else ours
     steps = {"ours": Step(case, ours, lambda: objective(called, batch, 0))}
     if is_alone:
         return steps
@@ -99,7 +105,7 @@ def make_steps(case: Case, is_compiled: bool, is_alone: bool) -> dict[str, Step]
     frames_BTCHW = normalise(batch["frames_BCTHW"]).transpose(1, 2).contiguous()
     mask_BN = batch["mask_BN"]
     steps["transformers"] = Step(case, theirs, lambda: theirs(frames_BTCHW, bool_masked_pos=mask_BN).loss)
-    if is_compiled:
+    if case.compiled:
         quick: Any = torch.compile(theirs)
         steps["transformers, compiled"] = Step(case, theirs, lambda: quick(frames_BTCHW, bool_masked_pos=mask_BN).loss)
     return steps
@@ -118,9 +124,9 @@ def make_batch(case: Case, num_masked: int, num_tokens: int) -> dict[str, Any]:
     }
 
 
-def measure(case: Case, rounds: int, is_compiled: bool, is_alone: bool) -> dict[str, Any]:
+def measure(case: Case, rounds: int, is_alone: bool) -> dict[str, Any]:
     """Medians of a case's sides, in one dictionary; their losses must agree."""
-    steps = make_steps(case, is_compiled, is_alone)
+    steps = make_steps(case, is_alone)
     losses = {name: [step.run() for _ in range(2)][-1] for name, step in steps.items()}
     for name, loss in losses.items():
         assert abs(loss - losses["ours"]) < 0.01 * losses["ours"], (name, losses)
@@ -136,6 +142,7 @@ def measure(case: Case, rounds: int, is_compiled: bool, is_alone: bool) -> dict[
     return {
         "line": "step",
         "case": case.name,
+        "about": {name: getattr(case, name) for name in ("model", "ratio", "precision", "batch_size", "compiled")},
         "peak": vars(top),
         "sides": {
             name: {
@@ -149,9 +156,9 @@ def measure(case: Case, rounds: int, is_compiled: bool, is_alone: bool) -> dict[
     }
 
 
-def print_profile(case: Case, is_compiled: bool, is_alone: bool) -> None:
+def print_profile(case: Case, is_alone: bool) -> None:
     """Where each side's time goes, by operator."""
-    for name, step in make_steps(case, is_compiled, is_alone).items():
+    for name, step in make_steps(case, is_alone).items():
         step.run()
         with profile() as recorded:
             step.run()
@@ -162,13 +169,16 @@ def print_profile(case: Case, is_compiled: bool, is_alone: bool) -> None:
 @click.command()
 @click.option("--model", "models", multiple=True, default=["vit_small", "vit_base"], show_default=True)
 @click.option("--ratio", "ratios", multiple=True, type=float, default=[0.75, 0.9], show_default=True)
-@click.option("--precision", "precisions", multiple=True, default=["bf16"], show_default=True, help="bf16 or fp32.")
+@click.option(
+    "--precision", "precisions", multiple=True, default=["bf16"], show_default=True, help="bf16, fp16 or fp32."
+)
 @click.option("--batch-size", default=2, show_default=True)
 @click.option("--num-frames", default=16, show_default=True)
 @click.option("--image-px", default=224, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--compile/--no-compile", "is_compiled", default=False)
+@click.option("--compile-mode", default="default", show_default=True, help="As in mgm-train.")
 @click.option("--alone", "is_alone", is_flag=True, help="Our side only.")
 @click.option("--profile", "is_profile", is_flag=True, help="Print where the time goes, and measure nothing.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also append a line a case to this file.")
@@ -179,6 +189,7 @@ def main(
     rounds: int,
     device: str,
     is_compiled: bool,
+    compile_mode: str,
     is_alone: bool,
     is_profile: bool,
     json_file: Path | None,
@@ -190,11 +201,12 @@ def main(
     for model in models:
         for ratio in ratios:
             for precision in precisions:
-                case = Case(model=model, ratio=ratio, precision=precision, device=place, **sizes)
+                compiled = compile_mode if is_compiled else ""
+                case = Case(model=model, ratio=ratio, precision=precision, device=place, compiled=compiled, **sizes)
                 if is_profile:
-                    print_profile(case, is_compiled, is_alone)
+                    print_profile(case, is_alone)
                     continue
-                result = measure(case, rounds, is_compiled, is_alone)
+                result = measure(case, rounds, is_alone)
                 click.echo(f"{result['case']} · peak {result['peak']['flops_per_s'] / 1e12:.3g} TFLOP/s")
                 for name, side in result["sides"].items():
                     click.echo(

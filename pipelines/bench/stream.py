@@ -11,6 +11,9 @@ motion. Its peers start from decoded frames as well: timm's transforms on PIL pi
 VideoMAE does), and torchvision's v2 on the whole clip, with two operations a clip as timm's four of probability ½ are.
 A test: 5 clips along a video of up to 10 s times 3 crops. Its floor decodes each frame once, cuts and
 resizes it for each view and writes it to each place where it belongs; ours adds the store, the checksums and the batch.
+In a data loading worker a batch lies in shared memory, whose fresh pages cost time when they are first touched. "fresh
+shared memory" takes new ones for each batch, as torch's `default_collate` does; "a worker's memory" takes those of the
+worker's earlier batches (`packed_batch.SharedRing`).
 Sides alternate, clip by clip, so that none finds its own data in the caches; a figure is the mean over the clips of the
 medians over the rounds.
 """
@@ -44,9 +47,10 @@ from mgm_shared.codec import decode_jpeg
 from mgm_shared.schema import unpack_motion
 from mgm_shared.store import Store, Video, open_store
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.augment import FinetuneAugment, PretrainAugment, view_boxes
+from mgm_train.data.augmentation.augment import FinetuneAugment, PretrainAugment, view_boxes
+from mgm_train.data.augmentation.operations import global_random, timm_rand_augment
 from mgm_train.data.clips import PretrainDataset, collate, motion_between, read_clips
-from mgm_train.data.operations import global_random, timm_rand_augment
+from mgm_train.data.packed_batch import Allocate, SharedRing, fresh, num_slots
 from mgm_train.data.sampling import sample_indices, view_indices
 from mgm_train.data.views import View, read_clip_views, show, view_motion
 from mgm_train.evaluation.multiview import UnreadViews, collate_views
@@ -188,12 +192,30 @@ def test_views(video: Video) -> tuple[NDArray[np.int64], list[View]]:
     return indices_VT, [View(box=box, size_px=SIZE_PX) for box in view_boxes(video.height, video.width, NUM_SPATIAL)]
 
 
-def ours_test(video: Video) -> object:
+def fresh_shared(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Shared memory that nobody has used."""
+    return SharedRing(1).empty(name, shape)
+
+
+def by_ring(ring: SharedRing) -> Allocate:
+    """The memory of a worker's next batch."""
+
+    def allocate(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        ring.next_batch()
+        return ring.empty(name, shape)
+
+    return allocate
+
+
+RING = by_ring(SharedRing(num_slots(is_pinned=False)))
+
+
+def ours_test(video: Video, allocate: Allocate = fresh) -> object:
     indices_VT, views = test_views(video)
     shape = (NUM_TEMPORAL * NUM_SPATIAL, 3, NUM_FRAMES, SIZE_PX, SIZE_PX)
     read = partial(read_clip_views, video, indices_VT, views)
     unread = UnreadViews(sample_id=video.sample_id, video_id=video.video_id, label=0, shape_VCTHW=shape, read=read)
-    return collate_views([unread])
+    return collate_views([unread], allocate)
 
 
 def test_floor(video: Video, payloads: dict[int, bytes], arithmetic: bool) -> object:
@@ -238,6 +260,8 @@ def sides_of(clips: Clips, row: int, seed: int, peers: dict[str, ReadFrames | No
         FLOOR: lambda: [decode_jpeg(frame) for frame in encoded],
         "the same by OpenCV": lambda: [cv2.imdecode(np.frombuffer(frame, np.uint8), 1) for frame in encoded],
         "ours, clip to batch, jpeg": lambda: collate([datasets["jpeg"][seed, row]]),
+        "ours, clip to batch, jpeg, fresh shared memory": lambda: collate([datasets["jpeg"][seed, row]], fresh_shared),
+        "ours, clip to batch, jpeg, a worker's memory": lambda: collate([datasets["jpeg"][seed, row]], RING),
         "ours, clip to batch, planes": lambda: collate([datasets["planes"][seed, row]]),
         "the mask alone": lambda: mask(clip, rng),
         f"zarr-python {zarr.__version__}, slices": lambda: by_zarr(video, indices_T, seed),
@@ -253,6 +277,8 @@ def sides_of(clips: Clips, row: int, seed: int, peers: dict[str, ReadFrames | No
         TEST_FLOOR: lambda: test_floor(video, payloads, arithmetic=True),
         "test: decoding alone": lambda: test_floor(video, payloads, arithmetic=False),
         "ours, test of 5×3 views, jpeg": lambda: ours_test(video),
+        "ours, test of 5×3 views, jpeg, fresh shared memory": lambda: ours_test(video, fresh_shared),
+        "ours, test of 5×3 views, jpeg, a worker's memory": lambda: ours_test(video, RING),
         "ours, test of 5×3 views, planes": lambda: ours_test(clips.stores["planes"].video_at(row)),
         "a clip for each of the 15 views": lambda: test_by_clips(payloads, video),
     }

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mgm_train.ablation.grid import SAME_STORE, Run
-from mgm_train.models.flops import finetune_flops, pretrain_flops
+from mgm_train.models.flops import epoch_flops, finetune_flops
+from mgm_train.training.targets.choose import pretrain_shape
 
 
 def planned_flops(runs: Iterable[Run], num_labelled: int, num_classes: int, num_videos: Mapping[str, int]) -> int:
@@ -17,9 +18,10 @@ def planned_flops(runs: Iterable[Run], num_labelled: int, num_classes: int, num_
         configs: Mapping[str, Any] = run.configs
         pretrain, finetune = configs["pretrain"], configs["finetune"]
         if run.is_pretrained:
-            clips = num_videos[run.pretrain_on or SAME_STORE] * pretrain.epochs * pretrain.repeats
-            num_masked = pretrain.grid.patches_at(pretrain.mask_ratio) * pretrain.grid.t
-            costs[f"pretrain {run.names['pretrain']}"] = clips * pretrain_flops(pretrain.shape, num_masked)
+            clips_per_epoch = num_videos[run.pretrain_on or SAME_STORE] * pretrain.repeats
+            costs[f"pretrain {run.names['pretrain']}"] = clips_per_epoch * sum(
+                epoch_flops(pretrain, pretrain_shape(pretrain))
+            )
         clips = round(num_labelled * finetune.label_fraction) * finetune.epochs * finetune.repeats
         costs[f"finetune {run.names['finetune']}"] = clips * finetune_flops(finetune.shape, num_classes)
     return round(sum(costs.values()))

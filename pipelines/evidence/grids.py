@@ -46,6 +46,9 @@ def write_grid(
             varied["boxes"] = str(boxes)
         if is_dry_run:
             varied.update({key: 1 for key in varied if key.endswith(".epochs")})
+            # A schedule needs several epochs.
+            for key in [key for key, value in varied.items() if "@" in str(value)]:
+                varied[key] = TOY[key.split(".")[-1]]
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}-{seed}.yaml"
     replace_text(file, yaml.safe_dump(grid, sort_keys=False))

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
+    from mgm_prep.config import CodebookSettings, ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
     from mgm_prep.extraction.extract import ExtractSummary, extract
     from mgm_prep.extraction.labels import LabelSummary, attach_labels
     from mgm_prep.extraction.preview import ExtractPreview, preview_extract
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         find_video,
         list_videos,
     )
+    from mgm_prep.store_tools.fit_codebook import CodebookSummary, fit_codebook
     from mgm_prep.store_tools.repair import repair
     from mgm_prep.store_tools.saliency import Saliency, saliency
     from mgm_prep.store_tools.verify import Verdict, verify
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 # Imported on demand, so that `--help` does not wait for decoders.
 _HOMES = {
+    "CodebookSettings": "config",
+    "CodebookSummary": "store_tools.fit_codebook",
     "Execution": "runtime.execution",
     "ExtractPreview": "extraction.preview",
     "ExtractSettings": "config",
@@ -60,6 +63,7 @@ _HOMES = {
     "draw_video": "store_tools.describe",
     "extract": "extraction.extract",
     "find_video": "store_tools.describe",
+    "fit_codebook": "store_tools.fit_codebook",
     "list_videos": "store_tools.describe",
     "preview_extract": "extraction.preview",
     "preview_transcode": "transcoding.transcode",
@@ -71,6 +75,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "CodebookSettings",
+    "CodebookSummary",
     "Execution",
     "ExtractPreview",
     "ExtractSettings",
@@ -96,6 +102,7 @@ __all__ = [
     "draw_video",
     "extract",
     "find_video",
+    "fit_codebook",
     "list_videos",
     "preview_extract",
     "preview_transcode",

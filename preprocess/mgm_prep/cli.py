@@ -7,7 +7,7 @@ import click
 
 import mgm_prep
 from mgm_prep.cli_options import CommandResult, execution_options, fold_option, path_argument, prints_result
-from mgm_prep.config import ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
+from mgm_prep.config import CodebookSettings, ExtractSettings, FlowSettings, SegmentSettings, TranscodeSettings
 from mgm_prep.next_steps import NEXT_STEPS
 from mgm_prep.runtime.execution import Execution
 from mgm_shared.cli import (
@@ -46,6 +46,11 @@ def main() -> None:
 @click.option(
     "--camera", "cameras", multiple=True, metavar="NAME", help="Only this camera of a LeRobot dataset; may be repeated."
 )
+@click.option(
+    "--images",
+    is_flag=True,
+    help="Take image files (JPEG, PNG, WebP, GIF) instead of videos; each is a video of one frame without motion.",
+)
 @click.option("--refresh", is_flag=True, help="Extract videos again whose files changed since they were extracted.")
 @click.option("--retry-failed", is_flag=True, help="Try rejected videos again.")
 @dry_run_option
@@ -59,6 +64,7 @@ def extract(
     labels: tuple[Path, ...],
     fold: int,
     cameras: tuple[str, ...],
+    images: bool,
     refresh: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -72,8 +78,8 @@ def extract(
     listed in STORE/failures.jsonl, and the exit code is 3.
     """
     if dry_run:
-        return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras))
-    choices = {"refresh": refresh, "retry_failed": retry_failed, "force": force}
+        return CommandResult.of(mgm_prep.preview_extract(videos, store, cameras=cameras, images=images))
+    choices = {"images": images, "refresh": refresh, "retry_failed": retry_failed, "force": force}
     summary = mgm_prep.extract(videos, store, config, execution, labels=labels, fold=fold, cameras=cameras, **choices)
     problems = []
     if summary.failed:
@@ -241,6 +247,23 @@ def flow(store: StorePath, config: FlowSettings, force: bool, execution: Executi
     summary = mgm_prep.add_flow(store, config, execution, force=force)
     problem = f"{len(summary.damaged)} parts have frames that cannot be read; run `mgm-prep verify {store}`"
     return CommandResult.of(summary, problem if summary.damaged else "")
+
+
+@main.command(epilog="Example: mgm-prep codebook ssv2.store -o ssv2_codes.npz --num-codes 4096")
+@store_argument
+@click.option("-o", "--out", type=path_argument, required=True, metavar="FILE", help="The file to write, NAME.npz.")
+@config_options(CodebookSettings)
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@prints_result
+def codebook(store: StorePath, out: Path, config: CodebookSettings, force: bool) -> CommandResult:
+    """Fit k-means on patches of STORE: the codes that `mgm-train pretrain --target kmeans --codebook FILE` predicts.
+
+    The same command writes the same codes.
+    """
+    with shown_progress() as progress:
+        summary = mgm_prep.fit_codebook(store, out, config, force=force, progress=progress)
+    problem = f"{summary.unreadable} frames cannot be read; run `mgm-prep verify {store}`"
+    return CommandResult.of(summary, problem if summary.unreadable else "")
 
 
 @main.command(epilog="Example: mgm-prep saliency tracking.store --boxes MOT15/train")

@@ -16,6 +16,9 @@ Device = Literal["auto", "cpu", "cuda"]
 ReadAs = Literal["auto", "labels", "segments"]
 TimesFrom = Literal["container", "first-frame"]
 
+PatchPx = Literal[8, 16]
+PatchNorm = Literal["none", "patch"]
+
 FRAMES, MOTION, LIMITS = "Stored frames", "Motion vectors", "Limits"
 
 
@@ -118,3 +121,18 @@ class FlowSettings(Config):
         has_weights = (self.method == "raft-small") == bool(self.weights)
         check(has_weights, "weights", self.weights, "a file for raft-small, and empty for the other methods")
         return self
+
+
+class CodebookSettings(Config):
+    """Options of fitting a codebook, the classes of the target `kmeans`."""
+
+    num_codes: int = option(1024, "Number of codes", ge=2, le=65536)
+    num_patches: int = option(100_000, "Random patches of training videos on which k-means is fitted", ge=2)
+    patch_px: PatchPx = option(16, "Side of a patch in pixels: patch-px of the pretraining")
+    norm: PatchNorm = option(
+        "none", "Patches as they are (none), or each colour of a patch with mean 0 and std 1 (patch)"
+    )
+    num_iterations: int = option(
+        30, "Iterations at most; k-means ends when one lowers the error by less than a ten-thousandth", ge=1
+    )
+    seed: int = option(0, "Seed of the choice of patches and of the first centres", ge=0)

@@ -24,6 +24,7 @@ NEXT_STEPS: dict[str, NextStep] = {
     "list": "mgm-prep inspect {store} VIDEO, which describes one of them",
     "inspect": _after_inspect,
     "flow": "mgm-train pretrain {store} --run runs/NAME --guidance flow",
+    "codebook": "mgm-train pretrain {store} --run runs/NAME --target pixels+kmeans:0.1 --codebook {out}",
     "saliency": "mgm-train pretrain {store} --run runs/NAME",
     "report": "open {out}",
 }

@@ -26,6 +26,7 @@ def option(
     *,
     group: str = "Options",
     may_change: bool = False,
+    may_be_scheduled: bool = False,
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -38,15 +39,21 @@ def option(
         help: Sentence for `--help`.
         group: Heading in `--help` under which the option is listed.
         may_change: Whether a resumed run may set another value.
+        may_be_scheduled: Whether the command line also takes a schedule, such as 128@0,224@0.8, as a text.
         ge, gt, le, lt: Bounds of a number; for a tuple, of each of its numbers.
     """
-    extra: Any = {"group": group, "may_change": may_change}
+    extra: Any = {"group": group, "may_change": may_change, "may_be_scheduled": may_be_scheduled}
     return Field(default, description=help, json_schema_extra=extra, ge=ge, gt=gt, le=le, lt=lt)
 
 
-def with_default(configuration: "type[Config]", name: str, default: Any) -> Any:
-    """The option `name` of a base configuration with another default; everything else stays as declared there."""
-    return FieldInfo.merge_field_infos(configuration.model_fields[name], default=default)
+def with_default(configuration: "type[Config]", name: str, default: Any, *, may_be_scheduled: bool = False) -> Any:
+    """The option `name` of a base configuration with another default; everything else stays as declared there.
+
+    `may_be_scheduled` as for `option`.
+    """
+    field = configuration.model_fields[name]
+    extra: Any = extra_of(field) | {"may_be_scheduled": may_be_scheduled}
+    return FieldInfo.merge_field_infos(field, default=default, json_schema_extra=extra)
 
 
 class Config(BaseModel):

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -124,19 +124,34 @@ class _NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers such as 1e-3,1e-4", param, ctx)
 
 
-class _NumberOrWord(click.ParamType[int | str]):
-    """A whole number, or one of some words; the configuration checks the bounds."""
+class _NumberOrWord(click.ParamType[float | str]):
+    """A number, or one of some words; the configuration checks the bounds."""
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words, self.name = words, "|".join((*words, "integer"))
+    def __init__(self, words: tuple[str, ...], number: type[int] | type[float]) -> None:
+        self.words, self.number = words, number
+        self.name = "|".join((*words, "integer" if number is int else "float"))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         if value in self.words:
             return str(value)
         try:
-            return int(value)
+            return self.number(value)
         except ValueError:
-            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor a whole number", param, ctx)
+            noun = "a whole number" if self.number is int else "a number"
+            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor {noun}", param, ctx)
+
+
+class _NumberOrSchedule(click.ParamType[int | str]):
+    """A number, or a schedule such as 128@0,224@0.8, which the configuration checks."""
+
+    def __init__(self, number: click.ParamType[Any]) -> None:
+        self.number, self.name = number, f"{number.name}|schedule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, str) and "@" in value:
+            return value
+        number: int = self.number.convert(value, param, ctx)
+        return number
 
 
 def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
@@ -159,11 +174,13 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     elif get_origin(kind) is tuple:
         shared |= {"type": float, "nargs": len(get_args(kind))}
     elif words:
-        shared["type"] = _NumberOrWord(words)
+        shared["type"] = _NumberOrWord(words, get_args(kind)[0] if get_origin(kind) is Annotated else kind)
     elif get_origin(kind) is Literal:
         shared["type"] = click.Choice(get_args(kind))
     elif kind in (int, float):
         shared["type"] = _range_of(field)
+    if extra_of(field)["may_be_scheduled"]:
+        shared["type"] = _NumberOrSchedule(shared["type"])
     return click.option(f"--{flag(name)}", name, **shared)
 
 

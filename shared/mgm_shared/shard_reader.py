@@ -148,6 +148,11 @@ class ShardedArray:
             for _ in range(times):
                 yield picture
 
+    def stored_pictures(self, indices_T: NDArray[np.int64]) -> list[memoryview]:
+        """The encoded bytes of the frames at `indices_T`, without their checksums. Errors are those of `read`."""
+        self._check_indices(indices_T)
+        return list(self.encoded(indices_T.tolist()))
+
     def _check_indices(self, indices_T: NDArray[np.int64]) -> None:
         if len(indices_T) and (indices_T.min() < 0 or indices_T.max() >= self.shape[0]):
             raise IndexError(f"frames {indices_T.min()}…{indices_T.max()} of an array of {self.shape[0]}")

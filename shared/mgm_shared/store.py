@@ -273,6 +273,15 @@ class Video:
         return self.frames.array.pictures(indices_T + self._span.start)
 
     @property
+    def frame_codec(self) -> str:
+        """How the frames are stored: jpeg, planes, or zstd."""
+        return self.frames.array.codec
+
+    def stored_pictures(self, indices_T: NDArray[np.int64]) -> list[memoryview]:
+        """The frames at `indices_T` as they are stored, such as JPEG files. OSError for damaged data."""
+        return self.frames.array.stored_pictures(indices_T + self._span.start)
+
+    @property
     def motion(self) -> "TimeView":
         """float32 (T, Y, X, 2): displacement of each cell since the frame before, in px per frame; NaN = no vector."""
         return self._view("motion", "float32", unpack_motion)

@@ -28,12 +28,20 @@ from mgm_shared.cli import (
 from mgm_shared.config_options import RecipeType, config_options
 from mgm_shared.errors import UserError
 from mgm_shared.storage import StorePath
-from mgm_train.config import EvaluateConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import (
+    EXPORT_FORMATS,
+    DetectConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+)
 from mgm_train.model_config import MODEL_SIZES
 from mgm_train.next_steps import NEXT_STEPS
 
 if TYPE_CHECKING:
-    from mgm_train import Finding, TrainPreview, TrainResult
+    from mgm_train import DetectionScores, Finding, TrainPreview, TrainResult
     from mgm_train.evaluation.metrics import Scores
 
 path_argument = click.Path(path_type=Path)
@@ -112,6 +120,28 @@ def probe(store: StorePath, run: Path, config: ProbeConfig, dry_run: bool, force
     _exit_if(result.has_unreadable)
 
 
+@main.command(
+    epilog="Example: mgm-train detect ava.store --run runs/ava --init runs/k400 --config ava "
+    "--annotations ava_v2.2 --proposals ava_val_predicted_boxes.csv"
+)
+@store_argument
+@run_option
+@config_options(DetectConfig)
+@dry_run_option
+@force_option
+@json_option
+def detect(store: StorePath, run: Path, config: DetectConfig, dry_run: bool, force: bool, is_json: bool) -> None:
+    """Fine-tune a pretrained encoder (--init) to detect actions of people in boxes, as in AVA, and test it.
+
+    Training is on the labelled boxes of --annotations, the test on the boxes of --proposals and on the labelled ones.
+    """
+    with shown_progress() as progress:
+        if dry_run:
+            _emit_preview(mgm_train.preview_detect(store, run, config, progress=progress), is_json)
+        else:
+            _emit_result(mgm_train.detect(store, run, config, force=force, progress=progress), is_json)
+
+
 @main.command(epilog="Example: mgm-train evaluate ssv2.store runs/ft --config ssv2")
 @store_argument
 @click.argument("weights", type=path_argument)
@@ -127,7 +157,10 @@ def probe(store: StorePath, run: Path, config: ProbeConfig, dry_run: bool, force
 def evaluate(
     store: StorePath, weights: Path, out: Path | None, config: EvaluateConfig, dry_run: bool, is_json: bool
 ) -> None:
-    """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views."""
+    """Test a fine-tuned model, WEIGHTS (a run folder or a weights file), on a split of STORE with several views.
+
+    An action detector is tested on the key frames of its annotations.
+    """
     if dry_run:
         preview = mgm_train.preview_evaluate(store, weights, config, progress=shown_progress())
         emit({"task": "evaluate", **config.to_dict(), **asdict(preview)}, is_json)
@@ -137,6 +170,63 @@ def evaluate(
     if result is not None:
         _emit_scores(result.scores, {"views": result.num_views}, result.files, is_json)
         _exit_if(bool(result.scores.unreadable))
+
+
+@main.command(epilog="Example: mgm-train export runs/ft exported --to transformers --dataset SSv2")
+@click.argument("run", type=path_argument)
+@click.argument("out", type=path_argument)
+@click.option("--to", type=click.Choice(EXPORT_FORMATS), required=True, help="The format.")
+@click.option("--dataset", default="", metavar="NAME", help="Name of the training data, for the model card.")
+@click.option("--license", default="", metavar="NAME", help="Licence of the weights, for the model card.")
+@force_option
+@json_option
+def export(run: Path, out: Path, to: Any, dataset: str, license: str, force: bool, is_json: bool) -> None:
+    """Write the model of RUN into the folder OUT, in the format of another program, with a model card.
+
+    RUN is a run folder, a weights file, a folder of transformers or a checkpoint of VideoMAE. transformers: with its
+    processors and class names. safetensors: one file with our names. timm: for create_model("local-dir:OUT"). onnx:
+    encoder and classifier for any batch size, checked against torch.
+    """
+    with shown_progress() as progress:
+        result = mgm_train.export(run, out, to, dataset=dataset, license=license, force=force, progress=progress)
+    emit({name: value if name == "files" else str(value) for name, value in asdict(result).items()}, is_json)
+
+
+@main.command(epilog="Example: mgm-train embed ucf101.store --init runs/mgm -o ucf101.parquet --knn")
+@store_argument
+@click.option(
+    "-o",
+    "--out",
+    type=path_argument,
+    required=True,
+    metavar="FILE",
+    help="Table to write, ending in .parquet or .zarr.",
+)
+@click.option("--knn", is_flag=True, help="Classify the other videos by their 20 nearest training videos.")
+@click.option(
+    "--nearest",
+    default="",
+    metavar="ID",
+    help="List and draw the videos nearest to this one (a part of its id is enough).",
+)
+@config_options(EmbedConfig)
+@force_option
+@json_option
+def embed(
+    store: StorePath, out: Path, knn: bool, nearest: str, config: EmbedConfig, force: bool, is_json: bool
+) -> None:
+    """Write the features that a frozen model (--init) has of the videos of STORE, a row for each video.
+
+    The same command again continues where it was stopped, and leaves a finished file as it is. `mgm-train probe` gives
+    the accuracy of linear classifiers of such features, for comparison with the one of the nearest neighbours.
+    """
+    with shown_progress() as progress:
+        result = mgm_train.embed(store, out, config, knn=knn, nearest_to=nearest, force=force, progress=progress)
+    if result is not None:
+        for video_id in result.unreadable:
+            say(f"no features, it cannot be read: {video_id}")
+        emit({**asdict(result), "file": str(result.file), "picture": str(result.picture or "")}, is_json)
+        _exit_if(bool(result.unreadable))
 
 
 @main.command(epilog="Example: mgm-train visualize tracking.store --run runs/mgm --video PETS09.mp4 --boxes gt.txt")
@@ -289,7 +379,9 @@ def _emit_result(result: "TrainResult", is_json: bool) -> None:
     _exit_if(not result.is_complete, EXIT_INTERRUPTED)
 
 
-def _emit_scores(scores: "Scores", more: dict[str, Any], files: dict[str, Path], is_json: bool) -> None:
+def _emit_scores(
+    scores: "Scores | DetectionScores", more: dict[str, Any], files: dict[str, Path], is_json: bool
+) -> None:
     say(f"scored {scores.scored} of {scores.listed} listed")
     for video_id, reason in scores.unreadable.items():
         complain(f"not scored: {video_id}: {reason}")

@@ -12,6 +12,9 @@ class ModelConfig:
 
     `trained_frames` and `trained_px` are the clip that the positions were made for, where it is another one than this
     model's: they are interpolated (see models/pos_embed.py). 0 is this model's own.
+
+    `outputs` are the targets that the decoder predicts, with their number of values; none stands for the pixels of a
+    patch. `motion_outputs` are those of a second decoder, of the same width and of `motion_decoder_depth` blocks.
     """
 
     name: str
@@ -27,8 +30,33 @@ class ModelConfig:
     patch_px: int = 16
     tubelet: int = 2
     positions: str = "sinusoid"
+    decoder: str = "joint"
     trained_frames: int = 0
     trained_px: int = 0
+    outputs: tuple[tuple[str, int], ...] = ()
+    motion_outputs: tuple[tuple[str, int], ...] = ()
+    motion_decoder_depth: int = 0
+
+    def __post_init__(self) -> None:
+        # A weights file keeps them as lists.
+        for name in ("outputs", "motion_outputs"):
+            object.__setattr__(self, name, tuple((str(target), int(width)) for target, width in getattr(self, name)))
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """The number of values of each target of the decoder."""
+        return tuple(width for _, width in self.outputs) or (self.patch.num_values,)
+
+    @property
+    def motion_widths(self) -> tuple[int, ...]:
+        """The number of values of each target of the second decoder."""
+        return tuple(width for _, width in self.motion_outputs)
+
+    @property
+    def target_widths(self) -> dict[str, int]:
+        """The number of values of each target, in the order of the model's outputs."""
+        names = [name for name, _ in self.outputs] or ["pixels"]
+        return dict(zip(names, self.decoder_widths, strict=True)) | dict(self.motion_outputs)
 
     @property
     def patch(self) -> Patch:

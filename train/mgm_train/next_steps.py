@@ -27,11 +27,27 @@ def _after_evaluate(options: Mapping[str, Any]) -> str:
     return f"the accuracy of each class and the prediction of each video are in the CSV files of {folder}"
 
 
+def _after_export(options: Mapping[str, Any]) -> str:
+    return f"read {quoted(options['out'] / 'README.md')}, which says how to load the model"
+
+
+def _after_embed(options: Mapping[str, Any]) -> str:
+    command = "mgm-train probe" if options["knn"] else "mgm-train embed"
+    words = [command, quoted(options["store"])]
+    # A recipe may have given the model.
+    words += ["--run runs/NAME"] if options["knn"] else ["-o", quoted(options["out"]), "--knn"]
+    words += ["--init", quoted(options["init"])] if options["init"] else ["--init RUN"]
+    return " ".join(words)
+
+
 NEXT_STEPS: dict[str, NextStep] = {
     "pretrain": "mgm-train finetune {store} --run {run}-ft --init {run}, or mgm-train visualize {store} --run {run}",
     "finetune": "mgm-train evaluate {store} {run}",
+    "detect": "mgm-train evaluate {store} {run}, or mgm-train visualize {store} --run {run}",
     "probe": "mgm-train finetune {store} --run runs/NAME --init RUN, if the features are good enough",
     "evaluate": _after_evaluate,
+    "export": _after_export,
+    "embed": _after_embed,
     "visualize": "open the pictures, then mgm-train finetune {store} --run {run}-ft --init {run}",
     "ablate": "open results.md and results.png in the folder of the runs",
     "recipe": _after_recipe,

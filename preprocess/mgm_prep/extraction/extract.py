@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mgm_prep.config import ExtractSettings, SegmentSettings
+from mgm_prep.decoding.image import is_image_codec
 from mgm_prep.extraction.changes import Changes, find_changes, refreshed_plan, replace_parts, say_changes
 from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.labels import merge_labels, read_label_files, say_unattached
@@ -26,7 +27,14 @@ from mgm_prep.runtime.cluster import open_cluster
 from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
 from mgm_prep.sources.annotations import Annotation
-from mgm_prep.sources.discover import Found, Source, describe_ignored, find_sources
+from mgm_prep.sources.discover import (
+    ONLY_IMAGES,
+    ONLY_VIDEOS,
+    Found,
+    Source,
+    describe_ignored,
+    find_sources,
+)
 from mgm_prep.sources.segment_files import read_segment_files
 from mgm_prep.sources.segments import Segment
 from mgm_shared.cli import move_aside
@@ -81,6 +89,7 @@ def extract(
     labels: Sequence[str | os.PathLike[str]] = (),
     fold: int = 1,
     cameras: Sequence[str] = (),
+    images: bool = False,
     refresh: bool = False,
     retry_failed: bool = False,
     force: bool = False,
@@ -98,6 +107,7 @@ def extract(
         labels: Files with labels or segments, as in `attach_labels`.
         fold: Official split in a folder of several, as in `attach_labels`.
         cameras: Names of the cameras of a LeRobot dataset; by default all.
+        images: Take image files (JPEG, PNG, WebP, GIF) instead of videos; each is a video of one frame without motion.
         refresh: Extract videos again whose file changed.
         retry_failed: Try rejected videos again.
         force: Move an existing store aside and start over.
@@ -109,7 +119,8 @@ def extract(
     A video that cannot be decoded is no error: it is counted as failed, and its reason is in STORE/failures.jsonl.
     """
     settings, execution = settings or ExtractSettings(), execution or Execution()
-    found, place = find_sources(Path(videos), cameras), store_path(store)
+    kinds = ONLY_IMAGES if images else ONLY_VIDEOS
+    found, place = find_sources(Path(videos), cameras, kinds), store_path(store)
     files = read_segment_files([Path(file) for file in labels], fold=fold)
     annotations = read_label_files(files.others, fold)
     if force and (aside := move_aside(place)):
@@ -197,9 +208,13 @@ def _summary(store: StorePath, table: pa.Table, found: Found, changes: Changes, 
         ignored_lines=len(found.comments),
         changed=len(changes.changed),
         vanished=len(changes.vanished),
-        without_vectors={codec: n for codec, n in sorted(codecs.items()) if codec not in VECTOR_CODECS},
+        without_vectors={codec: n for codec, n in sorted(codecs.items()) if _lacks_vectors(codec)},
         without_b_vectors=_without_b_vectors(table, is_listed),
     )
+
+
+def _lacks_vectors(codec: str) -> bool:
+    return codec not in VECTOR_CODECS and not is_image_codec(codec)
 
 
 def _without_b_vectors(table: pa.Table, is_listed_N: NDArray[np.bool_]) -> dict[str, int]:

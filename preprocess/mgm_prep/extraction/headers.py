@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.image import ImageFile
 from mgm_prep.decoding.pyav import VideoFile
 from mgm_prep.extraction.failures import Failure, failure_of
 from mgm_prep.extraction.part import REJECTED
@@ -58,7 +59,7 @@ def probe_all(batch: Task, store: StorePath, settings: ExtractSettings) -> list[
 def probe(source: Source, settings: ExtractSettings) -> Probe | Failure:
     """Open a video and decode its first frame."""
     try:
-        with VideoFile(source.path, settings) as video:
+        with (ImageFile if source.is_image else VideoFile)(source.path, settings) as video:
             header = video.header
     except (Unreadable, *REJECTED) as error:
         return failure_of(source, error)

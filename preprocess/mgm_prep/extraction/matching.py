@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mgm_prep.sources.annotations import Annotation
-from mgm_prep.sources.names import normalized, text_of, without_video_suffix
+from mgm_prep.sources.names import normalized, text_of, without_media_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,4 +124,4 @@ def _last(path: str) -> str:
 
 
 def _without_suffix(name: str) -> str:
-    return without_video_suffix(normalized(name))
+    return without_media_suffix(normalized(name))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.colour import PlaneScaler, luma_of, to_rgb
 from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.image import ImageFile, is_image_codec
 from mgm_prep.decoding.mv_extractor import CapturedFile
 from mgm_prep.decoding.pyav import Header, Picture, VideoFile
 from mgm_prep.decoding.timestamps import mean_rate, shown_at
@@ -121,7 +122,8 @@ class PartWriter:
         start = self._frames.num_frames
         num_corrupt = num_zero = 0
         pts_s, dts_s = array("d"), array("d")
-        with DECODERS[self._settings.decoder](source.path, self._settings) as video:
+        open_file = ImageFile if source.is_image else DECODERS[self._settings.decoder]
+        with open_file(source.path, self._settings) as video:
             header = video.header
             motion_source = self._motion_source(header)
             for picture, frame, motion_YX2 in _reading(self._converted(video.pictures(), motion_source)):
@@ -209,6 +211,8 @@ class PartWriter:
             flush(path)
 
     def _motion_source(self, header: Header) -> str:
+        if is_image_codec(header.codec):
+            return "none"
         return "codec" if header.codec in VECTOR_CODECS else self._instead
 
     @property

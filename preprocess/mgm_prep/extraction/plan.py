@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mgm_prep.config import ExtractSettings
+from mgm_prep.decoding.image import is_image_codec
 from mgm_prep.extraction.failures import Failure, read_failures, write_failures
 from mgm_prep.extraction.headers import Probe, read_headers
 from mgm_prep.extraction.part import Part
@@ -145,7 +146,9 @@ def all_failures(store: StorePath) -> dict[str, Failure]:
 
 
 def _say_without_vectors(probes: Sequence[Probe], settings: ExtractSettings, progress: Progress) -> None:
-    codecs = Counter(probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
+    without = (probe.codec for probe in probes if probe.codec not in VECTOR_CODECS)
+    # A single image has no motion that could be found anywhere.
+    codecs = Counter(codec for codec in without if not is_image_codec(codec))
     if codecs:
         kinds = ", ".join(f"{codec} {count}" for codec, count in sorted(codecs.items()))
         instead = MOTION_WITHOUT_VECTORS[settings.no_vectors]

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgm_prep.extraction.changes import Changes, find_changes
 from mgm_prep.extraction.failures import read_failures
 from mgm_prep.extraction.plan import read_plan
-from mgm_prep.sources.discover import find_sources
+from mgm_prep.sources.discover import ONLY_IMAGES, ONLY_VIDEOS, find_sources
 from mgm_shared.index import extracted_ids
 from mgm_shared.storage import PathLike, is_file, store_path
 from mgm_shared.store import check_schema
@@ -31,9 +31,12 @@ class ExtractPreview:
     """Videos among them that are not planned yet."""
 
 
-def preview_extract(videos: str | os.PathLike[str], store: PathLike, *, cameras: Sequence[str] = ()) -> ExtractPreview:
+def preview_extract(
+    videos: str | os.PathLike[str], store: PathLike, *, cameras: Sequence[str] = (), images: bool = False
+) -> ExtractPreview:
     """Compare a data set with its store without opening a video. UserError as `extract`."""
-    found, place = find_sources(Path(videos), cameras), store_path(store)
+    kinds = ONLY_IMAGES if images else ONLY_VIDEOS
+    found, place = find_sources(Path(videos), cameras, kinds), store_path(store)
     if is_file(place / METADATA_FILE):
         check_schema(place)
         changes = find_changes(place, {source.video_id: source for source in found.sources})

@@ -1,17 +1,20 @@
-"""Find the videos of a data set: a directory of class folders, or a list file."""
+"""Find the videos or images of a data set: a directory of class folders, or a list file."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from mgm_prep.sources.annotations import Annotation, annotations_of_table
 from mgm_prep.sources.lerobot import camera_of, is_lerobot
 from mgm_prep.sources.names import (
+    IMAGE_SUFFIXES,
     SPLITS,
     VIDEO_SUFFIXES,
     bytes_name,
+    has_image_suffix,
     has_video_suffix,
     normalized,
     split_of,
@@ -21,6 +24,10 @@ from mgm_prep.sources.names import (
 from mgm_shared.errors import UserError
 
 LIST_SUFFIXES = (".txt", ".csv", ".lst")
+Kind = Literal["video", "image"]
+ONLY_VIDEOS: tuple[Kind, ...] = ("video",)
+ONLY_IMAGES: tuple[Kind, ...] = ("image",)
+ANY_KIND: tuple[Kind, ...] = ("video", "image")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +39,8 @@ class Source:
     path: Path
     label: str | None
     split: str | None
+    is_image: bool = False
+    """Whether it is an image file, a video of one frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +55,20 @@ class Found:
     """Lines of a list that begin with `#` and name no file."""
 
 
-def find_sources(videos: Path, cameras: Sequence[str] = ()) -> Found:
+def find_sources(videos: Path, cameras: Sequence[str] = (), kinds: Sequence[Kind] = ONLY_VIDEOS) -> Found:
     """All videos of a directory, or of a list: `path label` lines, or a table with or without a header.
 
-    `cameras` chooses among the cameras of a LeRobot dataset; without a choice all are taken.
+    `cameras` chooses among the cameras of a LeRobot dataset; without a choice all are taken. `kinds` says whether
+    video files are taken, or image files, or both.
 
     UserError when `videos` does not exist, names no video, or has a folder that cannot be read.
     """
     if videos.is_dir():
-        found = _walk(videos)
-        if is_lerobot(videos):
+        found = _walk(videos, kinds)
+        if "video" in kinds and is_lerobot(videos):
             found = _of_lerobot(found)
     elif videos.is_file() and videos.suffix.lower() in LIST_SUFFIXES:
-        found = _read_list(videos)
+        found = _read_list(videos, kinds)
     elif videos.exists():
         raise UserError(f"{videos} is neither a directory of videos nor a list file ({', '.join(LIST_SUFFIXES)})")
     else:
@@ -66,9 +76,17 @@ def find_sources(videos: Path, cameras: Sequence[str] = ()) -> Found:
     if cameras:
         found = _of_cameras(found, cameras)
     if not found.sources:
-        passed_over = f" ({describe_ignored(found)})" if found.ignored or found.comments else ""
-        raise UserError(f"{videos} holds no video{passed_over}; known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}")
+        raise UserError(_none_found(videos, found, kinds))
     return found
+
+
+def _none_found(videos: Path, found: Found, kinds: Sequence[Kind]) -> str:
+    passed_over = f" ({describe_ignored(found)})" if found.ignored or found.comments else ""
+    if "video" not in kinds:
+        return f"{videos} holds no image{passed_over}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+    if "image" not in kinds and any(found.ignored[suffix] for suffix in IMAGE_SUFFIXES):
+        return f"{videos} holds no video{passed_over}; --images takes image files"
+    return f"{videos} holds no video{passed_over}; known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}"
 
 
 def describe_ignored(found: Found) -> str:
@@ -80,20 +98,32 @@ def describe_ignored(found: Found) -> str:
     return "; ".join(said)
 
 
-def _walk(root: Path) -> Found:
+def _is_wanted(name: str, kinds: Sequence[Kind]) -> bool:
+    return ("video" in kinds and has_video_suffix(name)) or ("image" in kinds and has_image_suffix(name))
+
+
+def _is_image(name: str, kinds: Sequence[Kind]) -> bool:
+    """Whether a file is to be read as an image; the files of a list may have any suffix or none."""
+    return "image" in kinds and (has_image_suffix(name) or "video" not in kinds)
+
+
+def _walk(root: Path, kinds: Sequence[Kind]) -> Found:
     paths: dict[str, Path] = {}
     ignored = Counter[str]()
     for folder, names in _folders(root, ignored):
         for name in names:
             if name.startswith("."):
                 ignored["hidden"] += 1
-            elif has_video_suffix(name):
+            elif _is_wanted(name, kinds):
                 path = Path(folder) / name
                 paths[path.relative_to(root).as_posix()] = path
             else:
                 ignored[text_of(PurePosixPath(name).suffix.lower()) or "no suffix"] += 1
     ids = unique_ids(paths)
-    sources = [_source_below(relative, path, ids[relative]) for relative, path in paths.items()]
+    sources = [
+        replace(_source_below(relative, path, ids[relative]), is_image=_is_image(relative, kinds))
+        for relative, path in paths.items()
+    ]
     return Found(sources=sorted(sources, key=lambda source: source.video_id), ignored=ignored)
 
 
@@ -152,7 +182,7 @@ def _source_below(relative: str, path: Path, video_id: str) -> Source:
     return Source(video_id=video_id, path=path, label=text_of(label) or None, split=split)
 
 
-def _read_list(file: Path) -> Found:
+def _read_list(file: Path, kinds: Sequence[Kind]) -> Found:
     """The videos that a list or table names; paths are relative to its directory. UserError for one listed twice."""
     sources: dict[str, Source] = {}
     comments: list[str] = []
@@ -168,7 +198,10 @@ def _read_list(file: Path) -> Found:
         ids[place] = video_id
         split = reading.values.get("split") or split_of(video_id)
         label = reading.values.get("label")
-        sources[video_id] = Source(video_id=video_id, path=file.parent / name, label=label, split=split)
+        is_image = _is_image(name, kinds)
+        sources[video_id] = Source(
+            video_id=video_id, path=file.parent / name, label=label, split=split, is_image=is_image
+        )
     ordered = sorted(sources.values(), key=lambda source: source.video_id)
     return Found(sources=ordered, ignored=Counter(), comments=comments)
 

@@ -15,6 +15,8 @@ VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .dav .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg "
     ".mpg .mts .mxf .nut .ogm .ogv .pmp .rm .rmvb .ts .vob .webm .wmv .xmv".split()
 )
+# Names of image files, which `--images` takes. What a file holds decides how it is read.
+IMAGE_SUFFIXES = frozenset(".gif .jfif .jpe .jpeg .jpg .png .webp".split())
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
@@ -29,9 +31,19 @@ def has_video_suffix(name: str) -> bool:
     return splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-def without_video_suffix(name: str) -> str:
-    """The name without the suffix of a video file."""
-    return splitext(name)[0] if has_video_suffix(name) else name
+def has_image_suffix(name: str) -> bool:
+    """Whether the name ends in a suffix of an image file, in any case."""
+    return splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def has_media_suffix(name: str) -> bool:
+    """Whether the name ends in a suffix of a video or image file, in any case."""
+    return has_video_suffix(name) or has_image_suffix(name)
+
+
+def without_media_suffix(name: str) -> str:
+    """The name without the suffix of a video or image file."""
+    return splitext(name)[0] if has_media_suffix(name) else name
 
 
 def normalized(name: str) -> str:

@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mgm_prep.sources.names import SPLITS, VIDEO_SUFFIXES, has_video_suffix
+from mgm_prep.sources.names import IMAGE_SUFFIXES, SPLITS, VIDEO_SUFFIXES, has_media_suffix
 from mgm_shared.errors import UserError
 from mgm_shared.text_files import read_lines
 
 # Column names as they occur, without case, spaces and punctuation; of several that occur the first counts.
 NAME_COLUMNS = (
     "path filepath videopath file filename video videoid videoname vidname clip clipid clipname "
-    "youtubeid youtubeidentifier name id".split()
+    "youtubeid youtubeidentifier image imagepath imagename name id".split()
 )
 LIST_COLUMNS = ("path", "label", "split")
 COMMENT_SIGN = "#"
 # A quoted value may hold line breaks; one that is not closed after so many lines is a quotation mark in a name.
 MAX_QUOTED_LINES = 16
 
-_SUFFIXES = "|".join(map(re.escape, sorted(VIDEO_SUFFIXES)))
+_SUFFIXES = "|".join(map(re.escape, sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES)))
 AFTER_SUFFIX = re.compile(rf"(?<=\S)(?:{_SUFFIXES})(?=[\s,;])", re.IGNORECASE)
 # Spaces of other alphabets may belong to a name.
 ASCII_SPACE = " \t\r\n\v\f"
@@ -104,7 +104,7 @@ def _without_header(text: str, delimiter: str | None, where: str) -> tuple[dict[
     """The readings of a line as path, label and split. UserError when none of them makes sense."""
     likely, *others = _readings(text, delimiter)
     good = [likely] if _is_good(likely) else []
-    good += [cells for cells in others if _is_good(cells) and has_video_suffix(cells[0])]
+    good += [cells for cells in others if _is_good(cells) and has_media_suffix(cells[0])]
     if not good and _is_marked(text):
         good = [[text.strip(ASCII_SPACE)]]
     if good:
@@ -170,11 +170,11 @@ def _path_and_label(line: str) -> list[str]:
     ends = [match.end() for match in AFTER_SUFFIX.finditer(line) if line[match.end()].isspace()]
     if ends:
         return [line[: ends[-1]], line[ends[-1] :].strip(ASCII_SPACE)]
-    return [line] if has_video_suffix(line) else line.split(maxsplit=1)
+    return [line] if has_media_suffix(line) else line.split(maxsplit=1)
 
 
 def _paths_at_suffixes(line: str) -> Iterator[list[str]]:
-    """The line as a path up to a suffix of a video, and what a delimiter divides behind it; the longest path first."""
+    """The line as a path up to a media suffix, and what a delimiter divides behind it; the longest path first."""
     for end in reversed([match.end() for match in AFTER_SUFFIX.finditer(line)]):
         path, delimiter, rest = line[:end], line[end], line[end + 1 :].strip(ASCII_SPACE)
         yield [path, *([rest] if delimiter.isspace() else _delimited(rest, delimiter))]

@@ -11,13 +11,13 @@ from mgm_prep.extraction.extract import extract
 from mgm_prep.extraction.plan import read_plan
 from mgm_prep.runtime.execution import Execution
 from mgm_prep.runtime.lock import locked
-from mgm_prep.sources.discover import find_sources
-from mgm_prep.store_tools.verify import Verdict, verify
+from mgm_prep.sources.discover import ANY_KIND, find_sources
+from mgm_prep.store_tools.verify import Verdict, stored_sources, verify
 from mgm_shared.index import part_attributes
 from mgm_shared.progress import Progress
 from mgm_shared.schema import PARTS_DIR, UNFINISHED_DIR
 from mgm_shared.storage import PathLike, StorePath, store_path, withdraw
-from mgm_shared.store import check_schema
+from mgm_shared.store import check_schema, open_store
 
 
 def repair(
@@ -37,13 +37,14 @@ def repair(
     withdrawn = _withdraw_broken(place, Path(videos), verdict.broken_parts, execution.progress)
     settings = ExtractSettings(**check_schema(place)["settings"])
     # Also when no part is broken, because this rebuilds the index.
-    extract(videos, place, settings, execution)
+    is_of_images = any(source.is_image for source in stored_sources(open_store(place), Path(videos)))
+    extract(videos, place, settings, execution, images=is_of_images)
     return replace(verify(place, progress=execution.progress), repaired_parts=withdrawn)
 
 
 def _withdraw_broken(store: StorePath, videos: Path, broken_parts: Sequence[str], progress: Progress) -> list[str]:
     """Delete the broken parts that can be extracted again. Returns their names."""
-    found = {source.video_id for source in find_sources(videos).sources}
+    found = {source.video_id for source in find_sources(videos, kinds=ANY_KIND).sources}
     withdrawn = []
     with locked(store, progress):
         for name in broken_parts:

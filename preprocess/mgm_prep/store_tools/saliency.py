@@ -57,6 +57,10 @@ class Saliency:
     peak_in_box_interval: tuple[float | None, ...]
     box_area: float | None
     """Share of the cells that touch a box: what `peak_in_box` is for a peak at random."""
+    intra: float | None
+    """Share of the cells without a vector, in frames that have vectors; see `mgm-train pretrain --missing-motion`."""
+    intra_in_box: float | None
+    """Share of these cells that touch a box. If this is far above `box_area`, cells without a vector mark motion."""
     bootstrap_over: str
     """What the bootstrap resamples: whole videos, or with few videos stretches of one second."""
 
@@ -71,6 +75,9 @@ class Tally:
     num_outside: float
     peaks_in_box: float
     box_area: float
+    num_cells: float
+    num_intra: float
+    num_intra_in_box: float
     num_frames: float
 
 
@@ -189,13 +196,18 @@ def _tally(speed_TYX: NDArray[np.float32], is_inside_TYX: NDArray[np.bool_]) -> 
         num_outside=float((is_known_TYX & ~is_inside_TYX).sum()),
         peaks_in_box=float(peaks_in_box_T.sum()),
         box_area=float(is_inside_TYX.mean((1, 2)).sum()),
+        num_cells=float(is_known_TYX.size),
+        num_intra=float((~is_known_TYX).sum()),
+        num_intra_in_box=float((~is_known_TYX & is_inside_TYX).sum()),
         num_frames=float(is_used_T.sum()),
     )
 
 
 def _measures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """The measures that follow from the sums of a tally, (K,), or of many, (B, K)."""
-    inside, num_inside, outside, num_outside, peaks_in_box, box_area, num_frames = np.moveaxis(sums_K, -1, 0)
+    sums = np.moveaxis(sums_K, -1, 0)
+    inside, num_inside, outside, num_outside, peaks_in_box, box_area = sums[:6]
+    num_cells, num_intra, num_intra_in_box, num_frames = sums[6:]
     with np.errstate(divide="ignore", invalid="ignore"):
         speed_in_boxes, speed_outside = inside / num_inside, outside / num_outside
         return {
@@ -204,6 +216,8 @@ def _measures(sums_K: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
             "ratio": speed_in_boxes / speed_outside,
             "peak_in_box": peaks_in_box / num_frames,
             "box_area": box_area / num_frames,
+            "intra": num_intra / num_cells,
+            "intra_in_box": num_intra_in_box / num_intra,
         }
 
 

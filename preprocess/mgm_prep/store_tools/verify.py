@@ -6,7 +6,7 @@ Some videos can also be decoded again and compared with what is stored.
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -15,9 +15,10 @@ import zarr
 
 from mgm_prep.config import ExtractSettings
 from mgm_prep.decoding.container import Unreadable
+from mgm_prep.decoding.image import is_image_codec
 from mgm_prep.extraction.part import PartWriter, file_version
-from mgm_prep.sources.discover import Source, find_sources
-from mgm_shared.index import committed_parts, part_attributes, read_index
+from mgm_prep.sources.discover import ANY_KIND, Source, find_sources
+from mgm_shared.index import codes, committed_parts, part_attributes, read_index
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import segment_problem
 from mgm_shared.schema import INDEX_FILE, PARTS_DIR, SEGMENTS_FILE
@@ -102,9 +103,19 @@ def verify(
     )
 
 
+def stored_sources(store: Store, videos: Path) -> list[Source]:
+    """The files of a data set that the store has, images as such. UserError when `videos` is no data set."""
+    # In the table, since the metadata of a part may be broken.
+    codec_of_row, codec_names = codes(store.table, "codec")
+    ids = store.table["video_id"].to_pylist()
+    images = {video_id for video_id, code in zip(ids, codec_of_row, strict=True) if is_image_codec(codec_names[code])}
+    found = find_sources(videos, kinds=ANY_KIND).sources
+    return [replace(source, is_image=source.video_id in images) for source in found if source.video_id in store]
+
+
 def _to_compare(store: Store, videos: Path, count: int) -> list[Source]:
     """Videos whose file has not changed since it was extracted; the same choice in every call."""
-    sources = [source for source in find_sources(videos).sources if source.video_id in store]
+    sources = stored_sources(store, videos)
     Random(0).shuffle(sources)
     chosen: list[Source] = []
     for source in sources:

@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import platform
+import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,25 @@ class RunFolder:
     def weights(self, epoch: int) -> Path:
         """Weights after `epoch` whole epochs."""
         return self.checkpoints / f"epoch-{epoch:04d}.safetensors"
+
+    @property
+    def task(self) -> str:
+        """The task that config.yaml names; empty where there is none."""
+        try:
+            (task,) = yaml.safe_load((self.root / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, TypeError, ValueError, yaml.YAMLError):
+            return ""
+        return str(task)
+
+    def command(self, task: str) -> str:
+        """The command that continues the run, as far as its folder says."""
+        try:
+            about = json.loads((self.root / "environment.json").read_text(encoding="utf-8"))
+            store = str(about.get("store_path") or "STORE")
+        except (OSError, ValueError, AttributeError):
+            store = "STORE"
+        run, config = (shlex.quote(str(path)) for path in (self.root, self.root / "config.yaml"))
+        return f"mgm-train {task or 'TASK'} {shlex.quote(store)} --run {run} --config {config}"
 
     def start(self, task: str, config: Config, about: Mapping[str, object]) -> None:
         """Make the folder and write config.yaml and environment.json, which `about` joins."""

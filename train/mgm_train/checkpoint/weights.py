@@ -10,9 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from mgm_shared.errors import UserError
+from mgm_train.checkpoint.completeness import check_complete, check_finite
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.tensor_file import load_tensors, save_tensors
 from mgm_train.model_config import ModelConfig
+
+# The metadata of a weights file of ours has the model's configuration under this name.
+MODEL_KEY = "mgm_model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +54,26 @@ def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig, m
 
     UserError when a number in it is not finite; an earlier file is then left as it is.
     """
-    _check_finite(path, state)
-    save_tensors(path, state, {"mgm_model": json.dumps(asdict(config)), **metadata})
-
-
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
-        raise UserError(f"{path}: {broken} is not finite (NaN or infinite): the training diverged; lower base-lr")
+    check_finite(str(path), state)
+    save_tensors(path, state, {MODEL_KEY: json.dumps(asdict(config)), **metadata})
 
 
 def find_weights(path: Path) -> Path:
     """`path` itself, or the latest epoch-XXXX.safetensors of a run folder. UserError if there is none."""
     if path.is_file():
         return path
-    found = sorted(RunFolder(path).checkpoints.glob("epoch-*.safetensors"), key=_epoch)
-    if not found and RunFolder(path).last.is_file():
-        raise UserError(f"{path} is unfinished and has no weights yet; continue it with the command that began it")
-    if not found:
-        raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
-    return found[-1]
+    run = RunFolder(path)
+    if found := sorted(run.checkpoints.glob("epoch-*.safetensors"), key=_epoch):
+        return found[-1]
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}; nothing is downloaded")
+    # The folder of a recipe has a config.yaml too.
+    task = run.task if run.checkpoints.is_dir() else ""
+    if run.last.is_file() or task not in ("", "probe"):
+        raise UserError(f"{path} is unfinished and has no weights yet; go on with `{run.command(task)}`")
+    if run.task == "probe":
+        raise UserError(f"{path} is the folder of a probe, which has no weights; give the run that it tested")
+    raise UserError(f"{path} is neither a weights file nor a run folder with checkpoints/epoch-*.safetensors")
 
 
 def _epoch(path: Path) -> int:
@@ -78,15 +83,15 @@ def _epoch(path: Path) -> int:
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file, or the latest one of a run folder. UserError if it is not from mgm-train or holds NaN."""
+    """Read a weights file, or the latest one of a run folder. UserError if it is not from mgm-train or is damaged."""
     path = find_weights(path)
     file = load_tensors(path)
-    metadata = file.metadata
-    if "mgm_model" not in metadata:
+    if MODEL_KEY not in file.metadata:
         raise UserError(f"{path} does not say which model it holds; it was not written by mgm-train")
-    _check_finite(path, file.tensors)
     try:
-        model = ModelConfig(**json.loads(metadata["mgm_model"]))
+        model = ModelConfig(**json.loads(file.metadata[MODEL_KEY]))
     except (TypeError, ValueError):
         raise UserError(f"{path} holds a model of another version of mgm-train") from None
-    return Weights(path=path, state=file.tensors, model=model, metadata=metadata)
+    check_finite(str(path), file.tensors)
+    check_complete(str(path), file.tensors, model)
+    return Weights(path=path, state=file.tensors, model=model, metadata=file.metadata)

@@ -7,7 +7,7 @@ the classes that two data sets share, and be tested on the other data set (parti
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,7 +110,12 @@ def mirror_pair(store: SampleSource) -> tuple[str, str] | None:
 
     A model that learns from mirrored clips cannot tell them apart. Something-Something has such classes.
     """
-    labels = {label.lower(): label for label in codes(store.table, "label")[1] if label}
+    return exchanged_pair(label for label in codes(store.table, "label")[1] if label)
+
+
+def exchanged_pair(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two of some class names that a mirror image exchanges; None if there are none."""
+    labels = {label.lower(): label for label in names}
     for name, label in sorted(labels.items()):
         mirrored = LEFT_OR_RIGHT.sub(lambda word: "left" if word[0] == "right" else "right", name)
         if mirrored != name and mirrored in labels:
@@ -120,7 +125,11 @@ def mirror_pair(store: SampleSource) -> tuple[str, str] | None:
 
 def mirror_warning(store: SampleSource) -> str:
     """A warning for runs that mirror clips of classes that a mirror image exchanges; empty otherwise."""
-    pair = mirror_pair(store)
+    return flip_warning(mirror_pair(store))
+
+
+def flip_warning(pair: tuple[str, str] | None) -> str:
+    """A warning for runs that mirror clips of two classes that a mirror image exchanges; empty for None."""
     if pair is None:
         return ""
     return f"warning: half of the clips are mirrored, and {pair[0]!r} mirrored is {pair[1]!r}; use --no-flip"

@@ -22,7 +22,8 @@ from mgm_shared.cores import num_usable_cores
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
 from mgm_train.data.clips import Sample, collate
-from mgm_train.data.packed_batch import Packing
+from mgm_train.data.device_decoding import JPEG_BYTES, decode_batch
+from mgm_train.data.packed_batch import Allocate, Packing, fresh
 from mgm_train.data.readers import start_reader
 from mgm_train.runtime.distributed import Distributed
 
@@ -41,7 +42,7 @@ class KeyedDataset(Protocol):
 class Plan:
     """The numbers of samples, steps and clips of a run, and the order of its samples.
 
-    A sample is a video or a segment; `noun` is what messages call the samples.
+    A sample is a video, a segment or a key frame; `noun` is what messages call the samples.
     """
 
     num_videos: int
@@ -121,24 +122,31 @@ class StepKeys(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices[first : first + share].tolist()]
 
 
-def collate_counted(videos: list[list[Sample]]) -> dict[str, Any]:
-    """`clips.collate` with `num_masked`, the number of masked tokens per clip.
+def collate_counted(videos: list[list[Sample]], allocate: Allocate = fresh) -> dict[str, Any]:
+    """`clips.collate` with `num_masked` and `num_left_out`, the numbers of masked and of left out tokens per clip.
 
-    ValueError if clips differ in it, or if it is none or all of a clip's tokens.
+    ValueError if clips differ in them, or if no token of a clip is masked, or none is visible.
     """
-    batch: dict[str, Any] = collate(videos)
+    batch: dict[str, Any] = collate(videos, allocate)
     if "mask_BN" in batch:
-        num_masked_B = batch["mask_BN"].sum(1)
-        if bool((num_masked_B != num_masked_B[0]).any()):
-            raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_masked_B.tolist()}")
-        batch["num_masked"] = int(num_masked_B[0])
-        if not 0 < batch["num_masked"] < batch["mask_BN"].shape[1]:
-            raise ValueError(f"the masks hide {batch['num_masked']} of {batch['mask_BN'].shape[1]} tokens of each clip")
+        mask_BN = batch["mask_BN"]
+        num_masked, num_left_out = _count_of(mask_BN > 0), _count_of(mask_BN < 0)
+        if num_masked == 0 or num_masked + num_left_out == mask_BN.shape[1]:
+            raise ValueError(f"the masks hide {num_masked} of {mask_BN.shape[1]} tokens of each clip")
+        batch |= {"num_masked": num_masked, "num_left_out": num_left_out}
     return batch
 
 
+def _count_of(is_role_BN: Tensor) -> int:
+    """The number of True tokens of each clip. ValueError if the clips differ in it."""
+    num_B = is_role_BN.sum(1)
+    if bool((num_B != num_B[0]).any()):
+        raise ValueError(f"the clips of a batch hide different numbers of tokens: {num_B.tolist()}")
+    return int(num_B[0])
+
+
 class ToDevice:
-    """Move batches to the device. A GPU copies a batch while it computes on the one before."""
+    """Move batches to the device and decode there what is encoded. A GPU computes on the batch before meanwhile."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -147,17 +155,21 @@ class ToDevice:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with its tensors on the device."""
         if self.stream is None:
-            return batch
+            return decode_batch(batch, self.device)
         computing = torch.cuda.current_stream(self.device)
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         with torch.cuda.stream(self.stream):
-            tensors = {name: value.to(self.device, non_blocking=True) for name, value in tensors.items()}
+            batch = decode_batch({name: self._moved(name, value) for name, value in batch.items()}, self.device)
         computing.wait_stream(self.stream)
-        for tensor in tensors.values():
+        for tensor in (value for value in batch.values() if isinstance(value, Tensor)):
             # The memory belongs to the copying stream. It must not be reused before the computing stream is done with
             # it.
             tensor.record_stream(computing)
-        return batch | tensors
+        return batch
+
+    def _moved(self, name: str, value: Any) -> Any:
+        # nvJPEG reads the bytes on the CPU.
+        is_moved = isinstance(value, Tensor) and name != JPEG_BYTES
+        return value.to(self.device, non_blocking=True) if is_moved else value
 
 
 def start_method(num_workers: int, worker_start: str) -> str | None:
@@ -178,12 +190,13 @@ def make_loader(
     `worker_start` is fork, spawn, forkserver, or auto, the default of this Python.
     """
     num_workers = min(num_workers, num_usable_cores())
+    is_pinned = distributed.device.type == "cuda"
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=StepKeys(plan, first_step, distributed),
         num_workers=num_workers,
         multiprocessing_context=start_method(num_workers, worker_start),
-        collate_fn=Packing(collate_counted),
-        pin_memory=distributed.device.type == "cuda",
+        collate_fn=Packing(collate_counted, is_pinned),
+        pin_memory=is_pinned,
         worker_init_fn=start_reader,
     )

@@ -84,9 +84,10 @@ def _sender_of_sigterm(limit_s: float) -> int | None:
 
 @contextmanager
 def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """The batches of a loader. Its workers end with the block, however it is left.
+    """The batches of a loader, whose workers end with the block, however it is left.
 
-    Reading a batch raises ReaderDied when a worker was killed or has exited.
+    A batch is valid until the next is asked for: then its worker may use its memory again. Reading a batch
+    raises ReaderDied when a worker was killed or has exited.
     """
     others = set(multiprocessing.active_children())
     batches: Any = None

@@ -24,14 +24,19 @@ from mgm_shared.store import Video
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The pixels at `box`, resized to a square of `size_px`, mirrored or not.
+    """The pixels at `box`, resized to `size_px`, the side of a square or (height, width), and mirrored or not.
 
     The box and the size are in even whole pixels, as samples of chroma are.
     """
 
     box: Box
-    size_px: int
+    size_px: int | tuple[int, int]
     is_mirrored: bool = False
+
+    @property
+    def shape_px(self) -> tuple[int, int]:
+        """Height and width of what is shown."""
+        return (self.size_px, self.size_px) if isinstance(self.size_px, int) else self.size_px
 
 
 def even(pixels: SupportsInt) -> int:
@@ -41,7 +46,7 @@ def even(pixels: SupportsInt) -> int:
 
 def read_views(video: Video, indices_T: NDArray[np.int64], views: Sequence[View]) -> list[NDArray[np.uint8]]:
     """The frames at ascending `indices_T`, as each view shows them: uint8 (3, T, H, W). Each frame is decoded once."""
-    shown = [np.empty((3, len(indices_T), view.size_px, view.size_px), np.uint8) for view in views]
+    shown = [np.empty((3, len(indices_T), *view.shape_px), np.uint8) for view in views]
     for t, picture in enumerate(video.pictures(indices_T)):
         for view, out_CTHW in zip(views, shown, strict=True):
             show(picture, view, out_CTHW[:, t])
@@ -69,43 +74,56 @@ def read_clip_views(
 def show(picture: Planes | NDArray[np.uint8], view: View, out_CHW: NDArray[np.uint8]) -> None:
     """Write what a view shows of a frame, given as planes or as RGB (H, W, 3)."""
     if isinstance(picture, Planes):
-        size_px, half_px = view.size_px, view.size_px // 2
-        y_HW = _shown(picture.y_HW, view, 1, size_px)
+        y_HW = _shown(picture.y_HW, view, 1)
         # Chroma stays at half resolution, which is what the source has; the kernel repeats it.
-        cb_HW, cr_HW = (_shown(plane, view, 2, half_px) for plane in (picture.cb_HW, picture.cr_HW))
+        cb_HW, cr_HW = (_shown(plane, view, 2) for plane in (picture.cb_HW, picture.cr_HW))
         _paint(y_HW, cb_HW, cr_HW, *out_CHW)
     else:
         # Five times as fast as numpy's or torch's transpose.
-        cv2.split(_shown(picture, view, 1, view.size_px), list(out_CHW))
+        cv2.split(_shown(picture, view, 1), list(out_CHW))
 
 
 def view_motion(motion_TYX2: NDArray[np.float32], view: View) -> NDArray[np.float32]:
     """Motion of whole frames as a view shows it: cut out, in its pixels, mirrored with them."""
-    return resample_motion(motion_TYX2, view.box, view.size_px, view.size_px, is_mirrored=view.is_mirrored)
+    return resample_motion(motion_TYX2, view.box, *view.shape_px, is_mirrored=view.is_mirrored)
 
 
-def _shown(image: NDArray[np.uint8], view: View, subsampling: int, size_px: int) -> NDArray[np.uint8]:
+def view_share(share_TYX: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """A share of each cell of whole frames as a view shows it, (T, Y, X); 0 where it is missing."""
+    # As the vertical part of a motion, which no mirror turns round; then without the scale of motion.
+    field_TYX2 = np.stack([share_TYX, share_TYX], axis=-1)
+    scale = np.float32(view.box.height / view.shape_px[0])
+    return np.asarray(np.nan_to_num(view_motion(field_TYX2, view)[..., 1] * scale), np.float32)
+
+
+def _shown(image: NDArray[np.uint8], view: View, subsampling: int) -> NDArray[np.uint8]:
     """What a view shows of an image of the frame at full resolution or a part of it, contiguous."""
-    left, top, width, height = (int(side) // subsampling for side in _sides(view.box))
-    resized = _resized(image[top : top + height, left : left + width], size_px)
+    left, top, width, height = (int(side) // subsampling for side in sides(view.box))
+    shape_px = (view.shape_px[0] // subsampling, view.shape_px[1] // subsampling)
+    resized = _resized(image[top : top + height, left : left + width], shape_px)
     # Here, where it is small and near: mirroring the whole clip costs ten times as much. It takes 0.06 to 0.2 ms of a
     # clip on average, 1 to 2 %; on the GPU each batch would be copied once more, and say which clips to mirror.
     return np.asarray(cv2.flip(resized, 1) if view.is_mirrored else resized, np.uint8)
 
 
-def _sides(box: Box) -> tuple[float, float, float, float]:
+def sides(box: Box) -> tuple[float, float, float, float]:
+    """Left, top, width and height."""
     return box.x, box.y, box.width, box.height
 
 
-def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """A square of the image: bilinear, by area where it shrinks to less than half."""
-    height, width = image.shape[:2]
-    if height == width == size_px:
+def _resized(image: NDArray[np.uint8], shape_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image at another height and width: bilinear, by area where it shrinks to less than half."""
+    if image.shape[:2] == shape_px:
         return np.ascontiguousarray(image)
+    method = cv2.INTER_AREA if is_shrunk_far(image.shape[:2], shape_px) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, shape_px[::-1], interpolation=method), np.uint8)
+
+
+def is_shrunk_far(shape: Sequence[int], shape_px: tuple[int, int]) -> bool:
+    """Whether a picture is resized by area, because a side shrinks to less than half and none grows."""
     # Between half and whole size OpenCV's area mean takes five times as long as bilinear, and differs by a blur.
-    is_far = min(height, width) >= size_px and max(height, width) > 2 * size_px
-    method = cv2.INTER_AREA if is_far else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=method), np.uint8)
+    shrinking = [side / side_px for side, side_px in zip(shape, shape_px, strict=True)]
+    return min(shrinking) >= 1 and max(shrinking) > 2
 
 
 @kernel

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,19 @@ class Features:
         return len(self.sample_ids) + len(self.unreadable)
 
 
+def in_whole_batches(dataset: ViewDataset) -> ViewDataset:
+    """The dataset with the largest batch size, not above its own, that divides a chunk.
+
+    Rounding depends on the batch. No batch has videos of two chunks then, and the features of a chunk do not depend on
+    which chunks were there already, or on the number of processes.
+    """
+    size = min(dataset.config.batch_size, VIDEOS_PER_CHUNK)
+    divisor = next(number for number in range(size, 0, -1) if VIDEOS_PER_CHUNK % number == 0)
+    same = copy(dataset)
+    same.config = dataset.config.replace(batch_size=divisor)
+    return same
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureCache:
     """The cached features of one split in a run folder. `key` is JSON text that names what they depend on."""
@@ -126,6 +140,7 @@ class FeatureCache:
         progress: Progress,
     ) -> Generator[Features]:
         """Yield the features of each chunk, from a single pass of the data loader."""
+        dataset = in_whole_batches(dataset)
         indices = [index for chunk in chunks for index in chunk]
         with closing(over_videos(model, dataset, indices, distributed, progress)) as videos:
             for chunk in chunks:

@@ -4,7 +4,7 @@ Axes: B scored videos · K classes.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def write_reports(
     }
     paths = {name: folder / f"{name}-{split}.csv" for name in tables}
     for name, rows in tables.items():
-        _write_csv(paths[name], rows)
+        write_csv(paths[name], rows)
     return paths
 
 
@@ -150,7 +150,9 @@ def _class_rows(
     return rows
 
 
-def _write_csv(file: Path, rows: list[list[object]]) -> None:
+def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as a CSV file; a killed program leaves no half of one."""
+
     def write(beside: Path) -> None:
         with beside.open("w", newline="", encoding="utf-8") as opened:
             csv.writer(opened).writerows(rows)

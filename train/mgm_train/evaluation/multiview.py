@@ -7,7 +7,6 @@ Axes: N readable videos of a batch · V views · C colours · T frames · H,W pi
 """
 
 import json
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,18 +19,18 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from mgm_shared.config import flag
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
 from mgm_shared.store import Video
 from mgm_train.checkpoint.weights import Weights
-from mgm_train.config import SAMPLING_OPTIONS, EvaluateConfig, FinetuneConfig, ViewConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.config import SAMPLING_OPTIONS, FinetuneConfig, ViewConfig
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.labels import label_numbers, noun_of, read_class_map
 from mgm_train.data.loader import ToDevice, start_method
-from mgm_train.data.packed_batch import Packing
+from mgm_train.data.packed_batch import Allocate, Packing, fresh
 from mgm_train.data.readers import reading, start_reader
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View, read_clip_views
@@ -50,6 +49,7 @@ MEMORY_SHARE = 0.5
 
 Item = TypeVar("Item")
 
+AnyViews = TypeVar("AnyViews", bound=ViewConfig)
 EpochTest = Callable[[int, nn.Module], Mapping[str, float]]
 """(epoch, model) → values to add to metrics.jsonl."""
 
@@ -126,7 +126,7 @@ def sampling_metadata(config: FinetuneConfig) -> dict[str, str]:
     return {"mgm_sampling": json.dumps({name: getattr(config, name) for name in SAMPLING_OPTIONS})}
 
 
-def sampled_as_trained(config: EvaluateConfig, weights: Weights) -> tuple[EvaluateConfig, list[str]]:
+def sampled_as_trained(config: AnyViews, weights: Weights) -> tuple[AnyViews, list[str]]:
     """Take the sampling options that were not set from the model's training. Returns the options and lines to print.
 
     Options that were set stay as they are. Weights of an earlier version do not record their sampling; then nothing
@@ -219,7 +219,8 @@ def over_videos(
     """
     heard = progress if distributed.is_main else SILENT
     device, precision = distributed.device, dataset.config.precision
-    loader = _loader(dataset, indices, device, heard)
+    video_bytes = dataset.num_views * clip_bytes(dataset.model.num_frames, dataset.model.image_px)
+    loader = make_test_loader(dataset, indices, dataset.config, collate_views, video_bytes, device, heard)
     heard.start(f"reading {dataset.config.split}", len(indices), "video")
     num_at_once = clips_at_once(dataset.model, device)
     to_device = ToDevice(device)
@@ -254,13 +255,13 @@ def clips_at_once(model: ModelConfig, device: torch.device) -> int:
     return max(1, min(MAX_CLIPS_ON_GPU, int(free_bytes / clip_activations)))
 
 
-def collate_views(unread: list[UnreadViews]) -> dict[str, Any]:
+def collate_views(unread: list[UnreadViews], allocate: Allocate = fresh) -> dict[str, Any]:
     """Read a batch: `videos`, `is_readable` for each, and `frames_NVCTHW` of the readable ones.
 
     One tensor, in a worker in shared memory, into which the views are written as they are decoded: there is no copy,
     and a batch needs one open file.
     """
-    frames_NVCTHW = _batch_memory((len(unread), *unread[0].shape_VCTHW))
+    frames_NVCTHW = allocate("frames", (len(unread), *unread[0].shape_VCTHW))
     array_NVCTHW = frames_NVCTHW.numpy()
     videos: list[Views] = []
     num_readable = 0
@@ -276,30 +277,29 @@ def collate_views(unread: list[UnreadViews]) -> dict[str, Any]:
     return batch | ({"frames_NVCTHW": frames_NVCTHW[:num_readable]} if num_readable else {})
 
 
-def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised uint8 tensor, in a worker in shared memory, as torch's `default_collate` makes it."""
-    if get_worker_info() is None:
-        # numpy asks the system for large pages, which saves a quarter of a test's time.
-        return torch.from_numpy(np.empty(shape, np.uint8))
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _loader(dataset: ViewDataset, indices: Sequence[int], device: torch.device, progress: Progress) -> DataLoader[Any]:
-    config, model = dataset.config, dataset.model
-    video_bytes = dataset.num_views * clip_bytes(model.num_frames, model.image_px)
-    workers = count_workers(config.num_workers, config.batch_size * video_bytes, device)
+def make_test_loader(
+    dataset: Dataset[Any],
+    indices: Sequence[int],
+    config: ViewConfig,
+    collate: Callable[[Any, Allocate], dict[str, Any]],
+    sample_bytes: int,
+    device: torch.device,
+    progress: Progress,
+) -> DataLoader[Any]:
+    """A loader of the samples at `indices`, in their order, each once; `sample_bytes` is the size of a sample."""
+    workers = count_workers(config.num_workers, config.batch_size * sample_bytes, device)
     if workers.remark:
         progress.say(workers.remark)
+    is_pinned = device.type == "cuda"
     return DataLoader(
         dataset,
         batch_size=config.batch_size,
         sampler=list(indices),
         num_workers=workers.number,
         multiprocessing_context=start_method(workers.number, config.worker_start),
-        collate_fn=Packing(collate_views),
+        collate_fn=Packing(collate, is_pinned),
         worker_init_fn=start_reader,
-        pin_memory=device.type == "cuda",
+        pin_memory=is_pinned,
     )
 
 

@@ -1,12 +1,12 @@
-"""Figures of a pretraining run: the paper's figures 2 and 5 to 8 for one clip, and the loss curve.
+"""Figures of a pretraining run: the paper's figures 2 and 5 to 8 for one clip.
 
 A figure is a list of rows over the frames of the clip. It is drawn as a strip of frames or as a movie.
 
 Axes: T frames · S shown ones · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame · t,h,w tubelets · N of them, flattened.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,21 +15,23 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from mgm_shared.boxes import Boxes, boxes_at
-from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_rows, movie, panels
+from mgm_shared.figures import FONT_POINTS, Row, film_strip, motion_rows, movie
 from mgm_shared.geometry import Box, TokenGrid
 from mgm_shared.overlays import draw_boxes, draw_heat, draw_heat_scale, draw_outline, draw_ring, shade_masked
 from mgm_shared.store import Video
-from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.clips import Clip, read_clips
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View
 from mgm_train.figures.attention_map import attention_map, centre_token
 from mgm_train.figures.reconstruct import Reconstruction, reconstruct
+from mgm_train.figures.target_rows import shown_targets
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import STRATEGIES, MaskGenerator
 from mgm_train.models.videomae import VideoMAE
+from mgm_train.training.targets.choose import make_targets, readers
+from mgm_train.training.targets.target import WeightedTarget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +44,6 @@ HEAT_QUANTILE = 0.995
 # Attention that gets its full colour, as a multiple of an even spread. It is the same for all blocks, clips and runs:
 # a map that is nearly even looks even.
 FULL_ATTENTION = 5.0
-# The loss of predicting the mean of each masked patch: its pixels are normalised to a variance of 1.
-BLIND_GUESS = 1.0
 
 STRATEGY_NAMES = {
     "mgm": "MGM",
@@ -51,6 +51,7 @@ STRATEGY_NAMES = {
     "smm": "SMM",
     "smm-sparse": "SMM, sparse",
     "tube": "random tube\n(VideoMAE)",
+    "motion-bins": "motion bins\n(TrackMAE)",
     "random": "random\n(ST-MAE)",
     "block": "random block",
 }
@@ -87,6 +88,8 @@ class Subject:
     `indices_T` are the numbers of its frames in the stored video.
     """
 
+    video: Video
+    view: View
     clip: Clip
     guided: Clip
     indices_T: NDArray[np.int64]
@@ -98,19 +101,29 @@ class Subject:
         """The clip from the middle of a video: the central square, resized as for training."""
         (indices_T,) = view_indices(video.num_frames, config.num_frames, config.stride, 1, "dense", config.short_videos)
         (square,) = view_boxes(video.height, video.width, 1)
-        views = [View(box=square, size_px=config.image_px)]
-        (clip,) = read_clips(video, indices_T, views)
-        (guided,) = read_clips(video, indices_T, views, read_field=Guidance.of(config).read)
+        view = View(box=square, size_px=config.image_px)
+        (clip,) = read_clips(video, indices_T, [view])
+        (guided,) = read_clips(video, indices_T, [view], read_field=Guidance.of(config).read)
         found_T = [boxes_at(boxes, video, t) if boxes else [] for t in indices_T.tolist()]
         boxes_T = [[_in_view(box, square, config.image_px) for box in found] for found in found_T]
-        return cls(clip=clip, guided=guided, indices_T=indices_T, boxes_T=boxes_T, config=config)
+        places: dict[str, Any] = {"video": video, "view": view, "indices_T": indices_T, "boxes_T": boxes_T}
+        return cls(clip=clip, guided=guided, config=config, **places)
 
     @property
     def grid(self) -> TokenGrid:
         return self.config.grid
 
-    def mask_thw(self, strategy: str = "") -> NDArray[np.bool_]:
-        """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask."""
+    def batch(self, targets: Sequence[WeightedTarget]) -> dict[str, torch.Tensor]:
+        """The clip as a batch, with what its targets read."""
+        read = {name: reader(self.video, self.indices_T, self.view) for name, reader in readers(targets).items()}
+        tensors = {f"{name}_BNP": torch.from_numpy(values_NP)[None] for name, values_NP in read.items()}
+        return {"frames_BCTHW": torch.from_numpy(self.clip.frames_CTHW)[None], **tensors}
+
+    def mask_thw(self, strategy: str = "") -> NDArray[np.bool_] | NDArray[np.int8]:
+        """The mask of the clip by the run's strategy, or by another one. Every call returns the same mask.
+
+        It is not 0 where the encoder sees nothing, and −1 where nothing is predicted either.
+        """
         maker = MaskGenerator.of(self.config)
         mask_N = replace(maker, strategy=strategy or maker.strategy)(self.guided, default_rng(self.config.seed))
         return mask_N.reshape(self.grid.t, self.grid.h, self.grid.w)
@@ -141,13 +154,17 @@ def _frames(name: str, frames_THWC: NDArray[np.uint8]) -> Row:
     return Row(name=name, draw=lambda axis, t: axis.imshow(frames_THWC[t]))
 
 
-def _masked(name: str, subject: Subject, mask_thw: NDArray[np.bool_], *, is_marked: bool = False) -> Row:
-    """The clip with its boxes, and its masked patches in fog."""
-    shaded_THWC = shade_masked(subject.clip.frames_THWC, mask_thw, subject.grid.patch)
+def _masked(
+    name: str, subject: Subject, mask_thw: NDArray[np.bool_] | NDArray[np.int8], *, is_marked: bool = False
+) -> Row:
+    """The clip with its boxes, its masked patches in fog, and grey where patches are not predicted either."""
+    patch, is_hidden_thw = subject.grid.patch, mask_thw != 0
+    shaded_THWC = shade_masked(subject.clip.frames_THWC, is_hidden_thw, patch)
+    shaded_THWC = shade_masked(shaded_THWC, mask_thw < 0, patch, fog=1.0)
 
     def draw(axis: "Axes", t: int) -> None:
         axis.imshow(shaded_THWC[t])
-        draw_outline(axis, mask_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
+        draw_outline(axis, is_hidden_thw[t // subject.grid.patch.frames], subject.grid.patch.px)
         draw_boxes(axis, subject.boxes_T[t])
 
     return Row(name=name, draw=draw, is_marked=is_marked)
@@ -168,13 +185,18 @@ def _heat(
 
 
 def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
-    """All figures of a clip, by file name."""
-    return {
+    """All figures of a clip, by file name: a reconstruction of a model of pixels, the targets of one of others."""
+    drawn = {
         "masks": mask_picture(subject),
         "saliency": saliency_picture(subject, model),
         "attention": attention_picture(subject, model),
-        "reconstruction": reconstruction_picture(subject, model),
     }
+    names = list(model.config.target_widths)
+    if "pixels" in names:
+        drawn["reconstruction"] = reconstruction_picture(subject, model)
+    if names != ["pixels"]:
+        drawn["targets"] = target_picture(subject, model)
+    return drawn
 
 
 def mask_picture(subject: Subject) -> ClipFigure:
@@ -188,7 +210,11 @@ def mask_picture(subject: Subject) -> ClipFigure:
         is_own = strategy == subject.config.mask
         name = STRATEGY_NAMES.get(strategy, strategy) + "\n(this run)" * is_own
         rows.append(_masked(name, subject, subject.mask_thw(strategy), is_marked=is_own))
-    return subject.picture(rows, f"{subject.mask_thw().mean():.0%} of the tubelets are masked (in fog)")
+    mask_thw = subject.mask_thw()
+    remark = f"{(mask_thw != 0).mean():.0%} of the tubelets are masked (in fog)"
+    if (mask_thw < 0).any():
+        remark += f"; {(mask_thw < 0).mean():.0%} are not predicted (grey)"
+    return subject.picture(rows, remark)
 
 
 def saliency_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
@@ -245,12 +271,31 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     name = STRATEGY_NAMES.get(subject.config.mask, subject.config.mask)
     rows = [
         _frames("clip", frames_THWC),
-        _frames(f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw, subject.grid.patch, fog=1.0)),
+        _frames(
+            f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw != 0, subject.grid.patch, fog=1.0)
+        ),
         _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
         *_rebuilt_rows(rebuilt),
     ]
     remark = f"error of the masked patches {rebuilt.loss:.2f} (a blind guess: 1)"
     return subject.picture(rows, remark)
+
+
+def target_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
+    """The clip, and two rows for each target: its true values, and what the model predicts of the masked tokens."""
+    weighted = make_targets(subject.config)
+    mask_N = torch.from_numpy(subject.mask_thw().reshape(-1))
+    shown = shown_targets(model, [one.target for one in weighted], subject.batch(weighted), mask_N)
+    rows = [_masked("clip and mask", subject, subject.mask_thw())]
+    for one in shown:
+        true_tHWC, predicted_tHWC = one.pictures(subject.grid)
+        rows.append(_slices(f"target\n{one.target.name}", true_tHWC, subject.grid))
+        rows.append(_slices(f"prediction of\n{one.target.name}\n(loss {one.loss:.3f})", predicted_tHWC, subject.grid))
+    return subject.picture(rows, "targets of the tubelets, and what the decoder predicts of the masked ones")
+
+
+def _slices(name: str, pictures_tHWC: NDArray[np.uint8], grid: TokenGrid) -> Row:
+    return Row(name=name, draw=lambda axis, t: axis.imshow(pictures_tHWC[t // grid.patch.frames]))
 
 
 def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
@@ -262,26 +307,3 @@ def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
     return [
         _frames(f"{name}\n({rebuilt.psnr(frames_THWC):.1f} dB)", frames_THWC) for name, frames_THWC in variants.items()
     ]
-
-
-def loss_figure(run: Path) -> "Figure":
-    """The loss of a run over its steps, with the line of a blind guess, and the learning rate below."""
-    from matplotlib.ticker import MaxNLocator
-
-    rows = [row for row in RunFolder(run).read_metrics() if "loss" in row]
-    figure, axes = panels(2, 1, (1, 3), width_inches=4.5)
-    for axis, (name, label) in zip(axes.flat, {"loss": "loss", "lr": "learning rate"}.items(), strict=True):
-        axis.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=1, color="#0072B2")
-        axis.set_ylabel(label, fontsize=FONT_POINTS)
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-        axis.yaxis.set_major_locator(MaxNLocator(6))
-        axis.yaxis.set_major_formatter("{x:.5g}")
-        axis.tick_params(labelsize=FONT_POINTS)
-        axis.spines[["left", "bottom"]].set_visible(True)
-        axis.grid(linewidth=0.3, alpha=0.6)
-    axes.flat[0].axhline(BLIND_GUESS, color="0.4", linewidth=0.8, linestyle=(0, (2, 3)))
-    style: dict[str, Any] = {"color": "0.35", "ha": "right", "va": "bottom", "fontsize": FONT_POINTS - 1}
-    axes.flat[0].text(0.995, BLIND_GUESS, "a blind guess", transform=axes.flat[0].get_yaxis_transform(), **style)
-    axes.flat[1].set_xlabel("step", fontsize=FONT_POINTS)
-    axes.flat[0].set_title(f"{run.name}: loss of pretraining", fontsize=FONT_POINTS + 1)
-    return figure

@@ -27,7 +27,7 @@ NEUTRAL_MEAN, NEUTRAL_STD = 127.5, 45.0
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A clip, its mask, and the normalised prediction of each masked patch.
+    """A clip, its mask, and the normalised prediction of each masked patch; `left_out_L` have none.
 
     `loss` is the loss of pretraining for this clip. Predicting 0 everywhere has a loss of 1.
     """
@@ -37,6 +37,7 @@ class Reconstruction:
     patches_N3Q: Tensor
     masked_M: Tensor
     visible_V: Tensor
+    left_out_L: Tensor
     predicted_M3Q: Tensor
     loss: float
 
@@ -67,10 +68,14 @@ class Reconstruction:
         return torch.full(shape, NEUTRAL_MEAN), torch.full(shape, NEUTRAL_STD)
 
     def frames(self, statistics: tuple[Tensor, Tensor], *, is_predicted: bool = True) -> NDArray[np.uint8]:
-        """The clip (T, H, W, 3) with its masked patches replaced by predictions, or by their means only."""
+        """The clip (T, H, W, 3) with its masked patches replaced by predictions, or by their means only.
+
+        Patches that were neither seen nor predicted are grey.
+        """
         mean_M31, std_M31 = statistics
         patches_N3Q = self.patches_N3Q.clone()
         patches_N3Q[self.masked_M] = mean_M31 + self.predicted_M3Q * std_M31 * is_predicted
+        patches_N3Q[self.left_out_L] = NEUTRAL_MEAN
         return unpatchify(patches_N3Q, self.shape_THWC, self.patch).round().clamp(0, 255).to(torch.uint8).numpy()
 
     def psnr(self, frames_THWC: NDArray[np.uint8]) -> float:
@@ -82,18 +87,24 @@ class Reconstruction:
 
 
 @torch.inference_mode()
-def reconstruct(model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_]) -> Reconstruction:
-    """Predict the masked patches of a clip, uint8. True in the mask means masked."""
+def reconstruct(
+    model: VideoMAE, frames_CTHW: NDArray[np.uint8], mask_N: NDArray[np.bool_] | NDArray[np.int8]
+) -> Reconstruction:
+    """Predict the masked patches of a clip, uint8, by a model that predicts pixels.
+
+    The mask is one of `MaskGenerator`.
+    """
     model.eval()
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
-    visible_BV, masked_BM = split_mask(mask_BN, int(mask_N.sum()))
-    predicted_BMP, patch = model(frames_BCTHW, mask_BN), model.config.patch
+    visible_BV, masked_BM = split_mask(mask_BN, int((mask_N > 0).sum()), int((mask_N < 0).sum()))
+    predicted_BMP, patch = model.by_target(model(frames_BCTHW, mask_BN))["pixels"], model.config.patch
     return Reconstruction(
         shape_THWC=(*frames_CTHW.shape[1:], 3),
         patch=patch,
         patches_N3Q=patchify(frames_BCTHW, patch)[0].float(),
         masked_M=masked_BM[0],
         visible_V=visible_BV[0],
+        left_out_L=torch.nonzero(mask_BN[0] < 0).flatten(),
         predicted_M3Q=predicted_BMP[0].unflatten(1, (-1, 3)).transpose(1, 2),
         loss=float(masked_mse(predicted_BMP, frames_BCTHW, mask_BN, patch=patch)),
     )

@@ -5,7 +5,8 @@ clean     length of the vector without the camera's motion, times the texture of
 flow      length of the optical flow that `mgm-prep flow` added to the store (Table 4b)
 boxes     closeness of the cell to the centre of a labelled box, for data sets with boxes
 
-Each source is read in place of the vectors, so crops and flips apply to all of them in the same way.
+Each source is read in place of the vectors, so crops and flips apply to all of them in the same way. `intra.py` has the
+rules for intra blocks, which have no vectors.
 
 Axes: T frames · S stored frames · Y,X cells of 8×8 px · P,Q samples of a picture, SAMPLE_PX apart · 2 = (dx, dy).
 """
@@ -22,6 +23,7 @@ from mgm_shared.kernel import kernel
 from mgm_shared.store import Video
 from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import Clip, vectors
+from mgm_train.masking import intra
 
 # The texture of a cell is measured between pixels half a cell apart.
 SAMPLE_PX = CELL_PX // 2
@@ -29,20 +31,25 @@ SAMPLE_PX = CELL_PX // 2
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """A source of guidance. `boxes` is the folder of MOT files for the source `boxes`."""
+    """A source of guidance. `boxes` is the folder of MOT files for the source `boxes`.
+
+    `missing_motion` is the rule for intra blocks (see `intra.py`) of the sources `vectors` and `clean`.
+    """
 
     source: str = "vectors"
     boxes: str = ""
+    missing_motion: str = "nearest"
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "Guidance":
         """The guidance that a configuration asks for."""
-        return cls(source=config.guidance, boxes=config.boxes)
+        return cls(source=config.guidance, boxes=config.boxes, missing_motion=config.missing_motion)
 
     def read(self, video: Video, frames: slice) -> NDArray[np.float32]:
         """Read the source at some stored frames: (S, Y, X, 2), NaN = missing. For vectors and flow this is the motion.
 
-        UserError if the store has no flow, or the folder has no boxes for the video.
+        With the rule `change` there is a third component, see `intra.with_intra`. UserError if the store has no flow,
+        or the folder has no boxes for the video.
         """
         if self.source == "flow":
             return video.flow[frames]
@@ -50,13 +57,30 @@ class Guidance:
             boxes = read_boxes(box_file(Path(self.boxes), video.video_id))
             peaks_SYX = box_peaks(boxes, video, frames)
             return np.stack([peaks_SYX, np.zeros_like(peaks_SYX)], axis=-1)
-        return vectors(video, frames)
+        return _RULES[self.missing_motion](vectors(video, frames))
 
     def strength(self, clip: Clip) -> NDArray[np.float32]:
         """The strength of each cell of a clip, (T, Y, X), with missing values filled in."""
         if self.source == "clean":
-            return filled(clean(clip.motion_TYX2, clip.frames_THWC))
-        return filled(magnitude(clip.motion_TYX2))
+            strength_TYX = clean(clip.motion_TYX2, clip.frames_THWC)
+        else:
+            strength_TYX = magnitude(clip.motion_TYX2)
+        if clip.intra_TYX is not None:
+            strength_TYX = intra.by_change(strength_TYX, clip.intra_TYX, clip.frames_THWC)
+        return filled(strength_TYX)
+
+
+def _as_they_are(motion_SYX2: NDArray[np.float32]) -> NDArray[np.float32]:
+    return motion_SYX2
+
+
+# What is done to the vectors before a clip's frames are chosen from them.
+_RULES = {
+    "nearest": _as_they_are,
+    "strong": intra.strong,
+    "spread": intra.spread,
+    "change": intra.with_intra,
+}
 
 
 def magnitude(motion_TYX2: NDArray[np.float32]) -> NDArray[np.float32]:

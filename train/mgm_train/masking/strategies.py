@@ -11,17 +11,20 @@ Axes: T frames · Y,X cells of 8×8 px · C = Y·X · K strongest cells · 2 = (
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from mgm_shared.geometry import CELL_PX, PAPER_PATCH, Patch, TokenGrid
+from mgm_shared.geometry import PAPER_PATCH, Patch, TokenGrid
 from mgm_shared.kernel import kernel
 from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import Clip
 from mgm_train.masking.guidance import Guidance
+from mgm_train.masking.left_out import clip_grid, leave_out
 from mgm_train.masking.rectangles import Mask, bounce, cover, lowest, side_walk, start
+from mgm_train.token_counts import TokenCounts, kept_ratio
 
 # Largest simulated motion per slice, as a share of the picture's side. The paper gives no distribution.
 SIMULATED_SPEED = 0.1
@@ -43,13 +46,18 @@ class MaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskGenerator:
-    """A strategy with its options and its guidance. Datasets call it: (clip, rng) → mask_N, True = masked."""
+    """A strategy with its options and its guidance. Datasets call it: (clip, rng) → mask_N, True = masked.
+
+    With `drop` or `decode_ratio` the mask is int8: −1 left out, 0 visible, 1 masked; see left_out.py.
+    """
 
     strategy: str
     ratio: float
     options: MaskOptions
     guidance: Guidance
     patch: Patch = PAPER_PATCH
+    drop: float = 0.0
+    decode_ratio: float = 1.0
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "MaskGenerator":
@@ -63,11 +71,20 @@ class MaskGenerator:
             options=options,
             guidance=Guidance.of(config),
             patch=config.patch,
+            drop=config.drop,
+            decode_ratio=config.decode_ratio,
         )
 
-    def __call__(self, clip: Clip, rng: Generator) -> NDArray[np.bool_]:
+    def __call__(self, clip: Clip, rng: Generator) -> NDArray[np.bool_] | NDArray[np.int8]:
         strength_TYX = self.guidance.strength(clip)
-        return make_mask(self.strategy, strength_TYX, ratio=self.ratio, rng=rng, options=self.options, patch=self.patch)
+        drawing: dict[str, Any] = {"rng": rng, "options": self.options, "patch": self.patch}
+        if not self.drop and self.decode_ratio == 1:
+            return make_mask(self.strategy, strength_TYX, ratio=self.ratio, **drawing)
+        counts = TokenCounts.of(
+            clip_grid(strength_TYX, self.patch), self.ratio, drop=self.drop, decode_ratio=self.decode_ratio
+        )
+        mask_N = make_mask(self.strategy, strength_TYX, ratio=kept_ratio(self.ratio, self.drop), **drawing)
+        return leave_out(mask_N, strength_TYX, counts, self.patch, rng)
 
 
 Strength = NDArray[np.float32]
@@ -197,6 +214,30 @@ def tube(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, 
     return lowest(rng.random((1, grid.h, grid.w)), num_masked_per_slice(grid, ratio)).repeat(grid.t, axis=0)
 
 
+def motion_bins(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
+    """The same patches in every slice, half of the visible ones from the half that moves most (TrackMAE).
+
+    The patches are ranked by their mean strength over the clip and halved: the moving half and the still half, which
+    has one patch more where their number is odd. Of the visible patches of a slice, half, rounded down, are drawn from
+    the moving half and the others from the still half. TrackMAE ranks by the displacement of tracked points. Patches of
+    equal strength are ranked at random, so in a clip without motion this is `tube`.
+    """
+    num_patches = grid.patches_per_slice
+    num_visible = num_patches - num_masked_per_slice(grid, ratio)
+    cells = grid.patch.cells_per_side
+    strength_YX = strength_TYX.sum(0, dtype=np.float64)
+    strength_p = strength_YX.reshape(grid.h, cells, grid.w, cells).sum((1, 3)).ravel()
+    # A random order, ranked by a stable sort: the order is what decides between equal patches.
+    order_p = rng.permutation(num_patches)
+    order_p = order_p[np.argsort(-strength_p[order_p], kind="stable")]
+    moving_p, still_p = np.split(order_p, [num_patches // 2])
+    num_moving = num_visible // 2
+    mask_p = np.ones(num_patches, np.bool_)
+    mask_p[rng.permutation(moving_p)[:num_moving]] = False
+    mask_p[rng.permutation(still_p)[: num_visible - num_moving]] = False
+    return mask_p.reshape(1, grid.h, grid.w).repeat(grid.t, axis=0)
+
+
 def random(strength_TYX: Strength, grid: TokenGrid, ratio: float, rng: Generator, options: MaskOptions) -> Mask:
     """Random tokens of the whole clip (ST-MAE). Only their total number is fixed, not the number per slice."""
     mask_1N = lowest(rng.random((1, 1, grid.num_tokens)), num_masked(grid, ratio))
@@ -209,6 +250,7 @@ STRATEGIES: dict[str, Strategy] = {
     "smm": smm,
     "smm-sparse": smm_sparse,
     "tube": tube,
+    "motion-bins": motion_bins,
     "random": random,
     "block": block,
 }
@@ -243,6 +285,4 @@ def make_mask(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"no mask strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
-    num_frames, num_rows, num_columns = strength_TYX.shape
-    grid = TokenGrid.of_clip(num_frames, num_rows * CELL_PX, num_columns * CELL_PX, patch)
-    return STRATEGIES[strategy](strength_TYX, grid, ratio, rng, options).reshape(-1)
+    return STRATEGIES[strategy](strength_TYX, clip_grid(strength_TYX, patch), ratio, rng, options).reshape(-1)

@@ -81,7 +81,7 @@ class DividedBlock(nn.Module):
         swapped = tokens_BND.unflatten(1, (self.grid.t, -1)).transpose(1, 2)
         if rotation_BNR2 is not None:
             # Only the difference of two positions counts: those of the first place of a slice serve all places.
-            rotation_BNR2 = rotation_BNR2[:, :: self.grid.patches_per_slice]
+            rotation_BNR2 = rotation_BNR2[:, :: swapped.shape[1]]
         mixed = self.temporal_attn(swapped.flatten(0, 1), None, None, rotation_BNR2).view(swapped.shape)
         mixed_BND: Tensor = mixed.transpose(1, 2).flatten(1, 2)
         return mixed_BND
@@ -89,7 +89,7 @@ class DividedBlock(nn.Module):
     def _over_space(self, tokens_BND: Tensor, rotation_BNR2: Tensor | None) -> Tensor:
         slices = tokens_BND.unflatten(1, (self.grid.t, -1))
         if rotation_BNR2 is not None:
-            rotation_BNR2 = rotation_BNR2[:, : self.grid.patches_per_slice]
+            rotation_BNR2 = rotation_BNR2[:, : slices.shape[2]]
         mixed_BND: Tensor = self.attn(slices.flatten(0, 1), None, None, rotation_BNR2).view(tokens_BND.shape)
         return mixed_BND
 
@@ -102,6 +102,13 @@ class DividedBlocks(nn.ModuleList):
         super().__init__(DividedBlock(width, num_heads, grid, rate) for rate in rates)
         self.grid = grid
         self.is_recomputing = False
+
+    def set_grid(self, grid: TokenGrid) -> None:
+        """Take clips of another token grid from now on."""
+        self.grid = grid
+        for block in self:
+            assert isinstance(block, DividedBlock)
+            block.grid = grid
 
     def forward(
         self, tokens_BND: Tensor, visible_BV: Tensor | None = None, rotation_BNR2: Tensor | None = None

@@ -10,7 +10,9 @@ from functools import lru_cache
 
 import torch
 
+from mgm_train.config import PretrainConfig
 from mgm_train.model_config import ModelConfig
+from mgm_train.token_counts import TokenCounts
 
 # Peak rates, in operations per second, of dense bfloat16 products with float32 accumulation, from the vendors' data
 # sheets, without sparsity. The first key that is part of torch's name for the device counts.
@@ -57,6 +59,16 @@ def _encoder(config: ModelConfig, num_tokens: int) -> int:
     return config.depth * (projections_and_mlp + 2 * _linear(num_pairs, config.width, 1))
 
 
+def _decoder(config: ModelConfig, depth: int, num_values: int, num_visible: int, num_masked: int) -> int:
+    """Forward operations of a decoder with the layer before it and its heads."""
+    bridge = _linear(num_visible, config.width, config.decoder_width)
+    if config.decoder == "cross":
+        blocks = depth * _cross_block(num_masked, num_visible, config.decoder_width)
+    else:
+        blocks = _blocks(depth, num_visible + num_masked, config.decoder_width, num_masked)
+    return bridge + blocks + _linear(num_masked, config.decoder_width, num_values)
+
+
 def _with_backward(rest: int, embedding: int) -> int:
     """Forward and backward operations: two products backward for each one forward, one less for the patch embedding,
     because the gradient of the pixels is not computed.
@@ -64,16 +76,82 @@ def _with_backward(rest: int, embedding: int) -> int:
     return 3 * rest + 2 * embedding
 
 
-def pretrain_flops(config: ModelConfig, num_masked: int) -> int:
-    """Operations of one pretraining clip with `num_masked` masked tokens, forward and backward."""
-    num_tokens = config.grid.num_tokens
-    num_visible = num_tokens - num_masked
-    encoder = _encoder(config, num_visible)
-    bridge = _linear(num_visible, config.width, config.decoder_width)
-    decoder = _blocks(config.decoder_depth, num_tokens, config.decoder_width, num_masked)
-    head = _linear(num_masked, config.decoder_width, config.patch.num_values)
-    embedding = _linear(num_visible, config.patch.num_values, config.width)
-    return _with_backward(encoder + bridge + decoder + head, embedding)
+def _cross_block(num_queries: int, num_keys: int, width: int) -> int:
+    keys_and_values = _linear(num_keys, width, 2 * width)
+    query_and_projection = _linear(num_queries, width, 2 * width)
+    scores_and_mix = 2 * _linear(num_queries, width, num_keys)
+    mlp = 2 * _linear(num_queries, width, 4 * width)
+    return keys_and_values + query_and_projection + scores_and_mix + mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardFlops:
+    """Operations of the forward pass of a pretraining clip, by part of the model."""
+
+    embedding: int
+    encoder: int
+    decoder: int
+    """From the encoder's output to the predicted values."""
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.encoder + self.decoder
+
+    @property
+    def gmacs(self) -> float:
+        """Billions of multiplications with their additions, which papers on vision models call GFLOPs."""
+        return self.total / 2e9
+
+
+def forward_flops(config: ModelConfig, num_masked: int, num_left_out: int = 0) -> ForwardFlops:
+    """Operations of the forward pass of one pretraining clip.
+
+    `num_masked` tokens are predicted, `num_left_out` are neither seen nor predicted, and the encoder sees the others.
+    """
+    num_visible = config.grid.num_tokens - num_masked - num_left_out
+    decoder = _decoder(config, config.decoder_depth, sum(config.decoder_widths), num_visible, num_masked)
+    if config.motion_outputs:
+        motion = config.motion_decoder_depth, sum(config.motion_widths)
+        decoder += _decoder(config, *motion, num_visible, num_masked)
+    return ForwardFlops(
+        embedding=_linear(num_visible, config.patch.num_values, config.width),
+        encoder=_encoder(config, num_visible),
+        decoder=decoder,
+    )
+
+
+def pretrain_flops(config: ModelConfig, num_masked: int, num_left_out: int = 0) -> int:
+    """Operations of one pretraining clip, forward and backward; the arguments are those of `forward_flops`."""
+    forward = forward_flops(config, num_masked, num_left_out)
+    return _with_backward(forward.encoder + forward.decoder, forward.embedding)
+
+
+def epoch_flops(config: PretrainConfig, shape: ModelConfig | None = None) -> list[int]:
+    """Operations of one clip, forward and backward, in each epoch of a pretraining with these options.
+
+    `shape` is the model at the end of the run, where it is not that of the options.
+    """
+    per_epoch = []
+    for stage in config.stages:
+        counts: TokenCounts = config.counts_of(stage)
+        flops = pretrain_flops(config.shape_of(stage, shape), counts.num_masked, counts.num_left_out)
+        per_epoch += [flops] * stage.num_epochs
+    return per_epoch
+
+
+def mean_flops(config: PretrainConfig) -> float:
+    """Operations of one clip, forward and backward, averaged over the epochs of a pretraining."""
+    return sum(epoch_flops(config)) / config.epochs
+
+
+def mean_gmacs(config: PretrainConfig) -> float:
+    """Billions of multiply-adds of the forward pass of one clip, averaged over the epochs of a pretraining."""
+    total = 0.0
+    for stage in config.stages:
+        counts: TokenCounts = config.counts_of(stage)
+        forward = forward_flops(config.shape_of(stage), counts.num_masked, counts.num_left_out)
+        total += stage.num_epochs * forward.gmacs
+    return total / config.epochs
 
 
 def finetune_flops(config: ModelConfig, num_classes: int) -> int:

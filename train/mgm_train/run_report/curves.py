@@ -9,7 +9,12 @@ from mgm_shared.report.blocks import Block, Cell, Chart, Grid, Notes, Section, T
 from mgm_shared.report.charts import Series, lines, short
 from mgm_train.run_report.records import RunRecord
 
-TITLES = {"pretrain": "Pretraining", "finetune": "Fine-tuning"}
+TITLES = {"pretrain": "Pretraining", "finetune": "Fine-tuning", "detect": "Action detection"}
+# The metric of the tests while training: its name in metrics.jsonl, title and unit.
+TESTED = {
+    "finetune": ("top1", "Accuracy while training, one view", "top-1, %"),
+    "detect": ("mean_ap", "Frame mAP while training", "mAP, %"),
+}
 # More curves than that cannot be told apart.
 MAX_RUNS, NUM_COLOURS = 12, 6
 # Waiting for data more than this share of the time costs more than it should.
@@ -17,7 +22,7 @@ MUCH_WAITING = 0.2
 
 
 def training_sections(runs: Sequence[RunRecord]) -> list[Section]:
-    """A section for pretraining and one for fine-tuning, with the curves of their runs."""
+    """A section for each kind of training, with the curves of its runs."""
     sections = []
     for task, title in TITLES.items():
         all_of_task = [run for run in runs if run.task == task and run.loss_rows]
@@ -37,6 +42,7 @@ def _curves(runs: Sequence[RunRecord], task: str) -> list[Block]:
         "Loss", _series(runs, "loss"), x_label="step", y_label="loss", rules=rules, caption=caption, is_tall=True
     )
     charts: list[Block] = [
+        *_target_charts(runs),
         _chart("Learning rate", runs, "lr", "learning rate"),
         _chart("Norm of the gradient", runs, "grad_norm", "norm"),
         _chart("Throughput", runs, "clips_per_s", "clips a second"),
@@ -44,7 +50,7 @@ def _curves(runs: Sequence[RunRecord], task: str) -> list[Block]:
     ]
     if any(math.isfinite(value) for run in runs for value in run.column("gpu_memory_gib")):
         charts.append(_chart("GPU memory", runs, "gpu_memory_gib", "GiB"))
-    if tests := _test_chart(runs):
+    if tests := _test_chart(runs, task):
         charts.insert(0, tests)
     return [loss, Grid(blocks=charts)]
 
@@ -65,15 +71,21 @@ def _chart(title: str, runs: Sequence[RunRecord], name: str, unit: str, factor: 
     return lines(title, _series(runs, name, factor), x_label="step", y_label=unit, floor=0.0)
 
 
-def _test_chart(runs: Sequence[RunRecord]) -> Chart | None:
-    """Accuracies of the tests between epochs."""
+def _target_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """The loss of each target of the runs with several."""
+    names = sorted({name for run in runs for row in run.loss_rows for name in row if name.startswith("loss_")})
+    return [_chart(f"Loss of the target {name.removeprefix('loss_')}", runs, name, "loss") for name in names]
+
+
+def _test_chart(runs: Sequence[RunRecord], task: str) -> Chart | None:
+    """Accuracies of the tests between epochs, or the mAP of an action detector."""
+    metric, title, unit = TESTED.get(task, TESTED["finetune"])
     series = [
-        Series(name=f"{run.name}, {split}", x_P=epochs, y_P=shares)
+        Series(name=f"{run.name}, {split.replace('_', ' ')}", x_P=epochs, y_P=shares)
         for run in runs
-        for split, (epochs, shares) in run.tests_while_training().items()
+        for split, (epochs, shares) in run.tests_while_training(metric).items()
     ]
-    title = "Accuracy while training, one view"
-    return lines(title, series, x_label="epoch", y_label="top-1, %", floor=0.0) if series else None
+    return lines(title, series, x_label="epoch", y_label=unit, floor=0.0) if series else None
 
 
 def run_table(runs: Sequence[RunRecord]) -> Table:

@@ -18,6 +18,7 @@ from mgm_train.figures.paper_figures import (
     attention_picture,
     mask_picture,
     reconstruction_picture,
+    target_picture,
 )
 from mgm_train.figures.pretrained import pretrained
 from mgm_train.run_report.records import RunRecord
@@ -38,7 +39,9 @@ def model_blocks(run: RunRecord, video: Video) -> list[Block]:
     config = read_config(run.root, "pretrain", PretrainConfig)
     subject = Subject.of(video, config)
     model = pretrained(run.root)
-    rebuilt, attention = reconstruction_picture(subject, model), attention_picture(subject, model)
+    has_pixels = "pixels" in model.config.target_widths
+    rebuilt = reconstruction_picture(subject, model) if has_pixels else target_picture(subject, model)
+    attention = attention_picture(subject, model)
     last = replace(attention.rows[-1], name=f"attention, {attention.rows[-1].name}")
     # The clip of the attention has a ring round the patch that attends.
     rows = [attention.rows[0], *rebuilt.rows[1:], last]

@@ -19,9 +19,15 @@ from mgm_shared.config import Config
 from mgm_shared.errors import UserError
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import find_weights
-from mgm_train.config import FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.config import DetectConfig, FinetuneConfig, PretrainConfig, ProbeConfig
+from mgm_train.target_weights import target_weights
 
-CONFIGS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "detect": DetectConfig,
+    "probe": ProbeConfig,
+}
 RESULTS_FILE = "results.json"
 
 
@@ -73,7 +79,7 @@ class TestRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder of pretraining, fine-tuning or a probe."""
+    """A run folder of pretraining, fine-tuning, action detection or a probe."""
 
     root: Path
     name: str
@@ -90,7 +96,7 @@ class RunRecord:
             known, options = CONFIGS[task], dict(options)
         except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError):
             raise UserError(
-                f"{root} is not the folder of a run: it has no config.yaml of pretrain, finetune or probe"
+                f"{root} is not the folder of a run: it has no config.yaml of pretrain, finetune, detect or probe"
             ) from None
         assert known
         try:
@@ -112,13 +118,16 @@ class RunRecord:
         """A number of each of these rows; NaN where it is missing."""
         return [number(row.get(name)) for row in self.loss_rows]
 
-    def tests_while_training(self) -> dict[str, tuple[list[float], list[float]]]:
-        """By split: the epochs after which it was tested, and the accuracies in percent."""
+    def tests_while_training(self, metric: str = "top1") -> dict[str, tuple[list[float], list[float]]]:
+        """By split: the epochs after which it was tested, and a metric in percent.
+
+        For `mean_ap` the test with the labelled boxes of a split has the name `SPLIT_labelled_boxes`.
+        """
         found: dict[str, tuple[list[float], list[float]]] = {}
         for row in self.metrics:
             for key in row:
-                if key.endswith("_top1"):
-                    epochs, shares = found.setdefault(key.removesuffix("_top1"), ([], []))
+                if key.endswith(f"_{metric}"):
+                    epochs, shares = found.setdefault(key.removesuffix(f"_{metric}"), ([], []))
                     epochs.append(number(row["epoch"]))
                     shares.append(100 * number(row[key]))
         return found
@@ -130,9 +139,19 @@ class RunRecord:
 
     @cached_property
     def tests(self) -> list[TestRecord]:
-        """The tests whose files lie in the folder."""
+        """The tests of a classifier whose files lie in the folder."""
+        if self.task == "detect":
+            return []
         splits = sorted(file.stem.removeprefix("classes-") for file in self.root.glob("classes-*.csv"))
         return [TestRecord(self.root, split) for split in splits]
+
+    @cached_property
+    def average_precisions(self) -> dict[str, list[dict[str, str]]]:
+        """By split, rows of an action detector's test: `class`, `average_precision`, `with_labelled_boxes`."""
+        if self.task != "detect":
+            return {}
+        files = {file.stem.removeprefix("classes-"): file for file in sorted(self.root.glob("classes-*.csv"))}
+        return {split: list(csv.DictReader(file.read_text("utf-8").splitlines())) for split, file in files.items()}
 
     @cached_property
     def heads(self) -> list[dict[str, str]]:
@@ -154,9 +173,13 @@ class RunRecord:
 
     @property
     def blind_guess(self) -> float:
-        """The loss of a model that knows nothing: 1 for normalised pixels, ln K for K classes; NaN where unknown."""
+        """The loss of a model that knows nothing: 1 for normalised pixels, ln K for K classes.
+
+        NaN where it is unknown, as for other targets.
+        """
         if self.task == "pretrain":
-            return 1.0
+            weights = target_weights(str(self.options.get("target", "pixels")))
+            return weights["pixels"] if list(weights) == ["pixels"] else math.nan
         return math.log(self.num_classes) if self.task == "finetune" and self.num_classes > 1 else math.nan
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgm_shared.errors import UserError
 from mgm_shared.progress import SILENT, Progress
-from mgm_shared.report.blocks import Block, Grid, Notes, Page, Section, Table
+from mgm_shared.report.blocks import Block, Cell, Grid, Notes, Page, Section, Share, Table
 from mgm_shared.report.page import write_page
 from mgm_shared.storage import PathLike
 from mgm_shared.store import Store, open_store
@@ -69,6 +69,7 @@ def report(
         *training_sections(records.runs),
         *_pictures(records.runs, opened, progress),
         *_tests(records.runs, opened, num_clips),
+        *_detections(records.runs),
         *_heads(records.runs),
         *_options(records.runs),
     ]
@@ -140,6 +141,24 @@ def _tests(runs: Sequence[RunRecord], store: Store | None, num_clips: int) -> li
     blocks: list[Block] = [accuracy_table(tests), *class_blocks(shown), confusions]
     worst = [block for one in shown for block in worst_blocks(one, store, num_clips)]
     return [Section(title="Accuracy", blocks=blocks, about=about), Section(title="Worst clips", blocks=worst)]
+
+
+def _detections(runs: Sequence[RunRecord]) -> list[Section]:
+    """The average precision of each class of action detectors, the worst with the labelled boxes at the top."""
+    columns = ["class", "with the proposals", "with the labelled boxes"]
+    blocks: list[Block] = []
+    for run in runs:
+        for split, rows in run.average_precisions.items():
+            ordered = sorted(rows, key=lambda row: float(row["with_labelled_boxes"]))
+            cells: list[list[Cell]] = [
+                [row["class"], _share(row["average_precision"]), _share(row["with_labelled_boxes"])] for row in ordered
+            ]
+            blocks.append(Table(title=f"{run.name}, {split}", columns=columns, rows=cells))
+    return [Section(title="Average precision by class", blocks=blocks)] if blocks else []
+
+
+def _share(text: str) -> Share | None:
+    return Share(share=float(text), text=f"{float(text):.1%}") if text else None
 
 
 def _heads(runs: Sequence[RunRecord]) -> list[Section]:

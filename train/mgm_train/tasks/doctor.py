@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,14 +18,15 @@ from mgm_shared.store import open_store
 from mgm_shared.versions import installed_version
 from mgm_train.config import PretrainConfig
 from mgm_train.data.packed_batch import SHARED_MEMORY, free_shared_bytes
+from mgm_train.data.workers import clip_bytes, count_workers
 from mgm_train.masking.strategies import num_masked
 from mgm_train.model_config import ModelConfig, model_config
 from mgm_train.models.flops import peak, pretrain_flops
+from mgm_train.runtime.distributed import autocast_dtype, precision_remark
 from mgm_train.tasks.pretrain import pretrain_dataset
+from mgm_train.training.auto_config import Machine, choose_options
 
 MIN_PYTHON = (3, 11)
-# What the four data loading processes of the default hand over at a time, with room to spare.
-MIN_SHARED_GIB = 1.0
 # A decoder for each codec that data sets have, and the encoder of `mgm-prep transcode`.
 DECODERS, ENCODER = ("h264", "hevc", "vp9", "av1", "mpeg4"), "libx264"
 COMPILE_TIMEOUT_S = 300
@@ -33,6 +34,8 @@ TRY_COMPILE = "import sys, torch; f = torch.compile(lambda x: (x * 2).sum()); f(
 READ_S, MAX_CLIPS_READ = 2.0, 200
 # The share of its peak that a GPU reaches in training (MFU).
 USUAL_MFU = 0.45
+# Videos of a data set for which the default batch size is not lowered.
+MANY_VIDEOS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +63,47 @@ def doctor(store: str | StorePath | None = None, *, model: str = "vit_base") -> 
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = model_config(model)
-    checks = [_python(), _torch(device), *_gpu(device), _compile(device), *_video(), _shared_memory(), _memory()]
+    workers = default_workers(device, shape)
+    checks = [_python(), _torch(device), *_gpu(device), _compile(device), *_video(), _shared_memory(workers), _memory()]
     if store is None:
         return [*checks, _compute(device, shape)]
     clips_per_s = _clips_per_s(store)
-    return [*checks, _reading(clips_per_s), _compute(device, shape), _limit(device, shape, clips_per_s)]
+    read_per_s = clips_per_s * max(1, workers.in_all)
+    reading, computing = _reading(clips_per_s, read_per_s, workers), _compute(device, shape)
+    return [*checks, reading, computing, _limit(device, shape, read_per_s)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultWorkers:
+    """The data loading processes that `--num-workers auto` starts for a pretraining with default options."""
+
+    number: int
+    """For each training process."""
+    num_processes: int
+    """Training processes: one for each GPU."""
+    remark: str = ""
+    """Says what to do where shared memory allows fewer than the cores do."""
+
+    @property
+    def in_all(self) -> int:
+        return self.number * self.num_processes
+
+    @property
+    def text(self) -> str:
+        each = f" for each of {self.num_processes} GPUs" if self.num_processes > 1 else ""
+        return f"{self.number} data loading process{'es' * (self.number != 1)}{each}"
+
+
+def default_workers(device: torch.device, shape: ModelConfig) -> DefaultWorkers:
+    """Count the data loading processes as a training does, with batches as large as the memory of the device allows."""
+    num_processes = torch.cuda.device_count() if device.type == "cuda" else 1
+    config = PretrainConfig(device="cuda" if device.type == "cuda" else "cpu")
+    machine = replace(Machine.of(config), world_size=num_processes)
+    config, _ = choose_options(config, shape, MANY_VIDEOS, machine, {})
+    num_clips = config.batch_size * config.repeats // (config.grad_accum_steps * num_processes)
+    batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+    workers = count_workers("auto", batch_bytes, device, num_processes)
+    return DefaultWorkers(number=workers.number, num_processes=num_processes, remark=workers.remark)
 
 
 def _python() -> Finding:
@@ -90,9 +129,18 @@ def _gpu(device: torch.device) -> Iterator[Finding]:
         advice = "another process uses it: see nvidia-smi" if is_busy else ""
         found = f"{torch.cuda.get_device_name(number)}, {free:.1f} of {total:.1f} GiB free"
         yield Finding(name=f"GPU {number}", found=found, is_good=not is_busy, advice=advice)
-    is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    advice = "" if is_fast else "training uses float32 here, two to four times slower; a GPU from 2020 on has bfloat16"
-    yield Finding(name="bfloat16", found="in hardware" if is_fast else "emulated", is_good=is_fast, advice=advice)
+    remark = precision_remark("auto", device)
+    advice = f"{remark}; a GPU from 2020 on has bfloat16" if remark else ""
+    yield Finding(name="precision", found=_dtype_name(_dtype(device)), is_good=not remark, advice=advice)
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    """What `--precision auto` computes in."""
+    return autocast_dtype("auto", device) or torch.float32
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _compile(device: torch.device) -> Finding:
@@ -101,11 +149,13 @@ def _compile(device: torch.device) -> Finding:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return Finding(name="compile", found=f"took over {COMPILE_TIMEOUT_S} s", is_good=False, advice="leave it off")
+        return Finding(
+            name="compile", found=f"took over {COMPILE_TIMEOUT_S} s", is_good=False, advice="use --no-compile"
+        )
     if done.returncode == 0:
         return Finding(name="compile", found="torch.compile works")
     reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    advice = "leave --compile off, or install a C++ compiler and the header files of Python"
+    advice = "use --no-compile, or install a C++ compiler and the header files of Python"
     return Finding(name="compile", found=f"torch.compile fails: {reason}", is_good=False, advice=advice)
 
 
@@ -127,12 +177,9 @@ def _video() -> Iterator[Finding]:
     yield Finding(name="ffmpeg", found=found, is_good=is_good, advice="" if is_good else advice)
 
 
-def _shared_memory() -> Finding:
-    free_gib = free_shared_bytes() / 2**30
-    is_good = free_gib >= MIN_SHARED_GIB
-    advice = "in Docker, `docker run --shm-size 8g`; or train with --num-workers 0"
-    found = f"{free_gib:.1f} GiB free in {SHARED_MEMORY}"
-    return Finding(name="shared memory", found=found, is_good=is_good, advice="" if is_good else advice)
+def _shared_memory(workers: DefaultWorkers) -> Finding:
+    found = f"{free_shared_bytes() / 2**30:.1f} GiB free in {SHARED_MEMORY}, enough for {workers.text}"
+    return Finding(name="shared memory", found=found, is_good=not workers.remark, advice=workers.remark)
 
 
 def _memory() -> Finding:
@@ -155,19 +202,14 @@ def _clips_per_s(store: str | StorePath) -> float:
     return number / (time.perf_counter() - start_s)
 
 
-def _reading(clips_per_s: float) -> Finding:
-    found = f"{clips_per_s:.0f} clips/s on one core, about {_all_cores(clips_per_s):.0f} on all"
+def _reading(clips_per_s: float, read_per_s: float, workers: DefaultWorkers) -> Finding:
+    found = f"{clips_per_s:.0f} clips/s on one core, about {read_per_s:.0f} with {workers.text}"
     return Finding(name="store", found=found)
-
-
-def _all_cores(clips_per_s: float) -> float:
-    return clips_per_s * num_usable_cores()
 
 
 def _trained_per_s(device: torch.device, shape: ModelConfig) -> tuple[float, str]:
     """Pretraining clips that all devices can compute in a second at their peak rate, and where the rate is from."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    rate = peak(device, dtype)
+    rate = peak(device, _dtype(device))
     flops = pretrain_flops(shape, num_masked(shape.grid, PretrainConfig().mask_ratio))
     num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
     return num_devices * rate.flops_per_s / flops, f"{rate.flops_per_s / 1e12:.3g} TFLOP/s, {rate.source}"
@@ -180,13 +222,16 @@ def _compute(device: torch.device, shape: ModelConfig) -> Finding:
     return Finding(name="GPU speed" if device.type == "cuda" else "CPU speed", found=found)
 
 
-def _limit(device: torch.device, shape: ModelConfig, clips_per_s: float) -> Finding:
+def _limit(device: torch.device, shape: ModelConfig, read_per_s: float) -> Finding:
     """The slower one of reading and computing. On a CPU both share the cores, of which computing needs nearly all."""
     computed = USUAL_MFU * _trained_per_s(device, shape)[0]
-    read = _all_cores(clips_per_s)
-    compared = f"reads {read:.3g} clips/s, computes about {computed:.3g}"
-    if computed <= read:
-        advice = "try --compile" if device.type == "cuda" else "use a smaller model, or a GPU"
+    compared = f"reads {read_per_s:.3g} clips/s, computes about {computed:.3g}"
+    if computed <= read_per_s:
+        on_gpu = "nothing in the loader; a larger GPU or more of them, a smaller model, or --mask-ratio 0.9"
+        advice = on_gpu if device.type == "cuda" else "use a smaller model, or a GPU"
         return Finding(name="limit", found=f"computing: this machine {compared}", advice=advice)
-    advice = "use more cores (--num-workers), or extract with --frame-codec planes, which halves the work of reading"
+    advice = (
+        "give the job more cores (--num-workers auto takes all it has), or extract with --frame-codec planes, which "
+        "halves the work of reading"
+    )
     return Finding(name="limit", found=f"reading: this machine {compared}", is_good=False, advice=advice)

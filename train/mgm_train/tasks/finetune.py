@@ -5,24 +5,23 @@ import os
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
 from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
-from mgm_train.checkpoint.transfer import fitted, load_encoder
-from mgm_train.checkpoint.weights import Weights, find_weights, load_weights
+from mgm_train.checkpoint.sources import load_source
+from mgm_train.checkpoint.transfer import fitted, inherited, load_encoder
+from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
-from mgm_train.data.augment import FinetuneAugment
+from mgm_train.data.augmentation.augment import FinetuneAugment
 from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
 from mgm_train.models.videomae import VideoClassifier, build
+from mgm_train.tasks.device_work import check_device_augmentation
 from mgm_train.tasks.training_run import (
     MakeEpochTest,
     TrainPreview,
@@ -68,12 +67,11 @@ def finetune_job(
     store: str | StorePath, run: str | os.PathLike[str], config: FinetuneConfig, progress: Progress
 ) -> tuple[Job, MakeEpochTest | None]:
     """The model, the data and the objective of a fine-tuning, and its test between epochs if it asks for one."""
-    if config.augment_on == "cuda" and not torch.cuda.is_available():
-        raise UserError("augment-on is cuda but torch sees no GPU; set augment-on to cpu or auto")
+    check_device_augmentation(config)
     opened = open_store(store).select(config.samples)
     say_samples(opened, progress)
-    weights = load_weights(Path(config.init)) if config.init else None
-    config = _with_positions_of(weights, config)
+    weights = load_source(config.init) if config.init else None
+    config = config if weights is None else inherited(config, weights)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
     for line in _remarks(opened, config, class_map, classes):
@@ -101,7 +99,7 @@ def finetune_job(
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
-        inputs=_inputs(config),
+        inputs=_inputs(config, weights),
         layer_decay=config.layer_decay,
         flops_per_clip=finetune_flops(model.config, len(classes)),
         metadata={"labels": json.dumps(classes), **sampling_metadata(config)},
@@ -112,10 +110,10 @@ def finetune_job(
     return job, partial(score_every, config.eval_every_epochs, watched, progress.say)
 
 
-def _inputs(config: FinetuneConfig) -> dict[str, str]:
+def _inputs(config: FinetuneConfig, weights: Weights | None) -> dict[str, str]:
     """The digests of the files that the options name."""
     files = {"class_map": Path(config.class_map)} if config.class_map else {}
-    files |= {"init": find_weights(Path(config.init))} if config.init else {}
+    files |= {"init": weights.path} if weights else {}
     return {name: content_digest(file) for name, file in files.items()}
 
 
@@ -127,13 +125,6 @@ def _remarks(
     warning = mirror_warning(store) if config.flip else ""
     mapped = describe_map(store, "train", class_map) if class_map is not None else ""
     return [line for line in (warning, mapped, single if len(classes) == 1 else "") if line]
-
-
-def _with_positions_of(weights: Weights | None, config: FinetuneConfig) -> FinetuneConfig:
-    """The options with the positions of the pretrained weights, where they were not given."""
-    if weights is None or "positions" in config.model_fields_set:
-        return config
-    return config.replace(positions=weights.model.positions)
 
 
 def _model(config: FinetuneConfig, weights: Weights | None, classes: list[str], progress: Progress) -> VideoClassifier:

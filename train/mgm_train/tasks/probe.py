@@ -16,7 +16,8 @@ from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.resume import check_task
 from mgm_train.checkpoint.run_folder import RunFolder
-from mgm_train.checkpoint.weights import Weights, load_weights
+from mgm_train.checkpoint.sources import load_source
+from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import ProbeConfig
 from mgm_train.data.labels import class_names, label_subset, read_class_map
 from mgm_train.evaluation.features import FeatureCache, Features, FrozenEncoder
@@ -160,7 +161,7 @@ def preview_probe(store: str | StorePath, config: ProbeConfig) -> ProbePreview:
 def _open(store: str | StorePath, config: ProbeConfig) -> _Probe:
     if not config.init:
         raise UserError("probe needs --init, the weights whose encoder is probed")
-    opened, loaded = open_store(store).select(config.samples), load_weights(Path(config.init))
+    opened, loaded = open_store(store).select(config.samples), load_source(config.init)
     class_map = read_class_map(Path(config.class_map)) if config.class_map else None
     classes = class_names(opened, class_map=class_map)
     train, scored = (ViewDataset(opened, classes, loaded.model, views) for views in (config.for_training(), config))

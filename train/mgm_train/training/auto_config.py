@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import torch
 
 from mgm_shared.config import flag
-from mgm_train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from mgm_train.config import DetectConfig, FinetuneConfig, PretrainConfig, TrainConfig
 from mgm_train.data.loader import Plan
 from mgm_train.model_config import ModelConfig
+from mgm_train.token_counts import TokenCounts
 from mgm_train.training.optim import REFERENCE_BATCH
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
@@ -24,12 +25,12 @@ MIN_STEPS_PER_EPOCH = 4
 # The paper warms up for 40 of 200 to 800 epochs; for shorter runs a tenth is taken.
 MAX_WARMUP_SHARE, WARMUP_SHARE = 0.25, 0.1
 # The paper's learning rate for a step of ViT-B (Tables 5 and 6); a narrower model takes a higher one.
-PAPER_RATE = {"pretrain": 2.5e-4, "finetune": 5e-4}
+PAPER_RATE = {"pretrain": 2.5e-4, "finetune": 5e-4, "detect": 1.25e-4}
 PAPER_WIDTH, MAX_RATE = 768, 1e-3
 # An effective rate below this share of the suggested one hardly moves the weights.
 MIN_RATE_SHARE = 0.1
 # In trials small models left the plateau of the pretraining loss after 450 to 750 steps.
-MIN_STEPS = {"pretrain": 500, "finetune": 100}
+MIN_STEPS = {"pretrain": 500, "finetune": 100, "detect": 100}
 WANTED_STEPS = 2000
 # Activations of a transformer block in bytes, for each token and unit of width, in 16 bits (Korthikanti et al. 2022).
 ACTIVATION_BYTES = 34
@@ -125,6 +126,8 @@ def suggested_rate(config: TrainConfig, shape: ModelConfig) -> float:
 
 
 def _task(config: TrainConfig) -> str:
+    if isinstance(config, DetectConfig):
+        return "detect"
     return "pretrain" if isinstance(config, PretrainConfig) else "finetune"
 
 
@@ -153,8 +156,10 @@ def activation_bytes(config: TrainConfig, shape: ModelConfig, machine: Machine) 
     num_tokens = shape.grid.num_tokens
     num_visible, decoder_units = num_tokens, 0
     if isinstance(config, PretrainConfig):
-        num_visible = round(num_tokens * (1 - config.mask_ratio))
-        decoder_units = num_tokens * shape.decoder_width * shape.decoder_depth
+        counts = TokenCounts.of(shape.grid, config.mask_ratio, drop=config.drop, decode_ratio=config.decode_ratio)
+        num_visible = counts.num_visible
+        # With cross-attention the visible tokens do not pass through the decoder, but their keys and values are kept.
+        decoder_units = (num_visible + counts.num_masked) * shape.decoder_width * shape.decoder_depth
     depth = 1 if config.grad_checkpointing else shape.depth
     units = num_visible * shape.width * depth + decoder_units
     return ACTIVATION_BYTES * units * (1 if machine.is_gpu else 2)

@@ -11,7 +11,7 @@ pass over the videos.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +29,14 @@ from mgm_train.checkpoint.resume import check_resumable, load_state
 from mgm_train.checkpoint.run_folder import RunFolder, save_last
 from mgm_train.checkpoint.weights import save_weights
 from mgm_train.config import TrainConfig
-from mgm_train.data.augment import noise_levels
-from mgm_train.data.device_augment import change_batch
+from mgm_train.data.augmentation.augment import noise_levels
+from mgm_train.data.augmentation.device_augment import change_batch
 from mgm_train.data.labels import noun_of
 from mgm_train.data.loader import KeyedDataset, Plan, ToDevice, make_loader
 from mgm_train.data.readers import reading
 from mgm_train.data.workers import clip_bytes, count_workers
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.flops import Peak, peak
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype
 from mgm_train.runtime.signals import is_stop_agreed
 from mgm_train.training.auto_config import dropped_line
@@ -54,14 +54,15 @@ class Job:
 
     `store` names the data (a hash), so that a run does not go on with other data; `store_path` is where it lies, for
     reports. `inputs` has, by the name of the option, the digest of the file that it names. `metadata` goes into the
-    weights files. `flops_per_clip` is what `flops.py` counts, for MFU. `on_epoch_end(epoch, model)` runs on every
-    process after each epoch, counted from 1; what it returns joins metrics.jsonl. With `fsdp` all must call the model
-    equally often. `draw(weights file)` makes the pictures that loggers get, whenever weights are kept.
+    weights files. `flops_per_clip` is what `flops.py` counts, for MFU; a list has a number for each epoch.
+    `on_epoch_end(epoch, model)` runs on every process after each epoch, counted from 1; what it returns joins
+    metrics.jsonl. With `fsdp` all must call the model equally often. `draw(weights file)` makes the pictures that
+    loggers get, whenever weights are kept.
     """
 
     task: str
     config: TrainConfig
-    model: VideoMAE | VideoClassifier
+    model: TrainedModel
     objective: Objective
     dataset: KeyedDataset
     run: RunFolder
@@ -69,7 +70,7 @@ class Job:
     store_path: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     layer_decay: float | None = None
-    flops_per_clip: float | None = None
+    flops_per_clip: float | Sequence[float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_epoch_end: Callable[[int, nn.Module], Mapping[str, float]] | None = None
     draw: Callable[[Path], Mapping[str, Picture]] | None = None
@@ -78,6 +79,11 @@ class Job:
     """Longest time between two writes of last.pt: an epoch may take hours, and a killed run loses no more than this."""
     max_saving_share: float = 0.05
     """At the end of an epoch, which may take seconds, last.pt is written unless writing takes more of the time."""
+
+    @property
+    def noun(self) -> str:
+        """What messages call the samples: videos, segments, or what the dataset says, such as key frames."""
+        return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +114,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset), noun_of(getattr(job.dataset, "store", None), 2))
+        self.plan = Plan.of(job.config, len(job.dataset), job.noun)
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)
@@ -233,7 +239,7 @@ class _Trainer:
         """The number of data loading workers, whose batches fit into shared memory."""
         config, plan = self.config, self.plan
         num_clips = plan.clips_per_step // (plan.grad_accum_steps * self.distributed.world_size)
-        batch_bytes = num_clips * clip_bytes(config.num_frames, config.image_px)
+        batch_bytes = num_clips * max(clip_bytes(*size) for size in config.clip_sizes)
         workers = count_workers(config.num_workers, batch_bytes, self.distributed.device)
         if workers.remark:
             self._say(workers.remark)
@@ -259,9 +265,10 @@ class _Trainer:
             self.unreadable.note(batch)
             self._one_micro_step(change_batch(self.to_device(batch), noise_levels), micro_step)
         rate = planned_rate(self.step, self.config, self.plan)
+        epoch = self.step // self.plan.steps_per_epoch
         self.step += 1
         self.learner.step(rate, self.step, is_norm_wanted=self._is_logged(self.step))
-        self.meter.add_step(self.plan.clips_per_step)
+        self.meter.add_step(self.plan.clips_per_step, self._flops_per_clip(epoch))
 
     @contextmanager
     def _saving_on_error(self, is_between_steps: bool) -> Iterator[None]:
@@ -278,8 +285,10 @@ class _Trainer:
         seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
+        num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
+        self.learner.fit_clips(num_frames, image_px)
         loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
-        self.meter.add_loss(loss)
+        self.meter.add_loss(loss, getattr(self.job.objective, "parts", {}))
 
     def _checked_loss(self) -> float:
         """Mean loss since the last line. UserError if it is no number, before anything is overwritten."""
@@ -316,11 +325,12 @@ class _Trainer:
             "step": self.step,
             "epoch": (self.step - 1) // self.plan.steps_per_epoch + 1,
             "loss": self._checked_loss(),
+            **self.meter.parts(),
             "lr": planned_rate(self.step - 1, self.config, self.plan),
             "grad_norm": float(norm) if norm is not None else math.nan,
             "num_clips": self.step * self.plan.clips_per_step,
             "num_unreadable": len(self.unreadable.reason_of),
-            **self.meter.speed(self.job.flops_per_clip, self.peak.flops_per_s),
+            **self.meter.speed(self.peak.flops_per_s),
         }
         if self.distributed.is_main:
             self.job.run.append_metrics(row)
@@ -384,6 +394,19 @@ class _Trainer:
         self.saving_s = self.saved_s - start_s
         self.meter.pause(self.saving_s)
 
+    def _flops(self) -> float | None:
+        """Operations of all steps so far; None where nobody counted those of a clip."""
+        if self.job.flops_per_clip is None:
+            return None
+        num_epochs, num_steps = divmod(self.step, self.plan.steps_per_epoch)
+        whole = sum(self._flops_per_clip(epoch) or 0 for epoch in range(num_epochs)) * self.plan.steps_per_epoch
+        part = num_steps * (self._flops_per_clip(num_epochs) or 0) if num_steps else 0
+        return self.plan.clips_per_step * (whole + part)
+
+    def _flops_per_clip(self, epoch: int) -> float | None:
+        flops = self.job.flops_per_clip
+        return flops[epoch] if isinstance(flops, Sequence) else flops
+
     def _say(self, text: str) -> None:
         if self.distributed.is_main:
             self.job.say(text)
@@ -399,7 +422,7 @@ class _Trainer:
             num_epochs=self.step // self.plan.steps_per_epoch,
             first_loss=losses[0],
             last_loss=losses[-1],
-            flops=self.step * self.plan.clips_per_step * self.job.flops_per_clip if self.job.flops_per_clip else None,
+            flops=self._flops(),
         )
 
 

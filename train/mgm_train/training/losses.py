@@ -1,11 +1,11 @@
-"""Losses: the error of the masked patches (paper §3.1), and the cross entropy of the label.
+"""Losses: the error of the masked patches (paper §3.1), the cross entropy of the label, and that of each box's actions.
 
 Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,w · M masked tokens · Q pixels of a patch
 (2·16·16) · P = Q·3 values of it, colour fastest · K classes. Frames reach the device as uint8.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from mgm_shared.errors import UserError
 from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
-from mgm_train.data.operations import global_random
+from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, split_mask
 from mgm_train.runtime.distributed import is_compiled
-from mgm_train.training.targets import target_pixels
+from mgm_train.training.targets.choose import make_targets
+from mgm_train.training.targets.pixels import Pixels, target_pixels
+from mgm_train.training.targets.target import Target, WeightedTarget
 
 Batch = dict[str, Any]
 
@@ -29,7 +31,8 @@ class Objective(Protocol):
     """The mean loss of a batch, a scalar tensor. `seed` decides everything random in it.
 
     A clip that could not be read (`collate` in clips.py) counts with a loss of 0, so that the weight of the others does
-    not depend on it, nor on the number of processes.
+    not depend on it, nor on the number of processes. An objective with several losses also has `parts`, the mean of
+    each in the last call, by name.
     """
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
@@ -40,36 +43,68 @@ def masked_mse(
 ) -> Tensor:
     """Mean squared error over the masked patches, a float32 scalar.
 
-    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; True in `mask_BN` = masked.
+    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; the masked tokens of
+    `mask_BN` are those of `split_mask`.
     """
     num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
     _, masked_BM = split_mask(mask_BN, num_masked)
     return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM, patch))
 
 
+def target_error(target: Target, output_BMP: Tensor, batch: Mapping[str, Tensor], masked_BM: Tensor) -> Tensor:
+    """The loss of a target, `Target.error`, as a function that can be compiled."""
+    return target.error(output_BMP, batch, masked_BM)
+
+
+ErrorFunction = Callable[[Target, Tensor, Mapping[str, Tensor], Tensor], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainObjective:
-    """The loss of a masked batch: `frames_BCTHW` uint8, `mask_BN`, `num_masked`."""
+    """The loss of a masked batch, the weighted sum of the losses of the targets.
 
-    error: Callable[[Tensor, Tensor, Tensor, int, Patch], Tensor] = masked_mse
-    patch: Patch = PAPER_PATCH
+    The batch has `frames_BCTHW` uint8, `mask_BN`, `num_masked`, and what the targets read. `targets` are in the order
+    of the model's outputs.
+    """
+
+    targets: tuple[WeightedTarget, ...] = (WeightedTarget(target=Pixels()),)
+    error: ErrorFunction = target_error
+    parts: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    """The loss of each target in the last call, without its weight, by name."""
 
     @classmethod
-    def of(cls, config: PretrainConfig) -> "PretrainObjective":
+    def of(cls, config: PretrainConfig, targets: tuple[WeightedTarget, ...] | None = None) -> "PretrainObjective":
         """The objective of a configuration; with `compile` the error is compiled like the model."""
-        error = torch.compile(masked_mse, dynamic=False) if is_compiled(config.compile, config.device) else masked_mse
-        return cls(error=error, patch=config.patch)
+        is_fast = is_compiled(config.compile, config.device)
+        error = torch.compile(target_error, dynamic=False) if is_fast else target_error
+        return cls(targets=make_targets(config) if targets is None else targets, error=error)
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         frames_BCTHW, mask_BN, num_masked = batch["frames_BCTHW"], batch["mask_BN"], batch["num_masked"]
-        pixels_BMP = model(frames_BCTHW, mask_BN, num_masked)
+        output_BMP = model(frames_BCTHW, mask_BN, num_masked, batch.get("num_left_out", 0))
+        inputs = {name: batch[name] for one in self.targets for name in one.target.inputs}
         kept_K = batch.get("kept_K")
         if kept_K is None:
-            return self.error(pixels_BMP, frames_BCTHW, mask_BN, num_masked, self.patch)
+            return self._total(output_BMP, inputs, mask_BN, num_masked, 1.0)
         if not len(kept_K):
-            return _no_loss(pixels_BMP)
-        error = self.error(pixels_BMP[kept_K], frames_BCTHW[kept_K], mask_BN[kept_K], num_masked, self.patch)
-        return error * (len(kept_K) / len(frames_BCTHW))
+            self.parts.update({one.target.name: torch.zeros((), device=output_BMP.device) for one in self.targets})
+            return _no_loss(output_BMP)
+        kept = {name: value[kept_K] for name, value in inputs.items()}
+        share = len(kept_K) / len(frames_BCTHW)
+        return self._total(output_BMP[kept_K], kept, mask_BN[kept_K], num_masked, share)
+
+    def _total(
+        self, output_BMP: Tensor, inputs: Mapping[str, Tensor], mask_BN: Tensor, num_masked: int, share: float
+    ) -> Tensor:
+        """The weighted sum of the losses, times the share of the clips that could be read."""
+        _, masked_BM = split_mask(mask_BN, num_masked)
+        outputs = output_BMP.split([one.target.width for one in self.targets], dim=2)
+        errors = [
+            self.error(one.target, output, {name: inputs[name] for name in one.target.inputs}, masked_BM) * share
+            for one, output in zip(self.targets, outputs, strict=True)
+        ]
+        self.parts.update({one.target.name: error.detach() for one, error in zip(self.targets, errors, strict=True)})
+        return torch.stack([one.weight * error for one, error in zip(self.targets, errors, strict=True)]).sum()
 
 
 def _no_loss(output: Tensor) -> Tensor:
@@ -133,3 +168,20 @@ class FinetuneObjective:
             return _no_loss(logits_BK)
         loss = criterion(logits_BK[kept_K], target[kept_K])
         return loss * (len(kept_K) / len(logits_BK))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionObjective:
+    """The loss of a batch with boxes: `frames_BCTHW` uint8, `box_R5` px, `target_RK` 0 or 1.
+
+    Binary cross entropy, the mean over actions and the sum over the boxes of a clip, divided by the number of clips: so
+    every box has the same weight, however the boxes are spread over clips, processes and micro-steps (VideoMAE's rule
+    for AVA). A clip that could not be read has no boxes.
+    """
+
+    def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        frames_BCTHW, box_R5, target_RK = batch["frames_BCTHW"], batch["box_R5"], batch["target_RK"]
+        logits_RK = model(frames_BCTHW, box_R5).float()
+        loss_R = F.binary_cross_entropy_with_logits(logits_RK, target_RK, reduction="none").mean(1)
+        # The sum of no boxes is 0, with gradients of 0: all processes run the backward pass together.
+        return loss_R.sum() / len(frames_BCTHW)

@@ -20,9 +20,11 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from mgm_shared.errors import UserError
 from mgm_train.config import TrainConfig
+from mgm_train.models.action_detector import TrainedModel
 from mgm_train.models.attention import Block
+from mgm_train.models.cross_attention import CrossBlock
 from mgm_train.models.divided_attention import DividedBlock
-from mgm_train.models.videomae import VideoClassifier, VideoMAE
+from mgm_train.models.videomae import VideoMAE
 from mgm_train.runtime.distributed import Distributed, autocast_dtype, is_compiled
 from mgm_train.training.optim import make_optimizer, set_rate
 
@@ -35,7 +37,7 @@ class Learner:
 
     def __init__(
         self,
-        model: VideoMAE | VideoClassifier,
+        model: TrainedModel,
         config: TrainConfig,
         distributed: Distributed,
         layer_decay: float | None,
@@ -82,8 +84,10 @@ class Learner:
             # The only buffers are position tables, which are equal on all processes and never change. The attribute,
             # because the argument's name depends on the version of torch.
             model.broadcast_buffers = False
+        if not self.is_compiled:
+            return model
         # All batches of a run have the same shape.
-        return torch.compile(model, dynamic=False) if self.is_compiled else model  # type: ignore[return-value]
+        return torch.compile(model, dynamic=False, mode=self.config.compile_mode)  # type: ignore[return-value]
 
     def _shard(self) -> None:
         """Shard each block on its own, so that a process gathers one block at a time, and then the rest."""
@@ -92,11 +96,18 @@ class Learner:
         halved = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for model in filter(None, (self.model, self.ema and self.ema.module)):
             policy = halved if model is self.model and self.dtype is not None else MixedPrecisionPolicy()
-            for block in [module for module in model.modules() if isinstance(module, Block | DividedBlock)]:
+            for block in [
+                module for module in model.modules() if isinstance(module, Block | CrossBlock | DividedBlock)
+            ]:
                 if self.is_compiled and model is self.model:
                     block.compile(dynamic=False)
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    def fit_clips(self, num_frames: int, image_px: int) -> None:
+        """Make a pretraining model take clips of this size; with a schedule they change between two epochs."""
+        if isinstance(self.model, VideoMAE) and self.model.clip_size != (num_frames, image_px):
+            self.model.fit_clips(num_frames, image_px)
 
     def _load_moments(self, state: Mapping[str, Any]) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -109,6 +120,9 @@ class Learner:
     def forward_backward(self, objective: Callable[[nn.Module], Tensor], micro_step: int) -> Tensor:
         """Forward and backward pass of a micro-step; returns its loss."""
         device_type = self.distributed.device.type
+        if self.is_compiled and self.config.compile_mode == "reduce-overhead":
+            # CUDA graphs write into the same memory again: what the last pass returned is not needed any more.
+            torch.compiler.cudagraph_mark_step_begin()
         with self._exchange(is_last=micro_step == self.config.grad_accum_steps - 1):
             with torch.autocast(device_type, dtype=self.dtype, enabled=self.dtype is not None):
                 loss = objective(self.parallel_model)

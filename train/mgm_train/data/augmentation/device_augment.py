@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mgm_shared.geometry import Box
-from mgm_train.data.operations import (
+from mgm_train.data.augmentation.operations import (
     BY_HISTOGRAM,
     FILL_C,
     GEOMETRIC,

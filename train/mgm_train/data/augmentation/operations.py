@@ -20,7 +20,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from mgm_train.data import pixel_kernels
+from mgm_train.data.augmentation import pixel_kernels
 
 if TYPE_CHECKING:
     from timm.data.auto_augment import RandAugment

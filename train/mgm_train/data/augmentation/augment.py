@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mgm_shared.geometry import Box
 from mgm_train.config import FinetuneConfig
+from mgm_train.data.augmentation.device_augment import Changes
+from mgm_train.data.augmentation.operations import apply_operations, draw_operations
 from mgm_train.data.clips import Clip
-from mgm_train.data.device_augment import Changes
-from mgm_train.data.operations import apply_operations, draw_operations
 from mgm_train.data.views import View, even
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -147,7 +147,7 @@ class FinetuneAugment:
         """The augmentation of a configuration."""
         names = ("flip", "randaug", "random_erasing", "crop_min_scale")
         kept = {name: getattr(config, name) for name in names}
-        return cls(size_px=config.image_px, is_on_device=config.augment_on == "cuda", **kept)
+        return cls(size_px=config.image_px, is_on_device=config.is_augmented_on_device, **kept)
 
     def view(self, height: int, width: int, rng: Generator) -> View:
         """A view of a video of this size."""

@@ -1,0 +1,1 @@
+"""Random crops, flips, RandAugment and erasing of clips, on a CPU or on the device of the batch."""

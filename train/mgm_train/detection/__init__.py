@@ -1,0 +1,1 @@
+"""Action detection: annotations, proposals, key frames, the detector's test and its figures (AVA v2.2)."""

@@ -1,0 +1,1 @@
+"""A trained model on videos outside a training: features, predictions."""

@@ -1,0 +1,1 @@
+"""Targets of the decoder: what it predicts of the masked tokens, one module for each target."""
