@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import read_config
 from mgm_train.config import PretrainConfig
-from mgm_train.data.augment import view_boxes
+from mgm_train.data.augmentation.augment import view_boxes
 from mgm_train.data.clips import read_clips
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View
