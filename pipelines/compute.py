@@ -95,8 +95,13 @@ def _comment(text: str) -> str:
 
 
 def with_line(file: Path) -> str:
-    """The text of a recipe with its paragraph of compute, which is the last one of its head."""
+    """The text of a recipe with its paragraph of compute, which is the last one of its head.
+
+    A recipe of action detection alone has none: pretraining was on other videos.
+    """
     head, rest = file.read_text().split("\n\n", 1)
+    if not {"pretrain", "finetune", "tables"} & set(yaml.safe_load(file.read_text())):
+        return file.read_text()
     told = head.split(f"\n#\n# {HEAD}")[0]
     return f"{told}\n#\n{recipe_line(file)}\n\n{rest}"
 

@@ -5,10 +5,12 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import forkserver
@@ -204,8 +206,7 @@ def run_toy(run: Path, num_processes: int = 1, **settings: Any) -> list[int | No
 
 def run_processes(num_processes: int, function: Callable[..., None], *arguments: Any) -> list[int | None]:
     """`function(*arguments)` in processes that believe torchrun had started them; their exit codes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = _free_port()
     environments = [{"RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port} for rank in range(num_processes)]
     processes = [process_server().Process(target=_as_rank, args=(rank, function, arguments)) for rank in environments]
     for process in processes:
@@ -213,6 +214,14 @@ def run_processes(num_processes: int, function: Callable[..., None], *arguments:
     for process in processes:
         process.join(timeout=100)
     return [process.exitcode for process in processes]
+
+
+def _free_port() -> int:
+    """A free port below those that the system gives to connections, so that nothing takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _as_rank(rank: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -439,6 +439,32 @@ class PretrainConfig(TrainConfig):
         check(is_defined, "trajectory_norm", self.trajectory_norm, needed)
         return self
 
+    images: str = option(
+        "",
+        "Store of images, a second source: every second step is one of images, each an image repeated to a tubelet, at "
+        "the positions of slice 0 (OmniMAE)",
+        group=CLIPS,
+    )
+    image_mask: Mask = option(
+        "random",
+        "Masking strategy of the images; an image has no motion, so mgm and smm are random rectangles",
+        group=MASKING,
+    )
+    image_mask_ratio: float = option(0.75, "Share of masked tokens of an image", group=MASKING, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if not self.images:
+            return self
+        num_patches = self.grid.patches_per_slice
+        num_masked = self.grid.patches_at(self.image_mask_ratio)
+        needed = f"a share that masks some and leaves some of the {num_patches} patches; it masks {num_masked}"
+        check(0 < num_masked < num_patches, "image_mask_ratio", self.image_mask_ratio, needed)
+        check(self.target == "pixels", "target", self.target, "pixels with images")
+        check(len(self.stages) == 1, "images", self.images, "empty where a schedule changes the size of the clips")
+        check(not self.decodes_on_device, "decode_on", self.decode_on, "auto or cpu with images")
+        return self
+
     @model_validator(mode="after")
     def _check_mask(self) -> Self:
         """The loss needs a masked patch and the encoder a visible one. All strategies mask equally many patches."""
@@ -464,6 +490,8 @@ class PretrainConfig(TrainConfig):
         # It looks at the pixels, which the data loading processes do not have then.
         is_blind = self.guidance == "clean" and self.decodes_on_device
         check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
+        is_blind = self.missing_motion == "change" and self.decodes_on_device
+        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with missing-motion change")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ Axes: B clips · N tokens.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +43,9 @@ class KeyedDataset(Protocol):
 class Plan:
     """The numbers of samples, steps and clips of a run, and the order of its samples.
 
-    A sample is a video, a segment or a key frame; `noun` is what messages call the samples.
+    A sample is a video, a segment or a key frame; `noun` is what messages call the samples. With `num_images` every
+    second step is one of images: an epoch, one pass over the videos, has twice the steps, and passes over the images as
+    often as they last, in an order of their own that goes on from epoch to epoch.
     """
 
     num_videos: int
@@ -52,21 +55,25 @@ class Plan:
     epochs: int
     seed: int
     noun: str = "videos"
+    num_images: int = 0
 
     @classmethod
-    def of(cls, config: TrainConfig, num_videos: int, noun: str = "videos") -> "Plan":
-        """The plan of a configuration. UserError if there are fewer samples than a step needs."""
+    def of(cls, config: TrainConfig, num_videos: int, noun: str = "videos", num_images: int = 0) -> "Plan":
+        """The plan of a configuration. UserError if there are fewer samples, or images, than a step needs."""
         if num_videos < config.batch_size:
             raise UserError(
                 f"there are {num_videos} {noun} to train on, but batch-size is {config.batch_size}; lower batch-size"
             )
+        if 0 < num_images < config.batch_size:
+            raise UserError(f"there are {num_images} images, but batch-size is {config.batch_size}; lower batch-size")
         names = ("batch_size", "grad_accum_steps", "repeats", "epochs", "seed")
-        return cls(num_videos=num_videos, noun=noun, **{name: getattr(config, name) for name in names})
+        own = {name: getattr(config, name) for name in names}
+        return cls(num_videos=num_videos, noun=noun, num_images=num_images, **own)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch. The last videos of an epoch, fewer than a step needs, are left out."""
-        return self.num_videos // self.batch_size
+        return self.num_videos // self.batch_size * (2 if self.num_images else 1)
 
     @property
     def num_steps(self) -> int:
@@ -87,6 +94,25 @@ class Plan:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The videos of an epoch, shuffled, int64."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+
+    def is_of_images(self, step: int) -> bool:
+        """Whether a step, counted from the start of the run, is one of images."""
+        return self.num_images > 0 and step % 2 == 1
+
+    def image_keys(self, step: int) -> list[Key]:
+        """The (pass, index) of the images of a step; the indices of images follow those of the videos."""
+        image_pass, step_of_pass = divmod(step // 2, self.num_images // self.batch_size)
+        order = _image_order(self.seed, image_pass, self.num_images)
+        first = step_of_pass * self.batch_size
+        indices = self.num_videos + order[first : first + self.batch_size]
+        return [(image_pass, index) for index in indices.tolist()]
+
+
+@lru_cache(maxsize=2)
+def _image_order(seed: int, image_pass: int, num_images: int) -> NDArray[np.int64]:
+    """The images of a pass, shuffled; kept for the many steps of a pass."""
+    # The third number tells it from the orders of the videos.
+    return np.random.default_rng([seed, image_pass, 1]).permutation(num_images)
 
 
 class StepKeys(Sampler[list[Key]]):
@@ -112,14 +138,20 @@ class StepKeys(Sampler[list[Key]]):
         for epoch in range(first_epoch, plan.epochs):
             order = plan.order(epoch)
             for step in range(first_step_of_epoch, plan.steps_per_epoch):
-                yield from self._step_keys(epoch, order[step * plan.batch_size : (step + 1) * plan.batch_size])
+                whole_step = epoch * plan.steps_per_epoch + step
+                if plan.is_of_images(whole_step):
+                    yield from self._micro_steps(plan.image_keys(whole_step))
+                    continue
+                first = (step // 2 if plan.num_images else step) * plan.batch_size
+                yield from self._micro_steps([(epoch, k) for k in order[first : first + plan.batch_size].tolist()])
             first_step_of_epoch = 0
 
-    def _step_keys(self, epoch: int, indices: NDArray[np.int64]) -> Iterator[list[Key]]:
+    def _micro_steps(self, keys: list[Key]) -> Iterator[list[Key]]:
+        """This process's share of the keys of a step, a list for each micro-step."""
         share = self.plan.batch_size // (self.plan.grad_accum_steps * self.distributed.world_size)
         for micro_step in range(self.plan.grad_accum_steps):
             first = (micro_step * self.distributed.world_size + self.distributed.rank) * share
-            yield [(epoch, index) for index in indices[first : first + share].tolist()]
+            yield keys[first : first + share]
 
 
 def collate_counted(videos: list[list[Sample]], allocate: Allocate = fresh) -> dict[str, Any]:

@@ -139,7 +139,8 @@ def _set_buffer(module: nn.Module, name: str, table: Tensor | None) -> None:
 class Encoder(nn.Module):
     """Patch embedding, positions, blocks, and a last norm if `has_norm`. All models name its parameters alike.
 
-    Clips may have another height and width than the configuration's: positions are interpolated.
+    Clips may have another height and width than the configuration's: positions are interpolated. A clip of one slice
+    has the positions of slice 0.
     """
 
     position_1ND: Tensor
@@ -168,12 +169,17 @@ class Encoder(nn.Module):
     def _positions(self, frames_BCTHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """The positions of a clip, interpolated where its height or width is not the one of the configuration.
 
-        ValueError for a clip that does not divide into patches.
+        An image, which is a clip of one slice, has those of slice 0 (OmniMAE). ValueError for a clip that does not
+        divide into patches.
         """
         num_frames, height, width = frames_BCTHW.shape[2:]
         config = self.config
-        if (num_frames, height, width) == (config.num_frames, config.image_px, config.image_px):
+        has_own_size = (height, width) == (config.image_px, config.image_px)
+        if has_own_size and num_frames == config.num_frames:
             return self.position_1ND, self.rotation_1NR2
+        if has_own_size and num_frames == config.tubelet:
+            end = config.grid.patches_per_slice
+            return self.position_1ND[:, :end], None if self.rotation_1NR2 is None else self.rotation_1NR2[:, :end]
         grid = TokenGrid.of_clip(num_frames, height, width, config.patch)
         return _tables_of(grid, config, self.position_1ND.device)
 

@@ -1,8 +1,10 @@
 """Pretrain a video masked autoencoder on the training videos of a store (paper §3, Table 5)."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from mgm_shared.errors import UserError
 from mgm_shared.files import content_digest
 from mgm_shared.progress import SILENT, Progress
 from mgm_shared.samples import SampleSource
@@ -12,14 +14,17 @@ from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.config import PretrainConfig
 from mgm_train.data.augmentation.augment import PretrainAugment
 from mgm_train.data.clips import PretrainDataset
+from mgm_train.data.images import ImageDataset, WithImages
 from mgm_train.data.labels import mirror_warning
 from mgm_train.data.scheduled import ScheduledDataset
 from mgm_train.figures.pretrained import logged_pictures
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import MaskGenerator
-from mgm_train.models.flops import epoch_flops
+from mgm_train.model_config import ModelConfig
+from mgm_train.models.flops import epoch_flops, pretrain_flops
 from mgm_train.models.videomae import VideoMAE, build
 from mgm_train.tasks.training_run import TrainPreview, preview_job, run_job, say_samples, with_chosen_options
+from mgm_train.token_counts import TokenCounts
 from mgm_train.training.loop import Job, TrainResult
 from mgm_train.training.losses import PretrainObjective
 from mgm_train.training.targets.choose import make_targets, pretrain_shape, readers
@@ -75,19 +80,26 @@ def pretrain_job(
         progress.say(warning)
     targets = make_targets(config)
     shape = pretrain_shape(config, targets)
+    dataset: PretrainDataset | ScheduledDataset | WithImages = _dataset(opened, config, targets)
+    inputs = {name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))}
+    flops = epoch_flops(config, shape)
+    if config.images and isinstance(dataset, PretrainDataset):
+        images = image_dataset(config)
+        dataset = WithImages(dataset, images)
+        inputs["images"] = images.store.digest
+        flops = [(of_clips + _image_flops(config, shape)) // 2 for of_clips in flops]
+        progress.say(f"every second step is one of {len(images)} images from {config.images}")
     return Job(
         task="pretrain",
         config=config,
         model=build(lambda: VideoMAE(shape, linear_init=config.linear_init), config.seed),
         objective=PretrainObjective.of(config, targets),
-        dataset=_dataset(opened, config, targets),
+        dataset=dataset,
         run=RunFolder(Path(run)),
         store=opened.digest,
         store_path=opened.address,
-        inputs={
-            name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))
-        },
-        flops_per_clip=epoch_flops(config, shape),
+        inputs=inputs,
+        flops_per_clip=flops,
         draw=logged_pictures(opened, config),
     )
 
@@ -100,6 +112,33 @@ def _dataset(
     if len(stages) == 1:
         return pretrain_dataset(store, config, targets)
     return ScheduledDataset(stages, [pretrain_dataset(store, config.within(stage)) for stage in stages])
+
+
+def _image_flops(config: PretrainConfig, shape: ModelConfig) -> int:
+    """Operations of a training step for an image: those of a clip of one slice."""
+    shape = replace(shape, num_frames=config.tubelet)
+    counts = TokenCounts.of(shape.grid, config.image_mask_ratio, decode_ratio=config.decode_ratio)
+    return pretrain_flops(shape, counts.num_masked, counts.num_left_out)
+
+
+def image_dataset(config: PretrainConfig) -> ImageDataset:
+    """The masked images that pretraining with these options reads of its second store. UserError if it has none."""
+    store = open_store(config.images).select("videos")
+    # Images have no motion, which is what `drop` and guidance go by.
+    of_clips = MaskGenerator.of(config)
+    mask = replace(of_clips, strategy=config.image_mask, ratio=config.image_mask_ratio, guidance=Guidance(), drop=0.0)
+    images = ImageDataset(
+        store,
+        num_frames=config.tubelet,
+        stride=1,
+        augment=PretrainAugment(size_px=config.image_px, flip=config.flip),
+        repeats=config.repeats,
+        seed=config.seed,
+        mask=mask,
+    )
+    if not len(images):
+        raise UserError(f"{config.images} has no images to train on")
+    return images
 
 
 def pretrain_dataset(

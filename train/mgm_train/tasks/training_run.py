@@ -11,12 +11,11 @@ from mgm_shared.lock import one_writer
 from mgm_shared.progress import Progress
 from mgm_shared.samples import Samples
 from mgm_train.checkpoint.run_folder import recorded_options
-from mgm_train.data.loader import Plan
 from mgm_train.evaluation.multiview import EpochTest
 from mgm_train.runtime.distributed import Distributed, init_distributed, precision_remark
 from mgm_train.tasks.device_work import with_decoding
 from mgm_train.training.auto_config import Machine, choose_options
-from mgm_train.training.loop import Job, TrainResult, train
+from mgm_train.training.loop import Job, TrainResult, plan_of, train
 
 MakeEpochTest = Callable[[Distributed], EpochTest]
 
@@ -36,7 +35,7 @@ class TrainPreview:
 
 def preview_job(job: Job) -> TrainPreview:
     """Count the videos, steps and weights of a job. UserError when there are too few videos."""
-    plan = Plan.of(job.config, len(job.dataset), job.noun)
+    plan = plan_of(job)
     num_weights = sum(parameter.numel() for parameter in job.model.parameters())
     return TrainPreview(
         task=job.task,
@@ -52,7 +51,7 @@ def with_chosen_options(job: Job, progress: Progress, *, force: bool = False) ->
     recorded = {} if force else recorded_options(job.run.root, job.task)
     config, lines = choose_options(job.config, job.model.config, len(job.dataset), Machine.of(job.config), recorded)
     # A batch that is larger than the data set is an error, and the choices that depend on it are then of no use.
-    Plan.of(config, len(job.dataset), job.noun)
+    plan_of(replace(job, config=config))
     for line in lines:
         progress.say(line)
     return replace(job, config=config)

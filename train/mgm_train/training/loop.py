@@ -86,6 +86,11 @@ class Job:
         return getattr(self.dataset, "noun", "") or noun_of(getattr(self.dataset, "store", None), 2)
 
 
+def plan_of(job: Job) -> Plan:
+    """The plan of a job. UserError if there are too few videos or images."""
+    return Plan.of(job.config, len(job.dataset), job.noun, getattr(job.dataset, "num_images", 0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """How a run ended. The losses are the first and the last in metrics.jsonl; only the main process knows them."""
@@ -114,7 +119,7 @@ def train(job: Job, distributed: Distributed) -> TrainResult:
 class _Trainer:
     def __init__(self, job: Job, distributed: Distributed) -> None:
         self.job, self.distributed, self.config = job, distributed, job.config
-        self.plan = Plan.of(job.config, len(job.dataset), job.noun)
+        self.plan = plan_of(job)
         self.step = 0
         self.meter = Meter(distributed)
         self.to_device = ToDevice(distributed.device)
@@ -285,8 +290,10 @@ class _Trainer:
         seed = _draw_seed(self.config.seed, self.step, micro_step, self.distributed.rank)
         # Dropout and drop path take no generator: they read the global one.
         torch.manual_seed(seed)
-        num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
-        self.learner.fit_clips(num_frames, image_px)
+        # Images keep the positions of the clips, and take those of slice 0.
+        if not self.plan.is_of_images(self.step):
+            num_frames, image_px = batch["frames_BCTHW"].shape[2:4]
+            self.learner.fit_clips(num_frames, image_px)
         loss = self.learner.forward_backward(lambda model: self.job.objective(model, batch, seed), micro_step)
         self.meter.add_loss(loss, getattr(self.job.objective, "parts", {}))
 
