@@ -147,14 +147,15 @@ def test_a_worker_that_ignores_everything_is_killed() -> None:
 @pytest.mark.parametrize("start", STARTS)
 def test_signals_to_the_group_do_not_reach_workers(start: str) -> None:
     with reading(_loader(MovingStripes(), start)) as batches:
-        first = next(batches)
+        # One of each worker: a worker that still starts has not yet said which signals it ignores.
+        first, _ = next(batches), next(batches)
         for child in multiprocessing.active_children():
             for number in (signal.SIGINT, signal.SIGTERM):
                 # Not from this process, whose SIGTERM ends a worker.
                 subprocess.run(["kill", f"-{number}", str(child.pid)], check=True)
         time.sleep(0.2)
         rest = list(batches)
-    assert len(rest) == 159
+    assert len(rest) == 158
     assert first["frames_BCTHW"].shape == (1, 3, 4, 32, 32)
 
 
