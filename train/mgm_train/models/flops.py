@@ -43,6 +43,7 @@ def _blocks(depth: int, num_tokens: int, width: int, num_outputs: int) -> int:
 
 
 def _block(num_tokens: int, width: int, num_outputs: int) -> int:
+    """Forward operations of a block whose queries are `num_outputs` tokens, and whose keys are `num_tokens`."""
     keys_and_values = _linear(num_tokens, width, 2 * width)
     query_and_projection = _linear(num_outputs, width, 2 * width)
     scores_and_mix = 2 * _linear(num_outputs, width, num_tokens)
@@ -63,7 +64,7 @@ def _decoder(config: ModelConfig, depth: int, num_values: int, num_visible: int,
     """Forward operations of a decoder with the layer before it and its heads."""
     bridge = _linear(num_visible, config.width, config.decoder_width)
     if config.decoder == "cross":
-        blocks = depth * _cross_block(num_masked, num_visible, config.decoder_width)
+        blocks = depth * _block(num_visible, config.decoder_width, num_masked)
     else:
         blocks = _blocks(depth, num_visible + num_masked, config.decoder_width, num_masked)
     return bridge + blocks + _linear(num_masked, config.decoder_width, num_values)
@@ -74,14 +75,6 @@ def _with_backward(rest: int, embedding: int) -> int:
     because the gradient of the pixels is not computed.
     """
     return 3 * rest + 2 * embedding
-
-
-def _cross_block(num_queries: int, num_keys: int, width: int) -> int:
-    keys_and_values = _linear(num_keys, width, 2 * width)
-    query_and_projection = _linear(num_queries, width, 2 * width)
-    scores_and_mix = 2 * _linear(num_queries, width, num_keys)
-    mlp = 2 * _linear(num_queries, width, 4 * width)
-    return keys_and_values + query_and_projection + scores_and_mix + mlp
 
 
 @dataclass(frozen=True, kw_only=True)
