@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -100,12 +99,10 @@ def score_key_frames(
                 break
             else:
                 scores[clip.place] = logits_RK.sigmoid().numpy()
-    if distributed.world_size > 1:
-        gathered: list[Any] = [None] * distributed.world_size
-        dist.all_gather_object(gathered, (scores, unreadable, not_finite))
-        scores = {place: score_RK for part, _, _ in gathered for place, score_RK in part.items()}
-        unreadable = {key: reason for _, part, _ in gathered for key, reason in part.items()}
-        not_finite = [name for _, _, part in gathered for name in part]
+    gathered = distributed.gather((scores, unreadable, not_finite))
+    scores = {place: score_RK for part, _, _ in gathered for place, score_RK in part.items()}
+    unreadable = {key: reason for _, part, _ in gathered for key, reason in part.items()}
+    not_finite = [name for _, _, part in gathered for name in part]
     if not_finite:
         raise diverged(min(not_finite))
     return _detections(frames, scores, num_classes, dict(sorted(unreadable.items())) | frames.missing)

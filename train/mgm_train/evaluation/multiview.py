@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -176,12 +175,10 @@ def score_views(
                 break
             probability_K = logits_VK.softmax(dim=1).mean(dim=0).numpy()
             predictions.append(Prediction(sample_id=video.sample_id, label=video.label, probability_K=probability_K))
-    if distributed.world_size > 1:
-        gathered: list[Any] = [None] * distributed.world_size
-        dist.all_gather_object(gathered, (predictions, unreadable, not_finite))
-        predictions = [prediction for part, _, _ in gathered for prediction in part]
-        unreadable = {sample_id: reason for _, part, _ in gathered for sample_id, reason in part.items()}
-        not_finite = [sample_id for _, _, part in gathered for sample_id in part]
+    gathered = distributed.gather((predictions, unreadable, not_finite))
+    predictions = [prediction for part, _, _ in gathered for prediction in part]
+    unreadable = {sample_id: reason for _, part, _ in gathered for sample_id, reason in part.items()}
+    not_finite = [sample_id for _, _, part in gathered for sample_id in part]
     if not_finite:
         raise diverged(min(not_finite))
     predictions.sort(key=lambda prediction: prediction.sample_id)

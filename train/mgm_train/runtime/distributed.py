@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,14 @@ class Distributed:
         if self.world_size == 1:
             return is_true
         return bool(self.sum(torch.tensor(float(is_true), device=self.device)) > 0)
+
+    def gather(self, value: Result) -> list[Result]:
+        """The values of all processes by their rank, returned on each of them. They are pickled."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def on_main(self, work: Callable[[], Result]) -> Result | None:
         """What `work` returns on the main process, None on the others; its UserError is raised on all of them."""

@@ -7,8 +7,6 @@ others depend neither on it nor on the number of workers and processes.
 from collections.abc import Mapping
 from typing import Any
 
-import torch.distributed as dist
-
 from mgm_shared.errors import UserError
 from mgm_train.runtime.distributed import Distributed
 
@@ -31,11 +29,8 @@ class UnreadableVideos:
 
         UserError if there are more than allowed.
         """
-        found = self._new
-        if self.distributed.world_size > 1:
-            of_rank: list[Any] = [None] * self.distributed.world_size
-            dist.all_gather_object(of_rank, found)
-            found = {video_id: reason for of_one in of_rank for video_id, reason in of_one.items()}
+        of_rank = self.distributed.gather(self._new)
+        found = {video_id: reason for of_one in of_rank for video_id, reason in of_one.items()}
         new = {video_id: found[video_id] for video_id in sorted(found) if video_id not in self.reason_of}
         self.reason_of |= new
         self._new = {}
