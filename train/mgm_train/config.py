@@ -32,6 +32,8 @@ Sampling = Literal["dense", "segment"]
 ShortVideos = Literal["stride", "repeat"]
 # What a test should do as the fine-tuning did it; the number and the size of the frames are the model's.
 SAMPLING_OPTIONS = ("stride", "sampling", "short_videos")
+# What a test between epochs takes over from the training.
+HARDWARE_OPTIONS = ("num_workers", "worker_start", "precision", "device")
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Samples = Literal["auto", "videos", "segments"]
@@ -94,6 +96,7 @@ SHORT_VIDEOS = option(
     "In a video too short for the stride: lower the stride, or repeat the last frame as VideoMAE does",
     group=CLIPS,
 )
+EVAL_SPLIT = option("val", "Split of these tests", group=LOGGING, may_change=True)
 Share = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 NUM_WORKERS = option(
@@ -487,11 +490,11 @@ class PretrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
-        # It looks at the pixels, which the data loading processes do not have then.
-        is_blind = self.guidance == "clean" and self.decodes_on_device
-        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with guidance clean")
-        is_blind = self.missing_motion == "change" and self.decodes_on_device
-        check(not is_blind, "decode_on", self.decode_on, "auto or cpu with missing-motion change")
+        # These look at the pixels, which the data loading processes do not have then.
+        looking = {"guidance clean": self.guidance == "clean", "missing-motion change": self.missing_motion == "change"}
+        for name, is_looking in looking.items():
+            is_blind = is_looking and self.decodes_on_device
+            check(not is_blind, "decode_on", self.decode_on, f"auto or cpu with {name}")
         return self
 
     @model_validator(mode="after")
@@ -614,7 +617,7 @@ class FinetuneConfig(TrainConfig):
         may_change=True,
         ge=0,
     )
-    eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
+    eval_split: EvalSplit = EVAL_SPLIT
 
     augment_on: AugmentOn = option(
         "auto",
@@ -681,7 +684,7 @@ class DetectConfig(TrainConfig):
         may_change=True,
         ge=0,
     )
-    eval_split: EvalSplit = option("val", "Split of these tests", group=LOGGING, may_change=True)
+    eval_split: EvalSplit = EVAL_SPLIT
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
@@ -724,8 +727,7 @@ class EvaluateConfig(ViewConfig):
     def while_training(cls, config: FinetuneConfig) -> "EvaluateConfig":
         """One view in the middle of each video, read as fine-tuning reads them."""
         of_clips = ("samples", "class_map", "stride", "short_videos", "sampling")
-        of_hardware = ("num_workers", "worker_start", "precision", "device")
-        kept = {name: getattr(config, name) for name in (*of_clips, *of_hardware)}
+        kept = {name: getattr(config, name) for name in (*of_clips, *HARDWARE_OPTIONS)}
         return cls(split=config.eval_split, num_temporal_views=1, num_spatial_views=1, **kept)
 
 

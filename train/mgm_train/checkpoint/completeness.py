@@ -47,6 +47,16 @@ def check_finite(source: str, state: Mapping[str, Tensor]) -> None:
         raise UserError(f"{source}: {broken} is not finite (NaN or infinite): the training diverged; lower base-lr")
 
 
+def holds_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Whether complete weights are those of a classifier: a head behind a norm of the mean token."""
+    return HEAD_WEIGHT in state and POOLED_NORM in state
+
+
+def holds_detector(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights are those of an action detector: a head for boxes, behind the last norm of the encoder."""
+    return HEAD_WEIGHT in state and ENCODER_NORM in state and POOLED_NORM not in state
+
+
 def num_rows(tensor: Tensor) -> int:
     """The length of the first axis; 0 for a number without axes."""
     return tensor.shape[0] if tensor.ndim else 0
@@ -63,7 +73,7 @@ def _empty(source: str, state: Mapping[str, Tensor], config: ModelConfig) -> nn.
         with torch.device("meta"):
             if BRIDGE_WEIGHT in state or MASK_TOKEN in state:
                 return VideoMAE(config)
-            if HEAD_WEIGHT in state and ENCODER_NORM in state and POOLED_NORM not in state:
+            if holds_detector(state):
                 return ActionDetector(config, max(1, num_rows(state[HEAD_WEIGHT])))
             if HEAD_WEIGHT in state:
                 return VideoClassifier(config, max(1, num_rows(state[HEAD_WEIGHT])))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.completeness import ENCODER_NORM, HEAD_WEIGHT, POOLED_NORM, check_complete, check_finite
+from mgm_train.checkpoint.completeness import HEAD_WEIGHT, check_complete, check_finite, holds_detector
 from mgm_train.checkpoint.foreign import Clip, shape_of, without_positions
 from mgm_train.checkpoint.official import official_names, read_official, read_pickle
 from mgm_train.checkpoint.tensor_file import load_tensors
@@ -140,7 +140,8 @@ def _of_timm(folder: Path, settings: Mapping[str, Any]) -> Weights:
 
 
 def _foreign(path: Path, state: Mapping[str, Tensor], clip: Clip, labels: Mapping[int, str]) -> Weights:
-    if HEAD_WEIGHT in state and ENCODER_NORM in state and POOLED_NORM not in state:
+    # In other programs, a head behind the last norm of the encoder is one for the first token.
+    if holds_detector(state):
         raise UserError(f"{path} classifies by its first token; only classifiers of the mean token are supported")
     model = shape_of(str(path), state, clip)
     return _checked(path, without_positions(str(path), state, model), model, labels)

@@ -1,7 +1,8 @@
 """Load a pretrained encoder into another model, and account for every tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mgm_shared.config import flag
 from mgm_shared.errors import UserError
@@ -9,7 +10,9 @@ from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import FinetuneConfig
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
 from mgm_train.models.action_detector import ActionDetector
-from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier
+from mgm_train.models.videomae import ENCODER_PREFIX, VideoClassifier, build
+
+FineTunedModel = TypeVar("FineTunedModel", VideoClassifier, ActionDetector)
 
 # The options that decide the shape of the encoder. The decoder is only used in pretraining.
 ENCODER_SETTINGS = ("name", "width", "depth", "num_heads", "attention", "patch_px", "tubelet", "positions")
@@ -85,6 +88,32 @@ def fitted(config: ModelConfig, weights: Weights) -> ModelConfig:
         options = [f"--{flag} {getattr(weights.model, name)}" for name, flag in ENCODER_OPTIONS.items()]
         raise UserError(f"{weights.path} holds another model: {', '.join(differing)}; use {' '.join(options)}")
     return config.after(weights.model)
+
+
+def build_pretrained(
+    make: Callable[[ModelConfig], FineTunedModel],
+    shape: ModelConfig,
+    weights: Weights | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> FineTunedModel:
+    """Build a model with the encoder of `weights`, or with random weights where there are none.
+
+    Args:
+        make: Makes the model of a shape.
+        shape: The model that is wanted; its positions become those of the weights.
+        weights: The pretrained encoder.
+        seed: Of the initial weights of everything that is not transferred.
+        say: Hears which tensors were used.
+
+    Raises:
+        UserError: The file holds an encoder of another shape, or lacks a tensor.
+    """
+    shape = shape if weights is None else fitted(shape, weights)
+    model = build(lambda: make(shape), seed)
+    if weights is not None:
+        say(str(load_encoder(model, weights)))
+    return model
 
 
 def load_encoder(model: VideoClassifier | ActionDetector, weights: Weights) -> TransferReport:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mgm_shared.errors import UserError
 from mgm_shared.store import Video
-from mgm_train.checkpoint.completeness import HEAD_WEIGHT, POOLED_NORM
+from mgm_train.checkpoint.completeness import holds_classifier
 from mgm_train.checkpoint.sources import load_source
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.data.augmentation.augment import view_boxes
@@ -63,7 +63,7 @@ class VideoModel(nn.Module):
         self.classes: list[str] = []
         self.head: nn.Module = nn.Identity()
         # The head of a detector is for boxes: a detector is loaded as an encoder.
-        if HEAD_WEIGHT in weights.state and POOLED_NORM in weights.state:
+        if holds_classifier(weights.state):
             self.classes = weights.classes
             head = nn.Linear(self.config.width, len(self.classes))
             head.load_state_dict({name: weights.state[f"head.{name}"] for name in ("weight", "bias")})

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mgm_shared.errors import UserError
-from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, HEAD_WEIGHT, POOLED_NORM
+from mgm_train.checkpoint.completeness import BRIDGE_WEIGHT, holds_classifier, holds_detector
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.weights import Weights
 
@@ -28,12 +28,12 @@ class ExportSource:
 
     @property
     def is_classifier(self) -> bool:
-        return HEAD_WEIGHT in self.weights.state and not self.is_detector
+        return holds_classifier(self.weights.state)
 
     @property
     def is_detector(self) -> bool:
-        """Whether the head is for boxes; a classifier has a norm of the mean token before it."""
-        return HEAD_WEIGHT in self.weights.state and POOLED_NORM not in self.weights.state
+        """Whether the head is for boxes."""
+        return holds_detector(self.weights.state)
 
     @property
     def is_autoencoder(self) -> bool:

@@ -4,21 +4,19 @@ Axes: B clips · C colours · T frames · H,W pixels · N tokens, flattened t,h,
 K actions · 5 = number of the clip in the batch, then left, top, right, bottom in pixels of the clip.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mgm_shared.geometry import TokenGrid
 from mgm_train.model_config import ModelConfig
-from mgm_train.models.videomae import Encoder, VideoClassifier, VideoMAE, init_for_classification
+from mgm_train.models.videomae import Encoder, FineTuned, VideoClassifier, VideoMAE, init_for_classification
 
 # Features are sampled on a grid of so many places in a box, along each side.
 POOLED = 7
 
 
-class ActionDetector(nn.Module):
+class ActionDetector(FineTuned):
     """Logits of actions, several of which may be true, for boxes in a clip.
 
     The encoder with its last norm → mean over time → RoIAlign to 7×7 → maximum → linear. Clips may have any height and
@@ -63,18 +61,6 @@ class ActionDetector(nn.Module):
             )
         logits_RK: Tensor = self.head(pooled_RDhw.amax((2, 3)))
         return logits_RK
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them (timm's name)."""
-        self.encoder.blocks.is_recomputing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """timm's protocol: parameters without weight decay, in addition to biases and norms. There are none."""
-        return set()
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's protocol for layer-wise learning rate decay: patch embedding, then each block, then norm and head."""
-        return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
 
 TrainedModel = VideoMAE | VideoClassifier | ActionDetector

@@ -323,7 +323,25 @@ class VideoMAE(nn.Module):
         return {"mask_token"}
 
 
-class VideoClassifier(nn.Module):
+class FineTuned(nn.Module):
+    """The base of the models that are fine-tuned, an encoder with a head: what training asks of them."""
+
+    encoder: Encoder
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them (timm's name)."""
+        self.encoder.blocks.is_recomputing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """timm's protocol: parameters without weight decay, in addition to biases and norms. There are none."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's protocol for layer-wise learning rate decay: patch embedding, then each block, then norm and head."""
+        return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
+
+
+class VideoClassifier(FineTuned):
     """The encoder without its last norm, then the mean over tokens, a new norm and a linear head.
 
     Linear layers start from a truncated normal of std 0.02, as in VideoMAE's fine-tuning model and in MViT; the weights
@@ -384,18 +402,6 @@ class VideoClassifier(nn.Module):
             {"num_chs": self.num_features, "reduction": self.config.patch_px, "module": f"encoder.blocks.{number}"}
             for number in range(self.config.depth)
         ]
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them (timm's name)."""
-        self.encoder.blocks.is_recomputing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """timm's protocol: parameters without weight decay, in addition to biases and norms. There are none."""
-        return set()
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's protocol for layer-wise learning rate decay: patch embedding, then each block, then norm and head."""
-        return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
 
 def build(factory: Callable[[], Module], seed: int) -> Module:

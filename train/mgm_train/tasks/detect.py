@@ -14,9 +14,9 @@ from mgm_shared.progress import SILENT, Progress
 from mgm_shared.storage import StorePath
 from mgm_shared.store import Store, open_store
 from mgm_train.checkpoint.run_folder import RunFolder
-from mgm_train.checkpoint.transfer import fitted, load_encoder
+from mgm_train.checkpoint.transfer import build_pretrained
 from mgm_train.checkpoint.weights import find_weights, load_weights
-from mgm_train.config import DetectConfig, EvaluateConfig
+from mgm_train.config import HARDWARE_OPTIONS, DetectConfig, EvaluateConfig
 from mgm_train.data.labels import exchanged_pair, flip_warning
 from mgm_train.detection.annotations import Annotations
 from mgm_train.detection.boxes_in_view import BoxAugment
@@ -26,7 +26,6 @@ from mgm_train.detection.scoring import score_key_frames, summarise, write_detec
 from mgm_train.detection.test_set import DetectionSettings, open_test
 from mgm_train.models.action_detector import ActionDetector
 from mgm_train.models.flops import finetune_flops
-from mgm_train.models.videomae import build
 from mgm_train.runtime.distributed import Distributed
 from mgm_train.tasks.training_run import MakeEpochTest, TrainPreview, preview_job, run_job, with_chosen_options
 from mgm_train.training.loop import Job, TrainResult
@@ -120,16 +119,11 @@ def _inputs(config: DetectConfig) -> dict[str, str]:
 
 
 def _model(config: DetectConfig, num_classes: int, progress: Progress) -> ActionDetector:
-    """A detector with the encoder of `config.init`, or with random weights where that is empty."""
-    shape = config.shape
     weights = load_weights(Path(config.init)) if config.init else None
-    if weights is not None:
-        shape = fitted(shape, weights)
     options = {"drop_path": config.drop_path, "head_init_scale": config.head_init_scale}
-    model = build(lambda: ActionDetector(shape, num_classes, **options), config.seed)
-    if weights is not None:
-        progress.say(str(load_encoder(model, weights)))
-    return model
+    return build_pretrained(
+        lambda shape: ActionDetector(shape, num_classes, **options), config.shape, weights, config.seed, progress.say
+    )
 
 
 def _test(
@@ -138,8 +132,8 @@ def _test(
     """The test after some of the epochs and after the last one, whose files go into the run folder."""
     if not config.eval_every_epochs:
         return None
-    split, of_hardware = config.eval_split, ("num_workers", "worker_start", "precision", "device")
-    test = EvaluateConfig(split=split, **{name: getattr(config, name) for name in of_hardware})
+    split = config.eval_split
+    test = EvaluateConfig(split=split, **{name: getattr(config, name) for name in HARDWARE_OPTIONS})
     dataset, classes = open_test(opened, DetectionSettings.of(config), model.config, split, progress.say)
 
     def score_epoch(epoch: int, scored: nn.Module, distributed: Distributed) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ from mgm_shared.storage import StorePath
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import RunFolder
 from mgm_train.checkpoint.sources import load_source
-from mgm_train.checkpoint.transfer import fitted, inherited, load_encoder
+from mgm_train.checkpoint.transfer import build_pretrained, inherited
 from mgm_train.checkpoint.weights import Weights
 from mgm_train.config import EvaluateConfig, FinetuneConfig
 from mgm_train.data.augmentation.augment import FinetuneAugment
@@ -20,7 +20,7 @@ from mgm_train.data.clips import LabelledDataset
 from mgm_train.data.labels import class_names, describe_map, mirror_warning, read_class_map
 from mgm_train.evaluation.multiview import ViewDataset, sampling_metadata, score_every
 from mgm_train.models.flops import finetune_flops
-from mgm_train.models.videomae import VideoClassifier, build
+from mgm_train.models.videomae import VideoClassifier
 from mgm_train.tasks.device_work import check_device_augmentation
 from mgm_train.tasks.training_run import (
     MakeEpochTest,
@@ -128,12 +128,7 @@ def _remarks(
 
 
 def _model(config: FinetuneConfig, weights: Weights | None, classes: list[str], progress: Progress) -> VideoClassifier:
-    """A classifier with the encoder of the pretrained weights, or with random weights where there are none."""
-    shape = config.shape
-    if weights is not None:
-        shape = fitted(shape, weights)
     heads = {"drop_path": config.drop_path, "fc_dropout": config.fc_dropout, "head_init_scale": config.head_init_scale}
-    model = build(lambda: VideoClassifier(shape, len(classes), **heads), config.seed)
-    if weights is not None:
-        progress.say(str(load_encoder(model, weights)))
-    return model
+    return build_pretrained(
+        lambda shape: VideoClassifier(shape, len(classes), **heads), config.shape, weights, config.seed, progress.say
+    )
