@@ -13,10 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mgm_shared.geometry import PAPER_PATCH, Patch
-from mgm_train.config import PretrainConfig
 from mgm_train.models.videomae import patchify, pick
-from mgm_train.training.targets.target import Target
+from mgm_train.training.targets.target import PatchTarget
 
 # Up to this standard deviation, in grey levels, a change is noise of the compression and is not amplified. Of patches
 # without motion in five real clips (JPEG, quality 90), 3 to 24 % have more than 2 levels, but 50 to 63 % more than 1.
@@ -24,7 +22,7 @@ MIN_STD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Target):
+class Difference(PatchTarget):
     """The second frame of a tubelet minus the first, each colour with mean 0 and std 1 over the patch; 0 if static.
 
     The frames are neighbours among the sampled ones, `stride` stored frames apart. The outputs of a token are in the
@@ -32,12 +30,6 @@ class Difference(Target):
     """
 
     name: ClassVar[str] = "difference"
-    patch: Patch = PAPER_PATCH
-
-    @classmethod
-    def of(cls, config: PretrainConfig) -> "Difference":
-        """The target for the patches of a configuration."""
-        return cls(patch=config.patch)
 
     @property
     def width(self) -> int:

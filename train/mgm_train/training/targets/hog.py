@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgm_shared.geometry import CELL_PX, PAPER_PATCH, Patch
-from mgm_train.config import PretrainConfig
+from mgm_shared.geometry import CELL_PX
 from mgm_train.models.videomae import pick
-from mgm_train.training.targets.target import Target
+from mgm_train.training.targets.target import PatchTarget
 
 NUM_BINS = 9
 # The smallest norm by which a histogram is divided, as in MaskFeat: an empty one stays 0.
@@ -24,7 +23,7 @@ MIN_NORM = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hog(Target):
+class Hog(PatchTarget):
     """HOG of the first frame of each tubelet: 9 orientations of each colour of each cell of 8×8 pixels.
 
     The outputs of a token are in the order colour, orientation, row and column of the cell, 3·9·2·2 = 108 for a patch
@@ -32,12 +31,6 @@ class Hog(Target):
     """
 
     name: ClassVar[str] = "hog"
-    patch: Patch = PAPER_PATCH
-
-    @classmethod
-    def of(cls, config: PretrainConfig) -> "Hog":
-        """The target for the patches of a configuration."""
-        return cls(patch=config.patch)
 
     @property
     def width(self) -> int:

@@ -10,23 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mgm_shared.geometry import PAPER_PATCH, Patch
-from mgm_train.config import PretrainConfig
+from mgm_shared.geometry import Patch
 from mgm_train.models.videomae import patchify, pick
-from mgm_train.training.targets.target import Target
+from mgm_train.training.targets.target import PatchTarget
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels(Target):
+class Pixels(PatchTarget):
     """The pixels of a patch, colour fastest, each colour with mean 0 and std 1 over the patch."""
 
     name: ClassVar[str] = "pixels"
-    patch: Patch = PAPER_PATCH
-
-    @classmethod
-    def of(cls, config: PretrainConfig) -> "Pixels":
-        """The target for the patches of a configuration."""
-        return cls(patch=config.patch)
 
     @property
     def width(self) -> int:

@@ -11,11 +11,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from mgm_shared.geometry import PAPER_PATCH, Patch
+from mgm_train.config import PretrainConfig
 from mgm_train.data.clips import ReadTarget
 from mgm_train.target_weights import MOTION_TARGETS
 
@@ -65,6 +67,18 @@ class Target(ABC):
     def error(self, output_BMP: Tensor, batch: Mapping[str, Tensor], masked_BM: Tensor) -> Tensor:
         """The loss of the model's outputs for the tokens `masked_BM` of a batch, a float32 scalar."""
         return self.loss(output_BMP, *self.values(batch, masked_BM))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTarget(Target):
+    """A target that is computed of the pixels of a patch."""
+
+    patch: Patch = PAPER_PATCH
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> Self:
+        """The target for the patches of a configuration."""
+        return cls(patch=config.patch)
 
 
 @dataclass(frozen=True, kw_only=True)
