@@ -260,7 +260,8 @@ class ClipDataset(Dataset[list[Sample]]):
         read = read_encoded_clips if self._is_decoded_on_device(key) else read_clips
         try:
             clips = read(video, indices_T, views, label=label, read_field=read_field)
-            clips = [self._with_targets(*pair, video, indices_T) for pair in zip(clips, views, strict=True)]
+            if self.read_targets:
+                clips = [self._with_targets(*pair, video, indices_T) for pair in zip(clips, views, strict=True)]
         except OSError as error:
             return [self._blank(video.sample_id, str(error), len(indices_T), view, label) for view in views]
         return [self.augment.finish(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]

@@ -31,28 +31,26 @@ def with_decoding(job: Job, distributed: Distributed, progress: Progress) -> Job
     UserError without a GPU, without nvJPEG, and for a store whose frames are not JPEG.
     """
     config, dataset = job.config, job.dataset
-    if config.decodes_on_device and isinstance(dataset, ScheduledDataset):
-        # Measured on the clips of the end of the run, which are most of its time.
-        decoding = with_decoding(replace(job, dataset=dataset.datasets[-1]), distributed, progress)
-        for one in dataset.datasets:
-            one.device_share = dataset.datasets[-1].device_share
-        return replace(decoding, dataset=dataset)
     if not config.decodes_on_device:
         return job
-    if not isinstance(dataset, ClipDataset):
+    parts = [
+        part
+        for part in (dataset.datasets if isinstance(dataset, ScheduledDataset) else [dataset])
+        if isinstance(part, ClipDataset)
+    ]
+    if not parts:
         raise UserError(
             f"decode-on {config.decode_on} is for pretrain and finetune; set it to cpu or auto for {job.task}"
         )
     check_device_decoding(distributed.device)
-    codec = dataset.store.video_at(0).frame_codec
+    codec = parts[-1].store.video_at(0).frame_codec
     if codec != "jpeg":
         raise UserError(f"decode-on {config.decode_on} needs JPEG frames, but this store has {codec}; set it to cpu")
-    if config.decode_on == "cuda":
-        dataset.device_share = 1.0
-        return job
-    share = _share(job, dataset, distributed, progress)
-    dataset.device_share = share
-    return replace(job, config=config.replace(decode_share=share))
+    # Measured on the clips of the end of the run, which are most of its time.
+    share = 1.0 if config.decode_on == "cuda" else _share(job, parts[-1], distributed, progress)
+    for part in parts:
+        part.device_share = share
+    return job if config.decode_on == "cuda" else replace(job, config=config.replace(decode_share=share))
 
 
 def _share(job: Job, dataset: ClipDataset, distributed: Distributed, progress: Progress) -> float:

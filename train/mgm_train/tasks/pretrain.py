@@ -80,15 +80,13 @@ def pretrain_job(
         progress.say(warning)
     targets = make_targets(config)
     shape = pretrain_shape(config, targets)
-    dataset: PretrainDataset | ScheduledDataset | WithImages = _dataset(opened, config, targets)
     inputs = {name: content_digest(Path(value)) for name in ("boxes", "codebook") if (value := getattr(config, name))}
-    flops = epoch_flops(config, shape)
-    if config.images and isinstance(dataset, PretrainDataset):
-        images = image_dataset(config)
-        dataset = WithImages(dataset, images)
-        inputs["images"] = images.store.digest
-        flops = [(of_clips + _image_flops(config, shape)) // 2 for of_clips in flops]
-        progress.say(f"every second step is one of {len(images)} images from {config.images}")
+    dataset, flops = _dataset(opened, config, targets), epoch_flops(config, shape)
+    if isinstance(dataset, WithImages):
+        inputs["images"] = dataset.images.store.digest
+        of_image = _image_flops(config, shape)
+        flops = [(of_clip + of_image) // 2 for of_clip in flops]
+        progress.say(f"every second step is one of {dataset.num_images} images from {config.images}")
     return Job(
         task="pretrain",
         config=config,
@@ -106,12 +104,13 @@ def pretrain_job(
 
 def _dataset(
     store: SampleSource, config: PretrainConfig, targets: tuple[WeightedTarget, ...]
-) -> PretrainDataset | ScheduledDataset:
-    """The clips of the run, in the sizes of its stages."""
+) -> PretrainDataset | ScheduledDataset | WithImages:
+    """The clips of the run, in the sizes of its stages, or with the images of the second store between them."""
     stages = config.stages
-    if len(stages) == 1:
-        return pretrain_dataset(store, config, targets)
-    return ScheduledDataset(stages, [pretrain_dataset(store, config.within(stage)) for stage in stages])
+    if len(stages) > 1:
+        return ScheduledDataset(stages, [pretrain_dataset(store, config.within(stage)) for stage in stages])
+    clips = pretrain_dataset(store, config, targets)
+    return WithImages(clips, image_dataset(config)) if config.images else clips
 
 
 def _image_flops(config: PretrainConfig, shape: ModelConfig) -> int:
