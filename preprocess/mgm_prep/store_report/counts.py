@@ -110,32 +110,23 @@ def video_blocks(table: pa.Table) -> list[Block]:
 
 def _length_chart(table: pa.Table) -> Chart:
     seconds_N = durations(table)
-    low, high = _decent_range(seconds_N)
     median = float(np.median(seconds_N)) if len(seconds_N) else 0.0
-    return histogram(
-        "Length",
-        seconds_N,
-        edges_between(low, high, NUM_BINS, is_log=True),
-        x_label="seconds, logarithmic",
-        y_label="videos",
-        is_log=True,
-        caption=f"Median {median:.3g} s, from {short(_least(seconds_N))} s to {short(_most(seconds_N))} s.",
-    )
+    caption = f"Median {median:.3g} s, from {short(_least(seconds_N))} s to {short(_most(seconds_N))} s."
+    return _logarithmic("Length", seconds_N, "seconds", caption)
 
 
 def _frames_chart(table: pa.Table) -> Chart:
     frames_N = numbers(table, "num_frames").astype(np.float64)
-    low, high = _decent_range(frames_N)
     short_share = float((frames_N < CLIP_FRAMES).mean()) if len(frames_N) else 0.0
-    return histogram(
-        "Frames",
-        frames_N,
-        edges_between(low, high, NUM_BINS, is_log=True),
-        x_label="frames of a video, logarithmic",
-        y_label="videos",
-        is_log=True,
-        caption=f"{short_share:.1%} are shorter than the {CLIP_FRAMES} frames of a clip of 16 at stride 4.",
-    )
+    caption = f"{short_share:.1%} are shorter than the {CLIP_FRAMES} frames of a clip of 16 at stride 4."
+    return _logarithmic("Frames", frames_N, "frames of a video", caption)
+
+
+def _logarithmic(title: str, values_N: NDArray[np.float64], what: str, caption: str) -> Chart:
+    """How many videos have which value, on a logarithmic axis."""
+    edges = edges_between(*_decent_range(values_N), NUM_BINS, is_log=True)
+    x_label = f"{what}, logarithmic"
+    return histogram(title, values_N, edges, x_label=x_label, y_label="videos", is_log=True, caption=caption)
 
 
 def _decent_range(values_N: NDArray[np.float64]) -> tuple[float, float]:

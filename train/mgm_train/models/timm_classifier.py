@@ -13,6 +13,7 @@ from mgm_shared.errors import UserError
 from mgm_train.model_config import MODEL_SIZES, ModelConfig
 from mgm_train.models.attention import LayerNorm
 from mgm_train.models.videomae import VideoClassifier
+from mgm_train.timm_models import timm_name
 
 WEIGHTS = "model.safetensors"
 # What `create_model` passes to every model, and what has no meaning here.
@@ -76,7 +77,7 @@ def _config(size: str, shape: Mapping[str, Any], img_size: int) -> ModelConfig:
 def describe(config: ModelConfig, num_classes: int) -> dict[str, Any]:
     """timm's pretrained configuration: input, normalisation, names of the first layer and of the head."""
     return {
-        "architecture": f"mgm_{config.name}_patch16_224",
+        "architecture": timm_name(config.name),
         "num_classes": num_classes,
         "input_size": (3, config.image_px, config.image_px),
         "fixed_input_size": True,
