@@ -251,8 +251,7 @@ def test_a_batch_counts_its_roles() -> None:
 def test_a_reconstruction_shows_no_truth_where_nothing_is_predicted() -> None:
     model = build(lambda: VideoMAE(WIDE_TOY), seed=0)
     frames_CTHW, roles_N = _frames()[0].numpy(), _roles()[0].numpy()
-    rebuilt = reconstruct(model, frames_CTHW, roles_N)
-    shown_THWC = rebuilt.frames(rebuilt.true_statistics())
+    shown_THWC = reconstruct(model, frames_CTHW, roles_N).shown_frames()
     is_left_out_THW = _as_pixels(_roles() == -1)[0, 0].numpy()
     is_seen_THW = _as_pixels(_roles() == 0)[0, 0].numpy()
     assert set(np.unique(shown_THWC[is_left_out_THW])) == {round(NEUTRAL_MEAN)}

@@ -9,20 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_STD
 from toy import TOY
 
 from mgm_shared.geometry import PAPER_PATCH
-from mgm_train.figures.reconstruct import reconstruct, unpatchify
+from mgm_train.figures.reconstruct import Reconstruction, RgbReconstruction, reconstruct, unpatchify
 from mgm_train.models.videomae import VideoMAE, build, patchify
 from mgm_train.training.targets.pixels import target_pixels
 
 SHAPE_THWC = (4, 32, 48, 3)
+# 4 frames of 32×48 px have as many tokens as 6 of 32×32.
+SHAPE = replace(TOY, num_frames=6)
 
 
 @pytest.fixture(scope="module")
 def model() -> VideoMAE:
-    # 4 frames of 32×48 px have as many tokens as 6 of 32×32.
-    return build(lambda: VideoMAE(replace(TOY, num_frames=6)), seed=0)
+    return build(lambda: VideoMAE(SHAPE), seed=0)
+
+
+@pytest.fixture(scope="module")
+def rgb_model() -> VideoMAE:
+    return build(lambda: VideoMAE(replace(SHAPE, outputs=(("rgb", 1536),))), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,12 @@ def _colours_first(frames_THWC: np.ndarray) -> Any:
     return frames_THWC.transpose(3, 0, 1, 2).copy()
 
 
+def _reconstruct(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> Reconstruction:
+    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    assert isinstance(rebuilt, Reconstruction)
+    return rebuilt
+
+
 def _pixels(mask_N: np.ndarray) -> Any:
     """Which pixels are masked, (T, H, W)."""
     return mask_N.reshape(2, 2, 3).repeat(2, 0).repeat(16, 1).repeat(16, 2)
@@ -54,7 +67,7 @@ def test_unpatchify_undoes_patchify(frames_THWC: np.ndarray) -> None:
 
 
 def test_the_right_prediction_gives_the_clip_back(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
-    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    rebuilt = _reconstruct(model, frames_THWC, mask_N)
     frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
     target_MQ3 = target_pixels(frames_BCTHW, rebuilt.masked_M[None], PAPER_PATCH)[0]
     perfect = replace(rebuilt, predicted_M3Q=target_MQ3.transpose(1, 2))
@@ -63,7 +76,7 @@ def test_the_right_prediction_gives_the_clip_back(model: VideoMAE, frames_THWC: 
 
 
 def test_the_loss_is_the_error_of_the_prediction(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
-    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    rebuilt = _reconstruct(model, frames_THWC, mask_N)
     mean_M31, std_M31 = rebuilt.true_statistics()
     error_M3Q = (rebuilt.patches_N3Q[rebuilt.masked_M] - mean_M31) / std_M31 - rebuilt.predicted_M3Q
     assert rebuilt.loss == pytest.approx(float((error_M3Q**2).mean()), rel=1e-4)
@@ -75,7 +88,7 @@ def test_only_the_rows_that_say_so_have_seen_masked_pixels(
     is_masked_THW = _pixels(mask_N)
     other_THWC = frames_THWC.copy()
     other_THWC[is_masked_THW] = 255 - other_THWC[is_masked_THW] // 2
-    one, other = (reconstruct(model, _colours_first(clip_THWC), mask_N) for clip_THWC in (frames_THWC, other_THWC))
+    one, other = (_reconstruct(model, clip_THWC, mask_N) for clip_THWC in (frames_THWC, other_THWC))
     for name in ("visible_statistics", "neutral_statistics"):
         picture, same = [rebuilt.frames(getattr(rebuilt, name)()) for rebuilt in (one, other)]
         np.testing.assert_array_equal(picture, same)
@@ -83,14 +96,14 @@ def test_only_the_rows_that_say_so_have_seen_masked_pixels(
 
 
 def test_what_is_visible_stays_as_it_was(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
-    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    rebuilt = _reconstruct(model, frames_THWC, mask_N)
     is_visible_THW = ~_pixels(mask_N)
     for statistics in (rebuilt.true_statistics(), rebuilt.visible_statistics(), rebuilt.neutral_statistics()):
         np.testing.assert_array_equal(rebuilt.frames(statistics)[is_visible_THW], frames_THWC[is_visible_THW])
 
 
 def test_without_prediction_a_patch_has_its_mean(model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
-    rebuilt = reconstruct(model, _colours_first(frames_THWC), mask_N)
+    rebuilt = _reconstruct(model, frames_THWC, mask_N)
     flat_THWC = rebuilt.frames(rebuilt.true_statistics(), is_predicted=False)
     # Token 1: slice 0, row 0, column 1.
     expected_C = frames_THWC[:2, :16, 16:32].mean((0, 1, 2))
@@ -105,7 +118,7 @@ def test_guessed_statistics_are_those_of_the_neighbours(model: VideoMAE, mask_N:
         t, place = divmod(token, 6)
         at = np.s_[2 * t : 2 * t + 2, 16 * (place // 3) :, 16 * (place % 3) :]
         frames_THWC[at][:2, :16, :16] = (mean + contrast * noise_THW[at])[:2, :16, :16, None]
-    rebuilt = reconstruct(model, _colours_first(frames_THWC.astype(np.uint8)), mask_N)
+    rebuilt = _reconstruct(model, frames_THWC.astype(np.uint8), mask_N)
     mean_M31, std_M31 = rebuilt.visible_statistics()
     assert mean_M31.min() >= 60
     assert mean_M31.max() <= 181
@@ -117,3 +130,29 @@ def test_guessed_statistics_are_those_of_the_neighbours(model: VideoMAE, mask_N:
     # Token 7 is a column from token 8, a slice and a column from token 0, and a row more from token 5.
     expected = (180 + 60 / 2**2 + 180 / 3**2) / (1 + 1 / 2**2 + 1 / 3**2)
     assert float(by_token[7][0]) == pytest.approx(expected, abs=1)
+
+
+def test_a_model_of_rgb_predicts_grey_levels(rgb_model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray) -> None:
+    rebuilt = reconstruct(rgb_model, _colours_first(frames_THWC), mask_N)
+    assert isinstance(rebuilt, RgbReconstruction)
+    frames_BCTHW = torch.from_numpy(_colours_first(frames_THWC))[None]
+    truth_M3Q = patchify(frames_BCTHW, PAPER_PATCH)[0][rebuilt.masked_M].float()
+    std_311 = 255 * torch.tensor(IMAGENET_DEFAULT_STD)[:, None]
+    assert rebuilt.loss == pytest.approx(float((((rebuilt.predicted_M3Q - truth_M3Q) / std_311) ** 2).mean()), rel=1e-4)
+    perfect = replace(rebuilt, predicted_M3Q=truth_M3Q)
+    np.testing.assert_array_equal(perfect.shown_frames(), frames_THWC)
+    assert perfect.psnr(frames_THWC) == np.inf
+    shown_THWC = rebuilt.shown_frames()
+    np.testing.assert_array_equal(shown_THWC[~_pixels(mask_N)], frames_THWC[~_pixels(mask_N)])
+    error = (shown_THWC.astype(float) - frames_THWC)[_pixels(mask_N)]
+    assert rebuilt.squared_error(shown_THWC) == pytest.approx((error**2).mean(), rel=1e-4)
+
+
+def test_the_mean_of_visible_patches_has_no_prediction(
+    model: VideoMAE, rgb_model: VideoMAE, frames_THWC: np.ndarray, mask_N: np.ndarray
+) -> None:
+    rebuilt = _reconstruct(model, frames_THWC, mask_N)
+    without = rebuilt.frames(rebuilt.visible_statistics(), is_predicted=False)
+    np.testing.assert_array_equal(rebuilt.visible_mean_frames(), without)
+    other = reconstruct(rgb_model, _colours_first(frames_THWC), mask_N)
+    np.testing.assert_array_equal(other.visible_mean_frames(), without)

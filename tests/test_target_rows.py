@@ -132,6 +132,7 @@ def test_the_figure_has_two_rows_for_each_target_and_its_loss(pan_store: Store) 
 def test_a_model_without_pixels_has_no_reconstruction(pan_store: Store) -> None:
     for target, expected in (
         ("pixels", {"reconstruction"}),
+        ("rgb", {"reconstruction"}),
         ("hog", {"targets"}),
         ("pixels+hog", {"reconstruction", "targets"}),
     ):

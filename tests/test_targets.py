@@ -39,11 +39,12 @@ from mgm_train.training.targets.choose import BUILDERS, make_targets
 from mgm_train.training.targets.difference import Difference
 from mgm_train.training.targets.hog import Hog
 from mgm_train.training.targets.pixels import Pixels
+from mgm_train.training.targets.rgb import Rgb
 from mgm_train.training.targets.target import Target, WeightedTarget, clip_mean, squared_error
 
 RNG = np.random.default_rng(5)
 # The others read more than the frames of a clip; `test_trajectory_target.py` and `test_codebook.py` have them.
-OF_FRAMES = ("pixels", "hog", "difference")
+OF_FRAMES = ("pixels", "rgb", "hog", "difference")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -260,7 +261,7 @@ def _mean_loss(target: Target) -> float:
     return float(values.flatten(2).var(dim=(0, 1), unbiased=False).mean())
 
 
-@pytest.mark.parametrize("target", ["pixels", "hog", "difference"])
+@pytest.mark.parametrize("target", OF_FRAMES)
 def test_a_toy_learns_more_than_the_mean(tmp_path: Path, target: str) -> None:
     config = toy_config(target=target, epochs=100, base_lr=0.6, log_every_steps=20, save_every_epochs=100)
     train(pretrain_job(tmp_path, config, TurnedStripes(), max_saving_share=1e-4), CPU)
@@ -419,6 +420,23 @@ def test_the_export_takes_the_pixels_of_several_targets() -> None:
     with pytest.raises(UserError, match="predicts pixels, which are no target of this model"):
         transformers_config(toy_shape(toy_config(target="hog")), is_classifier=False)
     transformers_config(toy_shape(toy_config(target="hog")), is_classifier=True)
+
+
+def test_rgb_is_the_pixel_by_imagenets_mean_and_std() -> None:
+    frames_BCTHW, mask_BN = _clip(TOY, 5)
+    _, masked_BM = split_mask(mask_BN, 5)
+    values, is_valid = Rgb().values({"frames_BCTHW": frames_BCTHW}, masked_BM)
+    assert is_valid is None
+    pixels_BCTHW, patches_a_side = frames_BCTHW.double() / 255, TOY.image_px // 16
+    for clip, tokens_M in enumerate(masked_BM.tolist()):
+        for number, token in enumerate(tokens_M):
+            t, place = divmod(token, patches_a_side**2)
+            y, x = divmod(place, patches_a_side)
+            cube_CTHW = pixels_BCTHW[clip, :, 2 * t : 2 * t + 2, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+            expected_QC = cube_CTHW.permute(1, 2, 3, 0).reshape(-1, 3)
+            for colour, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+                expected_Q = ((expected_QC[:, colour] - mean) / std).float()
+                torch.testing.assert_close(values[clip, number, :, colour], expected_Q, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OF_FRAMES)

@@ -5,7 +5,7 @@ import math
 from mgm_shared.errors import UserError
 
 # In the order of their outputs in the model.
-TARGETS = ("pixels", "hog", "difference", "trajectory", "kmeans")
+TARGETS = ("pixels", "rgb", "hog", "difference", "trajectory", "kmeans")
 # Those that a second decoder predicts, where the model has one.
 MOTION_TARGETS = ("difference", "trajectory")
 NEEDED = f"one or several of {', '.join(TARGETS)}, joined by +, each with a weight if it is not 1: pixels+hog:0.5"

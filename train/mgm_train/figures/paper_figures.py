@@ -5,7 +5,7 @@ A figure is a list of rows over the frames of the clip. It is drawn as a strip o
 Axes: T frames · S shown ones · Y,X cells of 8×8 px · 2 = (dx, dy) px a frame · t,h,w tubelets · N of them, flattened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from mgm_train.data.clips import Clip, read_clips
 from mgm_train.data.sampling import view_indices
 from mgm_train.data.views import View
 from mgm_train.figures.attention_map import attention_map, centre_token
-from mgm_train.figures.reconstruct import Reconstruction, reconstruct
+from mgm_train.figures.reconstruct import Rebuilt, Reconstruction, RgbReconstruction, can_reconstruct, reconstruct
 from mgm_train.figures.target_rows import shown_targets
 from mgm_train.masking.guidance import Guidance
 from mgm_train.masking.strategies import STRATEGIES, MaskGenerator
@@ -192,9 +192,9 @@ def pictures(subject: Subject, model: VideoMAE) -> dict[str, ClipFigure]:
         "attention": attention_picture(subject, model),
     }
     names = list(model.config.target_widths)
-    if "pixels" in names:
+    if can_reconstruct(model):
         drawn["reconstruction"] = reconstruction_picture(subject, model)
-    if names != ["pixels"]:
+    if names not in (["pixels"], ["rgb"]):
         drawn["targets"] = target_picture(subject, model)
     return drawn
 
@@ -263,8 +263,8 @@ def _attention(subject: Subject, model: VideoMAE, block: int, name: str) -> Row:
 def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
     """Figure 8: the clip, the patches that the encoder sees, and reconstructions from the decoder's prediction.
 
-    The decoder predicts patches without mean and contrast (norm-pix targets). The name of each row says where its mean
-    and contrast come from. The last row has the true means and no prediction, for comparison.
+    Where the decoder predicts patches without mean and contrast (norm-pix targets), the name of each row says where its
+    mean and contrast come from. The last row has no prediction, for comparison.
     """
     frames_THWC, mask_thw = subject.clip.frames_THWC, subject.mask_thw()
     rebuilt = reconstruct(model, subject.clip.frames_CTHW, mask_thw.reshape(-1))
@@ -274,10 +274,10 @@ def reconstruction_picture(subject: Subject, model: VideoMAE) -> ClipFigure:
         _frames(
             f"seen by the\nencoder ({name})", shade_masked(frames_THWC, mask_thw != 0, subject.grid.patch, fog=1.0)
         ),
-        _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics())),
-        *_rebuilt_rows(rebuilt),
+        *(_rebuilt_rows(rebuilt) if isinstance(rebuilt, Reconstruction) else _rgb_rows(rebuilt)),
     ]
-    remark = f"error of the masked patches {rebuilt.loss:.2f} (a blind guess: 1)"
+    guess = " (a blind guess: 1)" if isinstance(rebuilt, Reconstruction) else ""
+    remark = f"error of the masked patches {rebuilt.loss:.2f}{guess}"
     return subject.picture(rows, remark)
 
 
@@ -300,10 +300,23 @@ def _slices(name: str, pictures_tHWC: NDArray[np.uint8], grid: TokenGrid) -> Row
 
 def _rebuilt_rows(rebuilt: Reconstruction) -> list[Row]:
     variants = {
-        "prediction, mean\nand contrast of\nvisible patches": rebuilt.frames(rebuilt.visible_statistics()),
+        "prediction, mean\nand contrast of\nvisible patches": rebuilt.shown_frames(),
         "prediction, mean\nand contrast from\nGROUND TRUTH": rebuilt.frames(rebuilt.true_statistics()),
         "no prediction,\nmean from\nGROUND TRUTH": rebuilt.frames(rebuilt.true_statistics(), is_predicted=False),
     }
+    alone = _frames("prediction\nas it comes", rebuilt.frames(rebuilt.neutral_statistics()))
+    return [alone, *_measured_rows(rebuilt, variants)]
+
+
+def _rgb_rows(rebuilt: RgbReconstruction) -> list[Row]:
+    variants = {
+        "prediction": rebuilt.shown_frames(),
+        "no prediction,\nmean of\nvisible patches": rebuilt.visible_mean_frames(),
+    }
+    return _measured_rows(rebuilt, variants)
+
+
+def _measured_rows(rebuilt: Rebuilt, variants: Mapping[str, NDArray[np.uint8]]) -> list[Row]:
     return [
         _frames(f"{name}\n({rebuilt.psnr(frames_THWC):.1f} dB)", frames_THWC) for name, frames_THWC in variants.items()
     ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from mgm_shared.geometry import CELL_PX, TokenGrid
 from mgm_shared.overlays import motion_colours
 from mgm_train.figures.reconstruct import NEUTRAL_MEAN, NEUTRAL_STD
-from mgm_train.models.videomae import VideoMAE, split_mask
+from mgm_train.models.videomae import VideoMAE, grey_levels, split_mask
 from mgm_train.training.targets.hog import NUM_BINS
 from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.target import Target
@@ -97,6 +97,13 @@ def _draw_pixels(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[
     return grey_NP.reshape(len(values_NP), -1, side, side, 3)[:, 0].to(torch.uint8).numpy()
 
 
+def _draw_rgb(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
+    """The first frame of pixels."""
+    side = grid.patch.px
+    levels_NP = grey_levels(values_NP.unflatten(1, (-1, 3)), colour_axis=2).nan_to_num().clamp(0, 255)
+    return levels_NP.reshape(len(values_NP), -1, side, side, 3)[:, 0].to(torch.uint8).numpy()
+
+
 def _draw_hog(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
     """Nine lines in each cell, along the edges of that orientation, as bright as its share; mean of the colours."""
     side = grid.patch.cells_per_side
@@ -144,6 +151,7 @@ Drawer = Callable[[Target, Tensor, TokenGrid], NDArray[np.uint8]]
 # By target: a picture of each token, (N, S, S, 3), of its true values or of the model's outputs for it, (N, P).
 DRAWERS: dict[str, Drawer] = {
     "pixels": _draw_pixels,
+    "rgb": _draw_rgb,
     "hog": _draw_hog,
     "difference": _draw_pixels,
     "trajectory": _draw_trajectory,

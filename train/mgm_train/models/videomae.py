@@ -72,6 +72,14 @@ def normalise(frames_BCX: Tensor, colour_axis: int = 1) -> Tensor:
     return frames_BCX
 
 
+def grey_levels(values_BCX: Tensor, colour_axis: int = 1) -> Tensor:
+    """The values 0 … 255 of normalised ones, float32: the inverse of `normalise`."""
+    values_BCX = values_BCX.to(torch.float32, copy=True)
+    for colour, (mean, std) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
+        values_BCX.select(colour_axis, colour).mul_(255 * std).add_(255 * mean)
+    return values_BCX
+
+
 def _init_for_pretraining(module: nn.Module) -> None:
     """Xavier's uniform weights and zero biases in linear layers, as in VideoMAE's pretraining model."""
     if isinstance(module, nn.Linear):

@@ -21,6 +21,7 @@ from mgm_train.figures.paper_figures import (
     target_picture,
 )
 from mgm_train.figures.pretrained import pretrained
+from mgm_train.figures.reconstruct import can_reconstruct
 from mgm_train.run_report.records import RunRecord
 
 SIDE_PX = 224
@@ -39,8 +40,7 @@ def model_blocks(run: RunRecord, video: Video) -> list[Block]:
     config = read_config(run.root, "pretrain", PretrainConfig)
     subject = Subject.of(video, config)
     model = pretrained(run.root)
-    has_pixels = "pixels" in model.config.target_widths
-    rebuilt = reconstruction_picture(subject, model) if has_pixels else target_picture(subject, model)
+    rebuilt = reconstruction_picture(subject, model) if can_reconstruct(model) else target_picture(subject, model)
     attention = attention_picture(subject, model)
     last = replace(attention.rows[-1], name=f"attention, {attention.rows[-1].name}")
     # The clip of the attention has a ring round the patch that attends.

@@ -11,12 +11,14 @@ from mgm_train.training.targets.difference import Difference
 from mgm_train.training.targets.hog import Hog
 from mgm_train.training.targets.kmeans import KMeans
 from mgm_train.training.targets.pixels import Pixels
+from mgm_train.training.targets.rgb import Rgb
 from mgm_train.training.targets.target import Target, WeightedTarget
 from mgm_train.training.targets.trajectory import Trajectory
 
 # By the names in `target_weights.TARGETS`.
 BUILDERS: dict[str, Callable[[PretrainConfig], Target]] = {
     Pixels.name: Pixels.of,
+    Rgb.name: Rgb.of,
     Hog.name: Hog.of,
     Difference.name: Difference.of,
     Trajectory.name: Trajectory.of,
