@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from evidence.data import FULL, SMALL, TOY, full_stores, small_stores
+from evidence.data import FULL, SMALL, TOY, full_stores, small_store
 from evidence.grids import run_grids, write_grid
 from mgm_shared.errors import UserError
 from mgm_shared.progress import TerminalProgress
@@ -53,10 +53,9 @@ def small(out: Path, corpus: Path, seeds: tuple[int, ...], tables: tuple[str, ..
     os.environ["OMP_NUM_THREADS"] = "1"
 
     def run() -> list[dict[str, Any]]:
-        stores = small_stores(corpus, out, TOY if is_dry_run else SMALL)
-        others = {"mixed": stores["mixed"]}
-        grids = {seed: write_grid("small", out, seed, stores=others, is_dry_run=is_dry_run) for seed in seeds}
-        return run_grids(grids, stores["motion6"], out / "small", tables=tables, progress=TerminalProgress())
+        store = small_store(corpus, out, TOY if is_dry_run else SMALL)
+        grids = {seed: write_grid("small", out, seed, stores={}, is_dry_run=is_dry_run) for seed in seeds}
+        return run_grids(grids, store, out / "small", tables=tables, progress=TerminalProgress())
 
     _report(run, out / "small")
 
