@@ -3,11 +3,13 @@
 Axes: T frames · N tokens, flattened t,h,w.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.random import default_rng
+from numpy.typing import NDArray
 
 from mgm_shared.store import open_store
 from mgm_train.checkpoint.run_folder import read_config
@@ -27,28 +29,39 @@ NUM_CLIPS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionScore:
-    """Means over the clips of a video, of its masked patches; no ground truth is used.
+    """How far a prediction is from the truth, over the masked patches of the clips of a video.
 
-    `error` is the mean squared error of the prediction, divided by that of `visible_mean_psnr_db`, the mean of the
-    visible patches around a masked one. The others are the PSNR in dB: of the prediction, and of that mean.
+    `error` is its mean squared error, divided by that of the mean colour of the clip's visible patches.
+    `error_by_neighbours` is the same, divided by that of the mean of the visible patches around each masked one. The
+    prediction has seen no ground truth.
     """
 
     error: float
-    psnr_db: float
-    visible_mean_psnr_db: float
+    error_by_neighbours: float
 
 
 def score_reconstruction(store: Path, run: Path, video_id: str) -> ReconstructionScore:
     """Mask clips of a video as in the pretraining `run`, and compare their reconstructions with the truth."""
-    rebuilt = _reconstructions(store, run, video_id)
-    error = float(np.mean([one.squared_error(one.shown_frames()) for one in rebuilt]))
-    error_of_mean = float(np.mean([one.squared_error(one.visible_mean_frames()) for one in rebuilt]))
+    rebuilt = reconstructions(store, run, video_id)
+
+    def error(guess: Callable[[Rebuilt], NDArray[np.uint8]]) -> float:
+        return float(np.mean([one.squared_error(guess(one)) for one in rebuilt]))
+
+    predicted = error(lambda one: one.shown_frames())
     return ReconstructionScore(
-        error=error / error_of_mean, psnr_db=_psnr_db(error), visible_mean_psnr_db=_psnr_db(error_of_mean)
+        error=predicted / error(mean_colour_frames),
+        error_by_neighbours=predicted / error(lambda one: one.visible_mean_frames()),
     )
 
 
-def _reconstructions(store: Path, run: Path, video_id: str) -> list[Rebuilt]:
+def mean_colour_frames(rebuilt: Rebuilt) -> NDArray[np.uint8]:
+    """The clip (T, H, W, 3) with the mean colour of its visible patches in its masked patches."""
+    mean_13 = rebuilt.patches_N3Q[rebuilt.visible_V].mean(dim=(0, 2))[None]
+    return rebuilt.with_patches(mean_13[..., None].expand_as(rebuilt.predicted_M3Q))
+
+
+def reconstructions(store: Path, run: Path, video_id: str) -> list[Rebuilt]:
+    """Reconstructions of clips that are evenly spread over a video, masked as in the pretraining `run`."""
     config, model, video = read_config(run, "pretrain", PretrainConfig), pretrained(run), open_store(store)[video_id]
     maker, guidance, rng = MaskGenerator.of(config), Guidance.of(config), default_rng(config.seed)
     (square,) = view_boxes(video.height, video.width, 1)
@@ -59,7 +72,3 @@ def _reconstructions(store: Path, run: Path, video_id: str) -> list[Rebuilt]:
         (clip,) = read_clips(video, indices_T, views, read_field=guidance.read)
         rebuilt.append(reconstruct(model, clip.frames_CTHW, maker(clip, rng)))
     return rebuilt
-
-
-def _psnr_db(squared_error: float) -> float:
-    return float(10 * np.log10(255**2 / squared_error))

