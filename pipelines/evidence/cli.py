@@ -10,6 +10,7 @@ import click
 
 from evidence.data import FULL, SMALL, TOY, full_stores, small_store
 from evidence.grids import run_grids, write_grid
+from evidence.leak import read_errors
 from evidence.report import figure, markdown, read_lines
 from mgm_shared.errors import UserError
 from mgm_shared.progress import TerminalProgress
@@ -104,6 +105,18 @@ def report(rows: Path, figure_file: Path | None) -> None:
     click.echo("\n".join(markdown(lines)).strip())
     if figure_file is not None:
         figure(lines).savefig(figure_file)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--store", required=True, type=click.Path(path_type=Path, exists=True), help="The store of the runs.")
+def leak(runs: tuple[Path, ...], store: Path) -> None:
+    """Print what pretraining RUNS predict of their targets with the pixels of a clip, and what by its mask alone."""
+    click.echo("| run | target | clip | grey pixels | another clip | predicting 0 |\n|---|---|---|---|---|---|")
+    for run in runs:
+        for name, one in read_errors(run, store).items():
+            errors = " | ".join(f"{value:.3f}" for value in (one.clip, one.grey, one.other_clip, one.zeros))
+            click.echo(f"| {run.parent.name} | {name} | {errors} |")
 
 
 def _report(run: Callable[[], list[dict[str, Any]]], out: Path) -> None:
