@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,12 @@ def with_line(file: Path) -> str:
 
     A recipe of action detection alone has none: pretraining was on other videos.
     """
-    head, rest = file.read_text().split("\n\n", 1)
-    if not {"pretrain", "finetune", "tables"} & set(yaml.safe_load(file.read_text())):
-        return file.read_text()
-    told = head.split(f"\n#\n# {HEAD}")[0]
-    return f"{told}\n#\n{recipe_line(file)}\n\n{rest}"
+    text = file.read_text()
+    if not {"pretrain", "finetune", "tables"} & set(yaml.safe_load(text)):
+        return text
+    head = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    told = head.split(f"\n#\n# {HEAD}")[0].rstrip()
+    return f"{told}\n#\n{recipe_line(file)}\n\n{text[len(head) :].lstrip()}"
 
 
 def with_columns(page: str) -> str:

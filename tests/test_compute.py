@@ -42,6 +42,13 @@ def test_a_wrong_number_is_found_and_mended() -> None:
     assert compute.with_columns(without) == page, "columns that are missing are added"
 
 
+def test_no_setting_of_a_recipe_is_lost_without_an_empty_line(tmp_path: Path) -> None:
+    text = (PIPELINES / "demo.yaml").read_text()
+    head, rest = text.split("\n\n", 1)
+    (tmp_path / "demo.yaml").write_text(f"{head}\n{rest}")
+    assert compute.with_line(tmp_path / "demo.yaml") == text
+
+
 def test_rows_by_hand() -> None:
     """Steps of MGM and VideoMAE as the test of flops.py has them, put together by hand."""
     shape = compute.VIDEOMAE.shape
