@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def pan_clip(path: Path, seed: int, step: int) -> None:
     wide_HWC = texture(48, 200, seed=seed, is_grey=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, (wide_HWC[:, 60 + step * t : 124 + step * t] for t in range(20)))
 
 
@@ -176,18 +177,35 @@ def test_shared_pretrainings_cost_once(tmp_path: Path) -> None:
     assert planned_flops(runs, 40, 7, {"": 40}) == expected
 
 
-@pytest.mark.slow
-def test_the_full_grid_runs_dry(evidence: Callable[..., Result], called: list[tuple[str, str]], tmp_path: Path) -> None:
-    videos, boxes = tmp_path / "motion50/videos", tmp_path / "motion50/boxes"
+@pytest.fixture
+def motion50(tmp_path: Path) -> Path:
+    """Clips of two classes, and boxes of what moves in them."""
+    folder = tmp_path / "motion50"
     for split, count in (("train", 4), ("test", 1)):
         for label, step in (("go", 2), ("come", -2)):
             for number in range(count):
-                pan_clip(videos / split / label / f"{number:04d}.mp4", seed=number, step=step)
-                box = boxes / split / label / f"{number:04d}.txt"
+                pan_clip(folder / f"videos/{split}/{label}/{number:04d}.mp4", seed=number, step=step)
+                box = folder / f"boxes/{split}/{label}/{number:04d}.txt"
                 box.parent.mkdir(parents=True, exist_ok=True)
                 box.write_text("".join(f"{t + 1},1,8,8,24,24,1\n" for t in range(20)))
-    result = evidence("full", "--motion50", tmp_path / "motion50")
+    return folder
+
+
+def _full_rows(evidence: Callable[..., Result], motion50: Path, *more: str) -> list[dict[str, Any]]:
+    result = evidence("full", "--motion50", motion50, *more)
     assert result.exit_code == 0, result.output
-    rows = json.loads((tmp_path / "out/full/rows.json").read_text())["rows"]
-    assert len(rows) == 7 + 2 + 4 + 11 + 3 + 9 + 1
-    assert open_store(tmp_path / "out/motion50.store").digest
+    rows: list[dict[str, Any]] = json.loads((motion50.parent / "out/full/rows.json").read_text())["rows"]
+    return rows
+
+
+def test_a_table_of_the_full_grid_runs_dry(
+    evidence: Callable[..., Result], called: list[tuple[str, str]], motion50: Path
+) -> None:
+    (row,) = _full_rows(evidence, motion50, "--table", "jitter")
+    assert (row["table"], row["evaluate_scored"]) == ("jitter", 2)
+    assert open_store(motion50.parent / "out/motion50.store").digest
+
+
+@pytest.mark.slow
+def test_the_full_grid_runs_dry(evidence: Callable[..., Result], called: list[tuple[str, str]], motion50: Path) -> None:
+    assert len(_full_rows(evidence, motion50)) == 7 + 2 + 4 + 11 + 3 + 9 + 1

@@ -89,7 +89,7 @@ def full(
             "boxes": motion50 / "boxes",
             "is_dry_run": is_dry_run,
         }
-        grids = {seed: write_grid("full", out, seed, **more, is_dry_run=is_dry_run) for seed in seeds}
+        grids = {seed: write_grid("full", out, seed, **more) for seed in seeds}
         where = stores["motion50"], out / "full"
         return run_grids(grids, *where, tables=tables, gpus=gpus, progress=TerminalProgress())
 
