@@ -27,11 +27,11 @@ import os, sys, time
 from pathlib import Path
 from mgm_shared.lock import one_writer
 with one_writer(Path(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        # Said by the child: by then it has let go of the lock, as it does at the start.
+        print(os.getpid(), flush=True)
         time.sleep(30)
         os._exit(0)
-    print(child, flush=True)
     time.sleep(30)
 """
 
