@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 SCRATCH = "scratch"
 LABELS = "labels"
-METRICS = {"top-1": "evaluate_top1", "probe": "probe_top1", "k-NN": "probe_knn_top1"}
-# Losses are no percentages.
-LAST_LOSS = "pretrain_last_loss"
+# Columns of a grid's rows.
+TOP1, PROBE, KNN, LAST_LOSS = "evaluate_top1", "probe_top1", "probe_knn_top1", "pretrain_last_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +52,14 @@ def markdown(lines: Sequence[Line]) -> Iterator[str]:
 def scratch_of(lines: Sequence[Line], share: str) -> dict[int, float]:
     """The top-1 from scratch by seed with this share of the labels; empty where there is none."""
     found = [line for line in lines if line.name == SCRATCH and line.share == share]
-    return found[0].values("evaluate_top1") if found else {}
+    return found[0].values(TOP1) if found else {}
 
 
 def _row(line: Line, scratch: Mapping[int, float]) -> str:
-    top1 = line.values("evaluate_top1")
+    top1 = line.values(TOP1)
     shared = [top1[seed] - scratch[seed] for seed in top1 if seed in scratch and line.name != SCRATCH]
     cells = [line.name, _listed(top1), f"{np.mean(list(top1.values())):.1f}" if top1 else "", difference(shared)]
-    cells += [_listed(line.values(METRICS[name])) for name in ("probe", "k-NN")]
+    cells += [_listed(line.values(metric)) for metric in (PROBE, KNN)]
     cells.append(", ".join(f"{run[LAST_LOSS]:.3f}" for run in line.runs if LAST_LOSS in run))
     return "| " + " | ".join(cells) + " |"
 
@@ -84,7 +83,7 @@ def figure(lines: Sequence[Line]) -> Figure:
     for axis, share in zip(np.atleast_1d(drawn.subplots(1, len(shares))), shares, strict=True):
         members = [line for line in lines if line.share == share]
         for height, line in enumerate(members):
-            values = list(line.values("evaluate_top1").values())
+            values = list(line.values(TOP1).values())
             axis.plot(values, [height] * len(values), "o", color="#4878a8", alpha=0.6, markersize=5)
             axis.plot(np.mean(values), height, "|", color="black", markersize=14)
         axis.set_yticks(range(len(members)), [line.name for line in members], fontsize=8)

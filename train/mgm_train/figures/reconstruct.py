@@ -9,8 +9,8 @@ Axes: B clips · C = 3 colours · T frames · H,W pixels · N tokens, flattened 
 Q pixels of a patch (2·16·16). Pixels are float32, 0 … 255.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ NEUTRAL_MEAN, NEUTRAL_STD = 127.5, 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebuilt:
+class Rebuilt(ABC):
     """A clip, its mask, and the prediction of each masked patch; `left_out_L` have none.
 
     `loss` is the loss of pretraining for this clip, of the target that was rebuilt.
@@ -61,9 +61,9 @@ class Rebuilt:
         mean_M31, std_M31 = ((weight_MV @ known.squeeze(2))[..., None] for known in (mean_V31, variance_V31.sqrt()))
         return mean_M31, std_M31
 
+    @abstractmethod
     def shown_frames(self) -> NDArray[np.uint8]:
         """The clip (T, H, W, 3) with its masked patches as they are predicted without ground truth."""
-        raise NotImplementedError
 
     def visible_mean_frames(self) -> NDArray[np.uint8]:
         """The clip with the mean of the visible patches around in its masked patches, and no prediction."""
@@ -137,21 +137,21 @@ def reconstruct(
     frames_BCTHW, mask_BN = torch.from_numpy(frames_CTHW)[None], torch.from_numpy(mask_N)[None]
     visible_BV, masked_BM = split_mask(mask_BN, int((mask_N > 0).sum()), int((mask_N < 0).sum()))
     outputs, patch = model.by_target(model(frames_BCTHW, mask_BN)), model.config.patch
-    common: dict[str, Any] = {
-        "shape_THWC": (*frames_CTHW.shape[1:], 3),
-        "patch": patch,
-        "patches_N3Q": patchify(frames_BCTHW, patch)[0].float(),
-        "masked_M": masked_BM[0],
-        "visible_V": visible_BV[0],
-        "left_out_L": torch.nonzero(mask_BN[0] < 0).flatten(),
-    }
-    target: Target = Pixels(patch=patch) if "pixels" in outputs else Rgb(patch=patch)
+    is_normalised = "pixels" in outputs
+    target: Target = Pixels(patch=patch) if is_normalised else Rgb(patch=patch)
     predicted_BMP = outputs[target.name].float()
-    common["loss"] = float(target.error(predicted_BMP, {"frames_BCTHW": frames_BCTHW}, masked_BM))
     predicted_M3Q = predicted_BMP[0].unflatten(1, (-1, 3)).transpose(1, 2)
-    if target.name == "pixels":
-        return Reconstruction(predicted_M3Q=predicted_M3Q, **common)
-    return RgbReconstruction(predicted_M3Q=grey_levels(predicted_M3Q, colour_axis=1), **common)
+    kind = Reconstruction if is_normalised else RgbReconstruction
+    return kind(
+        shape_THWC=(*frames_CTHW.shape[1:], 3),
+        patch=patch,
+        patches_N3Q=patchify(frames_BCTHW, patch)[0].float(),
+        masked_M=masked_BM[0],
+        visible_V=visible_BV[0],
+        left_out_L=torch.nonzero(mask_BN[0] < 0).flatten(),
+        predicted_M3Q=predicted_M3Q if is_normalised else grey_levels(predicted_M3Q),
+        loss=float(target.error(predicted_BMP, {"frames_BCTHW": frames_BCTHW}, masked_BM)),
+    )
 
 
 def unpatchify(patches_N3Q: Tensor, shape_THWC: tuple[int, ...], patch: Patch) -> Tensor:

@@ -92,16 +92,19 @@ def _joined(tiles_NHWC: NDArray[np.uint8], grid: TokenGrid) -> NDArray[np.uint8]
 
 def _draw_pixels(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
     """The first frame of normalised pixels, or of their difference, with mid grey as 0."""
-    side = grid.patch.px
-    grey_NP = (NEUTRAL_MEAN + NEUTRAL_STD * values_NP).nan_to_num().clamp(0, 255)
-    return grey_NP.reshape(len(values_NP), -1, side, side, 3)[:, 0].to(torch.uint8).numpy()
+    return _first_frame(NEUTRAL_MEAN + NEUTRAL_STD * values_NP, grid)
 
 
 def _draw_rgb(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
     """The first frame of pixels."""
+    return _first_frame(grey_levels(values_NP.unflatten(1, (-1, 3)), colour_axis=2), grid)
+
+
+def _first_frame(levels: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
+    """The first frame of each token, (N, S, S, 3), of grey levels in the order of its pixels; NaN is 0."""
     side = grid.patch.px
-    levels_NP = grey_levels(values_NP.unflatten(1, (-1, 3)), colour_axis=2).nan_to_num().clamp(0, 255)
-    return levels_NP.reshape(len(values_NP), -1, side, side, 3)[:, 0].to(torch.uint8).numpy()
+    pixels_NTyxC = levels.nan_to_num().clamp(0, 255).reshape(len(levels), -1, side, side, 3)
+    return pixels_NTyxC[:, 0].to(torch.uint8).numpy()
 
 
 def _draw_hog(target: Target, values_NP: Tensor, grid: TokenGrid) -> NDArray[np.uint8]:
