@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pixel_error import pixel_error
 from test_masking import PAPER_GRID, noise
 from toy import WIDE_TOY
 
@@ -19,7 +20,7 @@ from mgm_train.masking.left_out import drop_still, leave_out, running_cell, toke
 from mgm_train.masking.strategies import STRATEGIES, MaskGenerator, make_mask
 from mgm_train.models.videomae import VideoMAE, build, split_mask
 from mgm_train.token_counts import TokenCounts, share_of
-from mgm_train.training.losses import PretrainObjective, masked_mse
+from mgm_train.training.losses import PretrainObjective
 
 SMALL_GRID = TokenGrid(t=4, h=7, w=5)
 
@@ -227,7 +228,7 @@ def test_the_loss_is_over_the_chosen_tokens() -> None:
     chosen_BM3Q = patches_BN3Q[roles_BN == 1].view(2, 14, 3, 512).double()
     target = (chosen_BM3Q - chosen_BM3Q.mean(3, keepdim=True)) / chosen_BM3Q.std(3, keepdim=True)
     expected = ((predicted_BMP.view(2, 14, 512, 3).transpose(2, 3).double() - target) ** 2).mean()
-    assert float(masked_mse(predicted_BMP, frames_BCTHW, roles_BN)) == pytest.approx(float(expected), rel=1e-4)
+    assert float(pixel_error(predicted_BMP, frames_BCTHW, roles_BN)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_batch_counts_its_roles() -> None:
@@ -241,7 +242,7 @@ def test_a_batch_counts_its_roles() -> None:
     model = build(lambda: VideoMAE(WIDE_TOY), seed=0)
     with torch.no_grad():
         loss = PretrainObjective()(model, batch, 0)
-        expected = masked_mse(model(frames_BCTHW, roles_BN), frames_BCTHW, roles_BN)
+        expected = pixel_error(model(frames_BCTHW, roles_BN), frames_BCTHW, roles_BN)
     assert float(loss) == pytest.approx(float(expected))
     roles_BN[1, torch.nonzero(roles_BN[1] == -1)[0]] = 1
     with pytest.raises(ValueError, match="different numbers"):

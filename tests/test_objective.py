@@ -6,6 +6,7 @@ Axes as in objective.py.
 import numpy as np
 import pytest
 import torch
+from pixel_error import pixel_error
 from timm.data.mixup import Mixup
 from toy import needs_cuda
 
@@ -14,7 +15,7 @@ from mgm_shared.geometry import PAPER_PATCH
 from mgm_train.config import FinetuneConfig
 from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, patchify
-from mgm_train.training.losses import FinetuneObjective, masked_mse, mix_video
+from mgm_train.training.losses import FinetuneObjective, mix_video
 from mgm_train.training.targets.pixels import target_pixels
 
 
@@ -74,16 +75,16 @@ def test_target_is_normalised_for_each_color_and_uniform_patches_are_zero() -> N
     np.testing.assert_allclose(target_BMP[0, 1].reshape(512, 3).numpy(), expected_PC, atol=1e-4)
 
 
-def test_masked_mse_sees_masked_patches_only() -> None:
+def test_the_error_of_pixels_sees_masked_patches_only() -> None:
     frames_BCTHW = _frames()
     mask_BN = torch.zeros(2, 12, dtype=torch.bool)
     mask_BN[0, [1, 7]] = mask_BN[1, [4, 5]] = True
     target_BMP = target_pixels(frames_BCTHW, torch.tensor([[1, 7], [4, 5]]), PAPER_PATCH).flatten(2)
-    assert masked_mse(target_BMP, frames_BCTHW, mask_BN) == 0
+    assert pixel_error(target_BMP, frames_BCTHW, mask_BN) == 0
     wrong_BMP = target_BMP.clone()
     wrong_BMP[1, 0] += 2
-    torch.testing.assert_close(masked_mse(wrong_BMP, frames_BCTHW, mask_BN), torch.tensor(4 / 4))
-    bfloat_loss = masked_mse(wrong_BMP.bfloat16(), frames_BCTHW, mask_BN)
+    torch.testing.assert_close(pixel_error(wrong_BMP, frames_BCTHW, mask_BN), torch.tensor(4 / 4))
+    bfloat_loss = pixel_error(wrong_BMP.bfloat16(), frames_BCTHW, mask_BN)
     assert bfloat_loss.dtype == torch.float32
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pixel_error import pixel_error
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toy import TOY, assert_same_run
@@ -31,7 +32,6 @@ from mgm_train.figures.reconstruct import unpatchify
 from mgm_train.masking.strategies import STRATEGIES, make_mask
 from mgm_train.models.flops import finetune_flops, pretrain_flops
 from mgm_train.models.videomae import VideoClassifier, VideoMAE, patchify
-from mgm_train.training.losses import masked_mse
 from mgm_train.training.targets.pixels import target_pixels
 
 PATCHES = [Patch(px=8, frames=1), Patch(px=8, frames=2), Patch(px=16, frames=1), Patch(px=16, frames=2)]
@@ -132,7 +132,7 @@ def test_the_loss_is_of_the_same_patches_as_the_prediction() -> None:
     mask_BN = (torch.arange(64) % 4 > 0)[None]
     target_BMP = target_pixels(frames_BCTHW, mask_BN.nonzero()[:, 1][None], config.patch).flatten(2)
     assert VideoMAE(config)(frames_BCTHW, mask_BN).shape == target_BMP.shape
-    assert float(masked_mse(target_BMP, frames_BCTHW, mask_BN, patch=config.patch)) == 0
+    assert float(pixel_error(target_BMP, frames_BCTHW, mask_BN, patch=config.patch)) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgm_shared.errors import UserError
-from mgm_shared.geometry import PAPER_PATCH, Patch
 from mgm_train.config import FinetuneConfig, PretrainConfig
 from mgm_train.data.augmentation.operations import global_random
 from mgm_train.models.videomae import normalise, split_mask
 from mgm_train.runtime.distributed import is_compiled
 from mgm_train.training.targets.choose import make_targets
-from mgm_train.training.targets.pixels import Pixels, target_pixels
+from mgm_train.training.targets.pixels import Pixels
 from mgm_train.training.targets.target import Target, WeightedTarget
 
 Batch = dict[str, Any]
@@ -36,19 +35,6 @@ class Objective(Protocol):
     """
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int) -> Tensor: ...
-
-
-def masked_mse(
-    pixels_BMP: Tensor, frames_BCTHW: Tensor, mask_BN: Tensor, num_masked: int | None = None, patch: Patch = PAPER_PATCH
-) -> Tensor:
-    """Mean squared error over the masked patches, a float32 scalar.
-
-    The values of a predicted patch run over its pixels, colour fastest. Frames are uint8; the masked tokens of
-    `mask_BN` are those of `split_mask`.
-    """
-    num_masked = pixels_BMP.shape[1] if num_masked is None else num_masked
-    _, masked_BM = split_mask(mask_BN, num_masked)
-    return F.mse_loss(pixels_BMP.float().unflatten(2, (-1, 3)), target_pixels(frames_BCTHW, masked_BM, patch))
 
 
 def target_error(target: Target, output_BMP: Tensor, batch: Mapping[str, Tensor], masked_BM: Tensor) -> Tensor:
